@@ -1,0 +1,36 @@
+"""The one error a user is meant to read: bad input, said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Iterable
+
+
+class InputError(ValueError):
+    """Bad input. The message names the value, what was expected and what to do; commands exit with code 2."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the nearest of `known`, or the whole list where none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Wrap a command's `main`: an InputError becomes one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped

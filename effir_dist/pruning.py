@@ -1,0 +1,169 @@
+"""Pruning plans: what goes, how many parameters stay, and the surgery itself. No masks: modules and rows are removed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from effir_dist.backbones import Family, ModelDict, block_count, family, mlp_width
+from effir_dist.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which sub-layers are dropped and how wide the MLPs are that stay. Hashable; equal plans give equal models."""
+
+    dropped_mlp: tuple[int, ...] = ()
+    dropped_attention: tuple[int, ...] = ()
+    widths: tuple[tuple[int, int], ...] = ()
+    """(block, neurons kept) for each narrowed MLP; an MLP that is in neither list keeps its full width."""
+    ranking: str = ""
+    """Which ranking chose the neurons; empty where no MLP is narrowed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "dropped_mlp": list(self.dropped_mlp),
+            "dropped_attention": list(self.dropped_attention),
+            "widths": {str(block): width for block, width in self.widths},
+            "ranking": self.ranking,
+        }
+
+    @staticmethod
+    def from_dict(tree: Mapping[str, Any]) -> PruningPlan:
+        """The inverse of `to_dict`. Raises InputError where the mapping is no plan."""
+        try:
+            return PruningPlan(
+                tuple(sorted(int(b) for b in tree["dropped_mlp"])),
+                tuple(sorted(int(b) for b in tree["dropped_attention"])),
+                tuple(sorted((int(b), int(w)) for b, w in tree["widths"].items())),
+                str(tree["ranking"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"not a pruning plan ({error!r}): {json.dumps(tree)[:200]}") from None
+
+    def key(self) -> str:
+        """Content hash, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self, config: ModelDict) -> None:
+        """Raises InputError where the plan does not fit a model of this config."""
+        blocks, full = block_count(config), mlp_width(config)
+        named = [*self.dropped_mlp, *self.dropped_attention, *(block for block, _ in self.widths)]
+        outside = [block for block in named if not 0 <= block < blocks]
+        if outside:
+            raise InputError(f"the plan names block {outside[0]}, but the model has blocks 0 to {blocks - 1}")
+        for block, width in self.widths:
+            if not 0 < width <= full or block in self.dropped_mlp:
+                raise InputError(f"the plan gives MLP {block} the width {width}; expected 1 to {full}, and not dropped")
+
+
+def make_plan(
+    config: ModelDict,
+    dropped_mlp: Iterable[int] = (),
+    dropped_attention: Iterable[int] = (),
+    width_ratio: float = 1.0,
+    neuron_scores: np.ndarray | None = None,
+    ranking: str = "",
+) -> PruningPlan:
+    """A plan that drops sub-layers, then keeps the best `width_ratio` of the neurons that are left.
+
+    Neurons are ranked globally over all MLPs that stay (paper, section 3.2), so widths differ per block; an MLP
+    left without neurons is dropped. neuron_scores: [L, F], higher stays; needed where width_ratio < 1.
+    """
+    dropped = sorted(set(dropped_mlp))
+    full = mlp_width(config)
+    staying = [block for block in range(block_count(config)) if block not in dropped]
+    widths: dict[int, int] = {}
+    if width_ratio < 1.0 and staying:
+        if neuron_scores is None:
+            raise ValueError("neuron_scores are needed to narrow MLPs")
+        kept = kept_by_rank(neuron_scores[staying], width_ratio)
+        widths = {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
+    dropped = sorted({*dropped, *(block for block, width in widths.items() if width == 0)})
+    narrowed = tuple(sorted((block, width) for block, width in widths.items() if width))
+    plan = PruningPlan(tuple(dropped), tuple(sorted(set(dropped_attention))), narrowed, ranking if narrowed else "")
+    plan.check(config)
+    return plan
+
+
+def kept_by_rank(scores: np.ndarray, ratio: float) -> np.ndarray:
+    """How many neurons of each row are among the best `ratio` of all rows. scores: [N, F] -> [N]; ties keep order."""
+    import numpy as np
+
+    keep = round(ratio * scores.size)
+    best = np.argsort(-scores, axis=None, kind="stable")[:keep]
+    return np.bincount(best // scores.shape[1], minlength=scores.shape[0])
+
+
+def kept_neurons(plan: PruningPlan, neuron_scores: np.ndarray) -> dict[int, np.ndarray]:
+    """Indices of the neurons that stay in each narrowed MLP, ascending. neuron_scores: [L, F]."""
+    import numpy as np
+
+    return {
+        block: np.sort(np.argsort(-neuron_scores[block], kind="stable")[:width]) for block, width in plan.widths
+    }
+
+
+def count_parameters(config: ModelDict, plan: PruningPlan | None = None) -> int:
+    """Parameters of the model without LM head, by formula from its config alone."""
+    plan = plan or PruningPlan()
+    row, blocks, full = family(config), block_count(config), mlp_width(config)
+    widths = dict(plan.widths)
+    total = row.other_parameters(config)
+    total += sum(row.mlp_parameters(config, widths.get(b, full)) for b in range(blocks) if b not in plan.dropped_mlp)
+    return total + row.attention_parameters(config) * (blocks - len(plan.dropped_attention))
+
+
+def mlp_widths(config: ModelDict, plan: PruningPlan) -> list[int]:
+    """[L] neurons kept in each block's MLP; 0 where it is dropped."""
+    widths = dict(plan.widths)
+    full = mlp_width(config)
+    return [0 if b in plan.dropped_mlp else widths.get(b, full) for b in range(block_count(config))]
+
+
+def apply_plan(model: nn.Module, config: ModelDict, plan: PruningPlan, kept: Mapping[int, np.ndarray] | None = None) -> None:
+    """Remove what the plan drops from `model`, in place.
+
+    kept: indices of the neurons that stay, per narrowed block (`kept_neurons`). Without it the first ones stay: only
+    the shapes are then right, for weights that are loaded next.
+    """
+    import torch
+
+    plan.check(config)
+    row = family(config)
+    blocks = model.get_submodule(row.blocks)
+    for block, width in plan.widths:
+        index = torch.as_tensor(kept[block]) if kept is not None else torch.arange(width)
+        _narrow(blocks[block], row, index)
+    for block in sorted({*plan.dropped_mlp, *plan.dropped_attention}):
+        _drop(blocks[block], row, block in plan.dropped_attention, block in plan.dropped_mlp)
+
+
+def _narrow(block: nn.Module, row: Family, index: Any) -> None:
+    from torch import nn
+
+    for name in row.mlp_in:
+        linear = block.get_submodule(name)
+        linear.weight = nn.Parameter(linear.weight.detach()[index].clone(), linear.weight.requires_grad)
+        if linear.bias is not None:
+            linear.bias = nn.Parameter(linear.bias.detach()[index].clone(), linear.bias.requires_grad)
+        linear.out_features = len(index)
+    out = block.get_submodule(row.mlp_out)
+    out.weight = nn.Parameter(out.weight.detach()[:, index].clone(), out.weight.requires_grad)
+    out.in_features = len(index)
+
+
+def _drop(block: nn.Module, row: Family, attention: bool, mlp: bool) -> None:
+    from effir_dist.surgery import pruned_block_class
+
+    for name in (*(row.attention if attention else ()), *(row.mlp if mlp else ())):
+        delattr(block, name)
+    block.__class__ = pruned_block_class(type(block), row, attention, mlp)
