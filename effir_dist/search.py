@@ -1,0 +1,217 @@
+"""`python -m effir_dist.search`: search the front of size against quality, or go on with a search that was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from effir_dist import backbones, checkpoints, resources, space
+from effir_dist import config as config_module
+from effir_dist.config import RunConfig
+from effir_dist.errors import InputError, command
+from effir_dist.pruning import count_parameters
+from effir_dist.records import Run
+from effir_dist.space import Space
+
+RUNS = Path("runs")
+VERSIONS = ("effir_dist", "torch", "transformers", "ray", "deepspeed", "optuna")
+RESUMABLE = ("search.trials", "search.time_budget", "search.keep_weights", "resources.")
+"""Settings that may change when a run is resumed; another value of any other would be another experiment."""
+FLAGS = {
+    "backbone": "model.backbone",
+    "model": "model.path",
+    "data": "data.paths",
+    "trials": "search.trials",
+    "time_budget": "search.time_budget",
+    "seed": "search.seed",
+    "workers_per_trial": "resources.workers_per_trial",
+    "gpus_per_trial": "resources.gpus_per_trial",
+    "cpus_per_trial": "resources.cpus_per_trial",
+    "max_concurrent": "resources.max_concurrent",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m effir_dist.search",
+        description="Search for smaller retrievers: drop MLP layers, narrow the rest, fine-tune, score nDCG@10.",
+        epilog="key=value sets anything else, for example train.steps=100 data.max_documents=5000.",
+    )
+    names = ", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES])
+    p.add_argument("--backbone", help=f"what to prune: {names} (default: minilm)")
+    p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
+    p.add_argument("--data", action="append", metavar="DIR", help="BEIR-format folder, repeatable (default: pydocs)")
+    p.add_argument("--space", metavar="FILE", help="search space (default: search_spaces/ of the backbone)")
+    p.add_argument("--name", help="the run's folder in runs/ (default: backbone and time)")
+    p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    p.add_argument("--trials", type=int, help="trials in all, those of a resumed run included")
+    p.add_argument("--time-budget", metavar="TIME", help="such as 90s, 20m or 8h")
+    p.add_argument("--seed", type=int)
+    p.add_argument("--workers-per-trial", type=int)
+    p.add_argument("--gpus-per-trial", type=float, help="GPUs of all workers of a trial together")
+    p.add_argument("--cpus-per-trial", type=float, help="CPUs of all workers of a trial together")
+    p.add_argument("--max-concurrent", type=int, help="trials at a time")
+    p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray cluster to join ('auto' on its head)")
+    p.add_argument("overrides", nargs="*", metavar="key=value")
+    return p
+
+
+def seconds(text: str) -> float:
+    """'90', '90s', '20m', '1.5h', '2d' -> seconds. Raises InputError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not match:
+        raise InputError(f"--time-budget must be a time such as 90s, 20m or 8h, got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a command line by dotted name; key=value over flags."""
+    values = {setting: getattr(args, flag) for flag, setting in FLAGS.items() if getattr(args, flag) is not None}
+    if args.time_budget is not None:
+        values["search.time_budget"] = seconds(args.time_budget)
+    return {**values, **config_module.parse_overrides(args.overrides)}
+
+
+def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, checkpoints.Source]:
+    """The configuration of a new run: defaults < search space < command line. Raises InputError for bad values."""
+    values = settings(args)
+    named = config_module.replace(RunConfig(), values).model
+    source = checkpoints.find(named.backbone, named.path)
+    own = "" if named.path else backbones.backbone(named.backbone).name
+    found = space.read_space(args.space or space.default_file(own, source.config["model_type"]))
+    config = config_module.replace(RunConfig(), {**found.settings, **values})
+    return _absolute(config), found, source
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """With absolute folders: workers start elsewhere."""
+    paths = tuple(p if p == "pydocs" else str(Path(p).expanduser().resolve()) for p in config.data.paths)
+    path = Path(config.model.path).expanduser()
+    model = dataclasses.replace(config.model, path=str(path.resolve()) if path.is_dir() else config.model.path)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, paths=paths), model=model)
+
+
+def check(config: RunConfig, source: checkpoints.Source, address: str | None) -> list[str]:
+    """Every check that needs no cluster. Returns warnings; raises InputError."""
+    from effir_dist import data
+
+    checkpoints.check_weights(source)
+    if not address:
+        resources.check_local(config.resources)
+    names = [Path(path).name for path in config.data.paths]
+    if len(set(names)) < len(names):
+        raise InputError(f"two data folders have the same name ({', '.join(names)}); rename one")
+    return [warning for path in config.data.paths for warning in data.check(path, config.data)]
+
+
+def check_space_on_disk(folder: Path, source: checkpoints.Source) -> None:
+    """Raises InputError where the disk has no room for even one model."""
+    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
+    free, needed = shutil.disk_usage(existing).free, 4 * count_parameters(source.config)
+    if free < needed:
+        raise InputError(
+            f"{existing} has {free / 2**30:.2f} GiB free, and one model takes up to {needed / 2**30:.2f} GiB; "
+            "free some, or run from a folder on a larger disk"
+        )
+
+
+def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run:
+    """The folder of a new run, with all that defines it. Raises InputError where it exists."""
+    from effir_dist import data
+
+    name = args.name or f"{config.model.backbone}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
+        raise InputError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
+    extra = {
+        "space": space.to_dict(found),
+        "data": [data.fingerprint(path) for path in config.data.paths],
+        "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
+        "command": " ".join(["python -m effir_dist.search", *sys.argv[1:]]),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    return Run.create(RUNS / name, config_module.to_dict(config), extra)
+
+
+def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, checkpoints.Source]:
+    """A run to go on with. Raises InputError where the command line or the data would make it another experiment."""
+    from effir_dist import data
+
+    run = Run.open(args.resume)
+    config = config_module.from_dict(run.config)
+    for name, value in settings(args).items():
+        if not name.startswith(RESUMABLE):
+            raise InputError(f"{name} cannot change in a run that is resumed (asked for {value!r}); start a new run")
+    if args.space or args.name:
+        raise InputError("--space and --name belong to a new run; leave them out with --resume")
+    config = config_module.replace(config, settings(args))
+    for known in run.extra["data"]:
+        if data.fingerprint(known["path"])["sha256"] != known["sha256"]:
+            raise InputError(f"the data in {known['path']} changed since {run.folder} began; start a new run")
+    source = checkpoints.find(config.model.backbone, config.model.path)
+    return run, config, space.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
+
+
+@command
+def main() -> None:
+    """Entry point."""
+    args = parser().parse_intermixed_args()
+    if args.resume:
+        run, config, found, source = open_run(args)
+        warnings = check(config, source, args.address)
+    else:
+        config, found, source = configure(args)
+        warnings = check(config, source, args.address)
+        check_space_on_disk(RUNS, source)
+        run = create_run(args, config, found)
+    _run(run, config, found, source, args.address, warnings)
+
+
+def _run(
+    run: Run, config: RunConfig, found: Space, source: checkpoints.Source, address: str | None, warnings: list[str]
+) -> None:
+    from rich.console import Console
+
+    with run.locked(), os.fdopen(os.dup(1), "w") as screen:
+        run.write_config(config_module.to_dict(config))
+        console = Console(file=screen)
+        for warning in warnings:
+            console.print(f"warning: {warning}", markup=False, highlight=False)
+        try:
+            _search(run, config, found, source, address, console)
+        except KeyboardInterrupt:
+            raise InputError(f"interrupted; nothing finished is lost: --resume {run.folder}") from None
+    _finish(run)
+
+
+def _search(
+    run: Run, config: RunConfig, found: Space, source: checkpoints.Source, address: str | None, console: Any
+) -> None:
+    from effir_dist import tune
+    from effir_dist.driver import search
+    from effir_dist.live import LiveView
+
+    title = f"{run.folder}: {source.name} on {', '.join(Path(p).name for p in config.data.paths)}"
+    full = count_parameters(source.config)
+    with tune.output_to(run.log_path), LiveView(console, title, config.search.trials, full) as view:
+        view.message("starting Ray" if not address else f"joining Ray at {address}")
+        with tune.cluster(address) as present:
+            search(run, config, found, source.config, present, resources.growth() if address else {}, view)
+
+
+def _finish(run: Run) -> None:
+    from effir_dist.report import write_report
+
+    write_report(run)
+
+
+if __name__ == "__main__":
+    main()
