@@ -13,9 +13,9 @@ from effir_dist import tune
 from effir_dist.backbones import ModelDict
 from effir_dist.config import RunConfig
 from effir_dist.errors import InputError
-from effir_dist.front import front
+from effir_dist.front import front, plan_text
 from effir_dist.live import LiveView
-from effir_dist.outcomes import failed_record, has_scores, load_scores, now
+from effir_dist.outcomes import failed_record, has_scores, load_scores, now, plan_facts
 from effir_dist.records import Run
 from effir_dist.resources import Resources
 from effir_dist.space import Space
@@ -49,7 +49,10 @@ class SearchDriver:
         """The next trial, as plain data for a worker; None when there is none, or no time for it."""
         if self.failure or time.monotonic() + self._usual_seconds() > self.deadline:
             return None
+        repeats = self.sampler.repeats
         suggestion = self.sampler.suggest(self.run.next_number())
+        for _ in range(self.sampler.repeats - repeats):
+            self.view.repeat_saved()
         if suggestion is None:
             self.view.message("every plan of the search space was tried")
             return None
@@ -71,7 +74,9 @@ class SearchDriver:
     def started(self, trial: str) -> None:
         """A worker has begun."""
         self.begun[trial] = now()
-        self.view.trial_started(trial, self.heads[trial])
+        facts = plan_facts(self.model_config, self.heads[trial])
+        drops = len(facts["dropped_mlp"]), facts["width_ratio"], len(facts["dropped_attention"])
+        self.view.trial_started(trial, plan_text(*drops))
 
     def progressed(self, trial: str, progress: dict[str, Any]) -> None:
         """A worker says how far it is."""

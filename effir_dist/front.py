@@ -80,5 +80,5 @@ def plan_text(mlps: int, width: float, attentions: int = 0, minus: str = "-") ->
     """What was pruned, short enough for a plot: '-3 MLP, 70 %'."""
     parts = [f"{minus}{count} {name}" for count, name in ((mlps, "MLP"), (attentions, "attn")) if count]
     if width < 0.9995:
-        parts.append(f"{100 * width:.0f} %")
+        parts.append(f"{'' if parts else 'width '}{100 * width:.0f} %")
     return ", ".join(parts) or "unpruned"

@@ -49,7 +49,8 @@ def not_negatives(passages: Tensor, positives: list[set[int]], targets: Tensor) 
     more than once counts once, at its first place. `targets`, the columns of the positives, stay in.
     """
     seen: set[int] = set()
-    repeated, columns = [], {}  # columns: id -> every place it stands at
+    repeated: list[bool] = []
+    columns: dict[int, list[int]] = {}  # every place an id stands at
     for column, passage in enumerate(passages.tolist()):
         repeated.append(passage in seen)
         seen.add(passage)

@@ -34,11 +34,7 @@ from effir_dist.errors import InputError
 SCHEMA = 1
 METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10")
 TEMPORARY = ".partial-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-PerQuery = dict[str, dict[str, dict[str, float]]]
-"""Data set -> query id -> metric -> value."""
+PerQuery = dict[str, dict[str, dict[str, float]]]  # data set -> query id -> metric -> value
 
 
 @contextmanager
@@ -47,12 +43,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
                 f"no space left on {path.parent} while writing {path.name}; "
                 f"free some and run the command again (a search goes on with --resume {_run_of(path)})"
             ) from None
-        if error.errno in _FORBIDDEN:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(f"cannot write {path}: {error.strerror}") from None
         raise
 
@@ -107,10 +103,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The record in `path`.
-
-    Raises InputError where it is no JSON object, or was written by a newer version.
-    """
+    """The record in `path`. Raises InputError where it is no JSON object, or was written by a newer version."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -118,21 +111,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise InputError(f"{path} is not a record (no JSON object); remove it and its trial starts over with --resume")
     if record.get("schema", SCHEMA) > SCHEMA:
-        raise InputError(
-            f"{path} was written by a newer version of effir_dist (schema {record['schema']}, "
-            f"this one reads up to {SCHEMA}); update effir_dist"
-        )
+        newer = f"schema {record['schema']}, this one reads up to {SCHEMA}"
+        raise InputError(f"{path} was written by a newer version of effir_dist ({newer}); update effir_dist")
     return record
 
 
 def write_queries(path: Path, scores: PerQuery) -> None:
     """Per-query scores as CSV: dataset, query_id and the metrics, one line a query."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "query_id", *METRICS])
-    for dataset, queries in scores.items():
-        for query, values in queries.items():
-            writer.writerow([dataset, query, *(float(values[m]) for m in METRICS)])
+    rows = [(d, q, *(float(v[m]) for m in METRICS)) for d, queries in scores.items() for q, v in queries.items()]
+    csv.writer(text, lineterminator="\n").writerows([("dataset", "query_id", *METRICS), *rows])
     write_text_atomic(path, text.getvalue())
 
 
@@ -215,6 +203,14 @@ class Run:
     def results(self) -> list[dict[str, Any]]:
         """The records of all finished trials, failed ones too, by number. Raises InputError as `read_json` does."""
         return [record for _, record in self._records("result.json")]
+
+    def result(self, trial: str) -> dict[str, Any]:
+        """The record of a finished trial. Raises InputError as `read_json` does."""
+        return read_json(self.trial_folder(trial) / "result.json")
+
+    def has_weights(self, trial: str) -> bool:
+        """Whether a trial's model is on disk."""
+        return any(self.trial_folder(trial).glob("*.safetensors"))
 
     def tests(self) -> dict[str, dict[str, Any]]:
         """Trial -> its scores on the test queries, of the trials that have them."""

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from effir_dist import backbones, checkpoints, resources, space
+from effir_dist import backbones, checkpoints, report, resources, space
 from effir_dist import config as config_module
 from effir_dist.config import RunConfig
 from effir_dist.errors import InputError, command
@@ -189,7 +189,7 @@ def _run(
             _search(run, config, found, source, address, console)
         except KeyboardInterrupt:
             raise InputError(f"interrupted; nothing finished is lost: --resume {run.folder}") from None
-    _finish(run)
+    report.main([str(run.folder)])
 
 
 def _search(
@@ -201,16 +201,12 @@ def _search(
 
     title = f"{run.folder}: {source.name} on {', '.join(Path(p).name for p in config.data.paths)}"
     full = count_parameters(source.config)
-    with tune.output_to(run.log_path), LiveView(console, title, config.search.trials, full) as view:
+    known, budget = run.results(), config.search.time_budget
+    view = LiveView(console, title, config.search.trials, full, known=known, time_budget=budget)
+    with tune.output_to(run.log_path), view:
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:
             search(run, config, found, source.config, present, resources.growth() if address else {}, view)
-
-
-def _finish(run: Run) -> None:
-    from effir_dist.report import write_report
-
-    write_report(run)
 
 
 if __name__ == "__main__":

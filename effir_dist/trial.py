@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from effir_dist import checkpoints, data
+from effir_dist import checkpoints, data, pydocs
 from effir_dist.config import RunConfig, replace
 from effir_dist.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder, resolve_dtype
 from effir_dist.engine import TrainingDiverged
@@ -128,7 +128,7 @@ def score_test(run: Run, config: RunConfig, trial: str) -> dict[str, Any]:
 
 def token_cache() -> Path:
     """Where this machine keeps token ids, by content hash."""
-    return data.cache_root() / "tokens"
+    return pydocs.cache_root() / "tokens"
 
 
 def _means(scores: dict[str, Scores]) -> dict[str, Any]:

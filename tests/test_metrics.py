@@ -65,8 +65,7 @@ def test_equals_trec_eval_on_random_runs(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_means_equal_beir_where_the_run_has_every_query(seed: int) -> None:
-    # beir imports torch and transformers; it rounds to 5 places, divides by the queries of the run, and removes nothing
-    # with ignore_identical_ids=False.
+    # beir divides by the run's queries, so both sides hold the same ones, and rounds to 5 places.
     retrieval = pytest.importorskip("beir.retrieval.evaluation")
     run, qrels = random_run(random.Random(seed))
     qrels = {query: qrels[query] for query in run if query in qrels}

@@ -1,0 +1,34 @@
+"""Shared parts: everything offline, one thread a process, caches in a temporary folder, tiny checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny checkpoint of every family."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {family: tiny_checkpoint(folder, family) for family in FAMILY_NAMES}
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BEIR-format folder with the splits train, dev and test."""
+    return write_collection(tmp_path_factory.mktemp("data") / "toy", documents=60, queries=36)

