@@ -10,7 +10,7 @@ METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10")
 
 
 def trec_order(document_ids: Sequence[str], scores: Sequence[float] | np.ndarray) -> list[str]:
-    """`document_ids` from best to worst: descending float32 score, ties by descending id (trec_eval's `comp_sim_docno`).
+    """`document_ids` from best to worst: descending float32 score, ties by descending id, as trec_eval sorts.
 
     `scores` [P] belong to `document_ids` one by one; a different length raises ValueError.
     """

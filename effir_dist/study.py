@@ -6,6 +6,7 @@ Optuna's own tools. Nothing is ever read back from `study.db`.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -42,6 +43,8 @@ class Suggestion:
     distributions: dict[str, str]
     plan: PruningPlan
     key: str
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the sampler noted for itself: NSGA-II's generation."""
 
     @property
     def trial(self) -> str:
@@ -57,6 +60,7 @@ class Suggestion:
             "distributions": self.distributions,
             "plan": self.plan.to_dict(),
             "key": self.key,
+            "attributes": self.attributes,
         }
 
 
@@ -151,7 +155,9 @@ class Sampler:
 
     def _read(self, tree: dict[str, Any]) -> Suggestion:
         plan = PruningPlan.from_dict(tree["plan"])
-        return Suggestion(tree["number"], tree["suggested"], tree["distributions"], plan, tree["key"])
+        return Suggestion(
+            tree["number"], tree["suggested"], tree["distributions"], plan, tree["key"], tree["attributes"]
+        )
 
     def _ask_for(self, point: dict[str, Any]) -> optuna.Trial:
         self.study.enqueue_trial(point)
@@ -160,7 +166,9 @@ class Sampler:
     def _begin(self, suggestion: Suggestion, trial: optuna.Trial) -> Suggestion:
         self.seen.add(suggestion.key)
         self.running[suggestion.trial] = trial
-        return suggestion
+        noted = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
+        generation = {name: value for name, value in noted.items() if name.startswith("NSGAIISampler")}
+        return dataclasses.replace(suggestion, attributes=suggestion.attributes or generation)
 
 
 def frozen_trial(record: dict[str, Any]) -> FrozenTrial:
@@ -179,6 +187,7 @@ def frozen_trial(record: dict[str, Any]) -> FrozenTrial:
         params=record["suggested"],
         distributions=dists,
         user_attrs=attributes,
+        system_attrs=record["attributes"],
     )
 
 
@@ -190,7 +199,9 @@ class Mirror:
         fresh.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{fresh}")
         study = optuna.create_study(storage=storage, study_name=name, directions=["minimize", "maximize"])
-        study.set_metric_names(["parameters", "ndcg_at_10"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["parameters", "ndcg_at_10"])
         for record in records:
             study.add_trial(frozen_trial(record))
         storage.engine.dispose()

@@ -1,0 +1,100 @@
+"""Search spaces: every shipped one loads, what is wrong in one is named, and suggestions become plans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from effir_dist import config as c
+from effir_dist import space as spaces
+from effir_dist.backbones import BACKBONES
+from effir_dist.config import RunConfig
+from effir_dist.errors import InputError
+from effir_dist.importance import Importance
+
+MINILM = BACKBONES["minilm"].config
+IMPORTANCE = Importance(mlp=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), attention=(0.6, 0.5, 0.4, 0.3, 0.2, 0.1))
+NEURONS = {"activation": np.random.default_rng(0).random((6, 1536)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
+    row = BACKBONES[backbone]
+    space = spaces.read_space(spaces.default_file(backbone, row.config["model_type"]))
+    config = c.replace(RunConfig(), space.settings)
+    blocks = row.config["num_hidden_layers"]
+    assert 0 < space.limit("mlp", blocks) < blocks
+    importance = Importance(tuple(range(blocks)), tuple(range(blocks)))
+    starts = spaces.starting_points(space, config, blocks, importance)
+    assert len(starts) >= 6
+    for name, distribution in spaces.distributions(space, blocks).items():
+        for point in starts:
+            assert distribution._contains(distribution.to_internal_repr(point[name])), (name, point[name])
+
+
+def test_every_shipped_file_is_some_backbones() -> None:
+    used = {spaces.default_file(name, row.config["model_type"]) for name, row in BACKBONES.items()}
+    assert used == set(spaces.folder().glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("drop_mpl: {max: 3}", "unknown key 'drop_mpl'; did you mean 'drop_mlp'"),
+        ("drop_mlp: 3", "drop_mlp must be {max: N}"),
+        ("drop_mlp: {max: 2.5}", "whole number of layers or a share below 1, got 2.5"),
+        ("width_ratio: {low: 0, high: 1}", "must lie above 0 and up to 1"),
+        ("width_ratio: {low: 0.5}", "must be {low: A, high: B}"),
+        ("train.learning_rate: {low: 1, high: 0.1}", "low <= high"),
+        ("train.learning_rate: {low: 0, high: 1, log: true}", "got {'low': 0"),
+        ("train.zero_stage: [1, 7]", "train.zero_stage must be one of"),
+        ("train.batch_size: {low: a, high: 3}", "must hold numbers"),
+        ("data.max_documents: [1, 2]", "holds for a whole run and cannot vary"),
+        ("settings: {train.stepz: 3}", "unknown setting 'train.stepz'"),
+        ("settings: 3", "must map settings to values"),
+    ],
+)
+def test_a_bad_space_is_named(text: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        spaces.parse_space(yaml.safe_load(text), "my.yaml")
+    assert message in str(error.value)
+
+
+def test_a_space_survives_a_runs_config_file() -> None:
+    text = """
+    drop_mlp: {max: 0.5}
+    drop_attention: {max: 2}
+    width_ratio: {low: 0.4, high: 1.0, step: 0.1}
+    train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+    train.batch_size: {low: 8, high: 64, step: 8}
+    prune.ranking: [activation, magnitude]
+    settings: {train.steps: 4}
+    """
+    space = spaces.parse_space(yaml.safe_load(text), "x")
+    again = yaml.safe_load(yaml.safe_dump(spaces.to_dict(space)))
+    assert spaces.parse_space(again, "x") == space
+    assert list(spaces.distributions(space, 6)) == [
+        *(f"drop_mlp.{i}" for i in range(6)),
+        *(f"drop_attention.{i}" for i in range(6)),
+        "width_ratio",
+        "train.learning_rate",
+        "train.batch_size",
+        "prune.ranking",
+    ]
+
+
+def test_beyond_the_maximum_the_most_important_layers_stay() -> None:
+    space = spaces.parse_space({"drop_mlp": {"max": 2}}, "x")
+    suggested = {f"drop_mlp.{i}": i in (1, 3, 4, 5) for i in range(6)}
+    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, NEURONS, "activation")
+    assert plan.dropped_mlp == (1, 3)
+
+
+def test_a_search_starts_from_the_unpruned_model_and_the_order_of_importance() -> None:
+    space = spaces.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
+    starts = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
+    plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, "activation") for point in starts]
+    assert [plan.dropped_mlp for plan in plans] == [(), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
+    assert [bool(plan.widths) for plan in plans] == [False] * 5 + [True]
+    assert starts[-1]["width_ratio"] == 0.7
