@@ -242,8 +242,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
 
 def setting_names() -> list[str]:
     """Every setting by its dotted name, as `key=value` and search spaces take it."""
-    config = RunConfig()
-    return [f"{g.name}.{f.name}" for g in dataclasses.fields(config) for f in dataclasses.fields(getattr(config, g.name))]
+    groups = {field.name: getattr(RunConfig(), field.name) for field in dataclasses.fields(RunConfig)}
+    return [f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)]
 
 
 def replace(config: RunConfig, values: dict[str, Any]) -> RunConfig:

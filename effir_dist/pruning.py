@@ -1,4 +1,4 @@
-"""Pruning plans: what goes, how many parameters stay, and the surgery itself. No masks: modules and rows are removed."""
+"""Pruning plans: what goes, how many parameters stay, and the surgery: modules and rows are removed, nothing masked."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def mlp_widths(config: ModelDict, plan: PruningPlan) -> list[int]:
     return [0 if b in plan.dropped_mlp else widths.get(b, full) for b in range(block_count(config))]
 
 
-def apply_plan(model: nn.Module, config: ModelDict, plan: PruningPlan, kept: Mapping[int, np.ndarray] | None = None) -> None:
+def apply_plan(
+    model: nn.Module, config: ModelDict, plan: PruningPlan, kept: Mapping[int, np.ndarray] | None = None
+) -> None:
     """Remove what the plan drops from `model`, in place.
 
     kept: indices of the neurons that stay, per narrowed block (`kept_neurons`). Without it the first ones stay: only

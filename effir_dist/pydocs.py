@@ -252,6 +252,7 @@ def build(target: Path) -> None:
 
 
 def cache_root() -> Path:
+    """Where this user's machine keeps what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effir_dist"
 
 
@@ -264,6 +265,7 @@ def folder() -> Path:
     target = cache_root() / f"pydocs-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if target.is_dir():
         return target
+    print("building the data set pydocs from installed packages (once, about half a minute)", file=sys.stderr)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="pydocs-building-") as temporary:

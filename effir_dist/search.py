@@ -19,6 +19,7 @@ from effir_dist.config import RunConfig
 from effir_dist.errors import InputError, command
 from effir_dist.pruning import count_parameters
 from effir_dist.records import Run
+from effir_dist.schedule import count_steps
 from effir_dist.space import Space
 
 RUNS = Path("runs")
@@ -95,8 +96,9 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, checkpoints.S
 def _absolute(config: RunConfig) -> RunConfig:
     """With absolute folders: workers start elsewhere."""
     paths = tuple(p if p == "pydocs" else str(Path(p).expanduser().resolve()) for p in config.data.paths)
-    path = Path(config.model.path).expanduser()
-    model = dataclasses.replace(config.model, path=str(path.resolve()) if path.is_dir() else config.model.path)
+    model = config.model
+    if model.path and Path(model.path).expanduser().is_dir():
+        model = dataclasses.replace(model, path=str(Path(model.path).expanduser().resolve()))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, paths=paths), model=model)
 
 
@@ -107,10 +109,12 @@ def check(config: RunConfig, source: checkpoints.Source, address: str | None) ->
     checkpoints.check_weights(source)
     if not address:
         resources.check_local(config.resources)
-    names = [Path(path).name for path in config.data.paths]
-    if len(set(names)) < len(names):
-        raise InputError(f"two data folders have the same name ({', '.join(names)}); rename one")
-    return [warning for path in config.data.paths for warning in data.check(path, config.data)]
+    seed, train = config.search.seed, config.train
+    warnings = [warning for path in config.data.paths for warning in data.check(path, config.data, seed)]
+    if train.steps or train.epochs:
+        data.check_training(config.data, seed)
+        count_steps(train, len(data.training_pairs(config.data, seed).queries), config.resources.workers_per_trial)
+    return warnings
 
 
 def check_space_on_disk(folder: Path, source: checkpoints.Source) -> None:
@@ -153,9 +157,9 @@ def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, checkpoin
     if args.space or args.name:
         raise InputError("--space and --name belong to a new run; leave them out with --resume")
     config = config_module.replace(config, settings(args))
-    for known in run.extra["data"]:
-        if data.fingerprint(known["path"])["sha256"] != known["sha256"]:
-            raise InputError(f"the data in {known['path']} changed since {run.folder} began; start a new run")
+    for path, known in zip(config.data.paths, run.extra["data"], strict=True):
+        if data.fingerprint(path)["sha256"] != known["sha256"]:
+            raise InputError(f"the data set {path} changed since {run.folder} began; start a new run")
     source = checkpoints.find(config.model.backbone, config.model.path)
     return run, config, space.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
 

@@ -103,7 +103,8 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
                 raise InputError(f"{where} holds for a whole run and cannot vary; put it under `settings:`")
             parameters[key] = _parameter(key, where, value)
         else:
-            raise InputError(f"{source}: unknown key {key!r}; {suggest(str(key), [*known, *config_module.setting_names()])}")
+            hint = suggest(str(key), [*known, *config_module.setting_names()])
+            raise InputError(f"{source}: unknown key {key!r}; {hint}")
     config_module.replace(RunConfig(), settings)
     return Space(dropped, width, parameters, settings)
 

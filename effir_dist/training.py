@@ -18,8 +18,8 @@ from torch import Tensor
 from effir_dist.config import TrainConfig
 from effir_dist.encoder import Encoder, default_device, pad
 from effir_dist.engine import TrainingDiverged, run_engine, start_distributed
-from effir_dist.errors import InputError
 from effir_dist.losses import info_nce, not_negatives
+from effir_dist.schedule import count_steps, learning_rate
 
 if TYPE_CHECKING:
     from effir_dist.data import TrainingPairs
@@ -43,25 +43,6 @@ class TrainOutcome:
     """Of these: process group, DeepSpeed's engine, and taking it down."""
     last_loss: float
     """Mean over the last 10 steps and all ranks; NaN without steps."""
-
-
-def count_steps(config: TrainConfig, pairs: int, world_size: int) -> int:
-    """Optimizer steps of a training; raises InputError where `pairs` and `world_size` do not fit the batch."""
-    if config.steps == 0 and config.epochs == 0:
-        return 0
-    if config.batch_size % world_size:
-        raise InputError(f"train.batch_size must be divisible by the {world_size} workers, got {config.batch_size}")
-    if pairs < config.batch_size:
-        raise InputError(f"train.batch_size is {config.batch_size}, but there are only {pairs} training pairs")
-    return config.steps or max(1, round(config.epochs * (pairs // config.batch_size)))
-
-
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Linear rise over the warm-up's steps, then linear fall to 0 after the last; no step (from 0) is wasted at 0."""
-    warmup = math.ceil(config.warmup_ratio * steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    return config.learning_rate * (steps - step) / (steps - warmup)
 
 
 @dataclass(frozen=True)
@@ -133,7 +114,7 @@ def _loss(
 
 
 class _Progress:
-    """Losses of all ranks, looked at every few steps; reports on rank 0 only, so that `report` may do anything."""
+    """Losses of all ranks, looked at every few steps; all ranks report together, when rank 0's clock says so."""
 
     def __init__(self, report: Report, steps: int) -> None:
         self.report, self.steps = report, steps
@@ -147,14 +128,16 @@ class _Progress:
         last = len(self.losses) + len(self.unread) == self.steps
         if len(self.unread) < CHECK_EVERY and not last:
             return
-        values = torch.stack(self.unread)
+        due = dist.get_rank() == 0 and (last or time.monotonic() - self.reported >= REPORT_SECONDS)
+        values = torch.stack([*self.unread, torch.full_like(self.unread[0], due)])
         dist.all_reduce(values)
         self.unread.clear()
-        for value in (values / dist.get_world_size()).tolist():
+        *summed, due_now = values.tolist()
+        for value in (total / dist.get_world_size() for total in summed):
             self.losses.append(value)
             if not math.isfinite(value):
                 raise TrainingDiverged(f"the loss became {value} at step {len(self.losses)} of {self.steps}")
-        if dist.get_rank() == 0 and (last or time.monotonic() - self.reported >= REPORT_SECONDS):
+        if due_now:
             self.reported = time.monotonic()
             done = {"phase": "train", "step": len(self.losses), "steps": self.steps, "loss": self.losses[-1]}
             self.report(done)
@@ -181,7 +164,7 @@ def train(
 
     The encoder moves to the GPU if there is one; its weights end in the training dtype, in evaluation mode.
     torch.distributed is initialised by the caller where there are several ranks. `report` gets
-    {"phase", "step", "steps", "loss"} every two seconds and at the end, on rank 0 only.
+    {"phase", "step", "steps", "loss"} every two seconds and at the end, on all ranks together: Ray Train wants it so.
 
     Raises InputError where batch, workers and pairs do not fit, TrainingDiverged where loss or weights are not
     finite; after that the weights are undefined, but the process is ready for another training.

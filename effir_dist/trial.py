@@ -54,7 +54,7 @@ def _attempt(run: Run, config: RunConfig, head: dict[str, Any], report: Report, 
     plan = PruningPlan.from_dict(head["plan"])
     report({"phase": "prune"})
     encoder = pruned_encoder(run, config, plan)
-    outcome = train(encoder, data.training_pairs(config.data, config.train.seed), config.train, report, token_cache())
+    outcome = train(encoder, data.training_pairs(config.data, config.search.seed), config.train, report, token_cache())
     report({"phase": "score"})
     encoder.to(getattr(torch, resolve_dtype(config.score.dtype)))
     collections = [data.search_collection(path, config.data, config.search.seed) for path in config.data.paths]
@@ -109,7 +109,7 @@ def compute_scores(run: Run, config: RunConfig) -> None:
 
 def calibration_texts(config: RunConfig) -> list[str]:
     """Passages of the training pairs: a seeded sample."""
-    texts = sorted(set(data.training_pairs(config.data, config.train.seed).positives))
+    texts = sorted(set(data.training_pairs(config.data, config.search.seed).positives))
     count = min(config.prune.calibration_texts, len(texts))
     chosen = np.random.default_rng(config.search.seed).choice(len(texts), count, replace=False)
     return [texts[i] for i in sorted(chosen)]

@@ -19,14 +19,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
+import ray
+from ray import tune
+from ray.tune.search import Searcher
 
-from effir_dist import config as config_module  # noqa: E402
-from effir_dist.config import RunConfig  # noqa: E402
-from effir_dist.errors import InputError  # noqa: E402
-from effir_dist.resources import Resources  # noqa: E402
+from effir_dist import config as config_module
+from effir_dist.config import RunConfig
+from effir_dist.errors import InputError
+from effir_dist.resources import Resources
 
 OBJECT_STORE_BYTES = 256 << 20
 """Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
@@ -61,9 +61,17 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
 
 def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Callable[[], Any]:
     """Run a function on the cluster with one worker's share of a trial; the result waits behind the returned call."""
-    share = {"num_cpus": resources.cpus / resources.workers, "num_gpus": resources.gpus / resources.workers}
-    reference = ray.remote(**share)(in_worker).remote(function, share["num_cpus"], *args)
-    return lambda: ray.get(reference)
+    share = resources.cpus / resources.workers
+    remote: Any = ray.remote(num_cpus=share, num_gpus=resources.gpus / resources.workers)(in_worker)
+    reference = remote.remote(function, share, *args)
+
+    def wait() -> Any:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, InputError) else error from None
+
+    return wait
 
 
 def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
@@ -82,10 +90,10 @@ class _Searcher(Searcher):
         self.driver, self.jobs = driver, jobs
         self.errors: dict[str, Any] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         job = self.driver.next_job()
         if job is None:
-            return Searcher.FINISHED
+            return Searcher.FINISHED  # type: ignore[return-value]
         self.jobs[trial_id] = job["head"]["trial"]
         return {"job": job}
 
@@ -194,7 +202,7 @@ def _run_on_workers(job: dict[str, Any]) -> None:
         run_config=TrainRunConfig(
             name=f"trial-{job['head']['trial']}",
             storage_path=str(Path(job["run"]) / "ray"),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()
 

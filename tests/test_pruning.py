@@ -1,4 +1,4 @@
-"""A pruned model is the model that it claims to be: equal to the masked one, of the counted size, the same when loaded."""
+"""A pruned model is what it claims to be: equal to the masked one, of the counted size, the same when loaded."""
 
 from __future__ import annotations
 
@@ -203,7 +203,8 @@ def test_batched_encoding_equals_one_at_a_time_on_either_padding_side(checkpoint
         np.testing.assert_allclose(together, alone, atol=1e-5)
         ids, mask = batch(encoder)
         width = ids.shape[1]
-        left = [torch.stack([torch.roll(r, int(width - m.sum())) for r, m in zip(t, mask, strict=True)]) for t in (ids, mask)]
+        shifts = (width - mask.sum(1)).tolist()
+        left = [torch.stack([r.roll(s) for r, s in zip(t, shifts, strict=True)]) for t in (ids, mask)]
         if name != "bert":  # BERT's positions are absolute
             torch.testing.assert_close(encoder(*left), encoder(ids, mask), rtol=0, atol=1e-5)
 

@@ -247,9 +247,6 @@ def test_batches_that_cannot_be(folder: Path) -> None:
         training.count_steps(TrainConfig(**CONFIG), 30, world_size=3)
 
 
-# Parts
-
-
 def test_steps_and_learning_rate() -> None:
     config = TrainConfig(epochs=2.5, batch_size=8, warmup_ratio=0.25, learning_rate=1.0)
     assert training.count_steps(config, 35, world_size=2) == 10

@@ -1,0 +1,159 @@
+"""A real search on a tiny model: real Ray, real DeepSpeed, real processes killed with SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import psutil
+import pytest
+
+OPTIONS = [
+    "train.steps=3",
+    "train.batch_size=4",
+    "model.max_document_length=64",
+    "model.max_query_length=32",
+    "prune.calibration_texts=4",
+]
+
+
+def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    with (cwd / "output").open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "effir_dist.search", *arguments],
+            cwd=cwd,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def finish(process: subprocess.Popen[str], cwd: Path, code: int = 0) -> str:
+    try:
+        process.wait(240)
+    finally:
+        kill_tree(process)
+    output = (cwd / "output").read_text()
+    log = "\n".join(p.read_text()[-3000:] for p in cwd.glob("runs/*/*.log"))
+    assert process.returncode == code, output + log
+    return output
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """SIGKILL the driver and all that it started: Ray's daemons and workers."""
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with_no_one = psutil.NoSuchProcess
+        try:
+            member.send_signal(signal.SIGKILL)
+        except with_no_one:
+            continue
+    process.wait()
+
+
+def wait_for(process: subprocess.Popen[str], condition, cwd: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, (cwd / "output").read_text()
+        assert time.monotonic() < end, (cwd / "output").read_text()
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text("drop_mlp: {max: 2}\nwidth_ratio: {low: 0.5, high: 1.0, step: 0.25}\n")
+    return path
+
+
+def test_a_search_killed_mid_trial_twice_loses_and_repeats_nothing(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
+) -> None:
+    arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
+    run = tmp_path / "runs" / "mine"
+    process = start(tmp_path, *arguments, "--name", "mine", "--trials", "3", *OPTIONS)
+    second = run / "trials" / "0001"
+    wait_for(process, lambda: (second / "log").exists(), tmp_path)
+    process.kill()  # the driver alone, while its worker goes on
+    process.wait()
+    first = (run / "trials" / "0000" / "result.json").read_bytes()
+    lost = json.loads((second / "trial.json").read_text())
+
+    process = start(tmp_path, "--resume", "runs/mine")
+    wait_for(process, lambda: (run / "trials" / "0002" / "trial.json").exists(), tmp_path)
+    kill_tree(process)
+    process = start(tmp_path, "--resume", "runs/mine", "--trials", "4")
+    output = finish(process, tmp_path)
+
+    records = [json.loads(p.read_text()) for p in sorted(run.glob("trials/*/result.json"))]
+    assert [r["trial"] for r in records] == ["0000", "0001", "0002", "0003"]
+    assert {r["state"] for r in records} == {"complete"}
+    assert len({r["key"] for r in records}) == 4
+    assert (run / "trials" / "0000" / "result.json").read_bytes() == first
+    assert records[1]["plan"] == lost["plan"]
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{run / 'study.db'}")
+    assert [t.user_attrs["trial"] for t in study.trials] == ["0000", "0001", "0002", "0003"]
+    assert {t.state.name for t in study.trials} == {"COMPLETE"}
+
+    front = pd.read_csv(run / "report" / "front.csv", dtype={"trial": str})
+    assert front["test_ndcg_at_10"].notna().all()
+    assert front["parameters"].is_monotonic_decreasing
+    assert len(pd.read_csv(run / "report" / "trials.csv")) == 4
+    assert (run / "report" / "front.png").stat().st_size > 10_000
+    kept = {p.parent.name for p in run.glob("trials/*/model.safetensors")}
+    assert kept == set(front["trial"])
+    assert "Traceback" not in output
+
+
+def test_failed_trials_have_their_reason_and_do_not_stop_the_search(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("drop_mlp: {max: 1}\ntrain.learning_rate: [1.0e+30, 1.0e-4]\n")
+    arguments = ["--model", str(checkpoints["llama"]), "--data", str(collection), "--space", str(space)]
+    finish(start(tmp_path, *arguments, "--name", "mine", "--trials", "4", *OPTIONS), tmp_path)
+    table = pd.read_csv(tmp_path / "runs/mine/report/trials.csv")
+    failed = table[table["train.learning_rate"] > 1]
+    assert len(failed) >= 1
+    assert len(table) == 4
+    assert (failed["state"] == "failed").all()
+    assert failed["reason"].str.contains("not a number").all()
+    assert (table[table["train.learning_rate"] < 1]["state"] == "complete").all()
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers_gives_the_scores_of_one(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
+) -> None:
+    arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space), "--trials", "2"]
+    for name, workers in (("one", "1"), ("two", "2")):
+        options = ["--name", name, "--workers-per-trial", workers, "--cpus-per-trial", workers, *OPTIONS]
+        finish(start(tmp_path, *arguments, *options, "train.zero_stage=2"), tmp_path)
+    one, two = (pd.read_csv(tmp_path / f"runs/{name}/report/trials.csv") for name in ("one", "two"))
+    assert list(one["dropped_mlp"].fillna("")) == list(two["dropped_mlp"].fillna(""))
+    assert list(one["ndcg_at_10"]) == pytest.approx(list(two["ndcg_at_10"]), abs=1e-4)
+
+
+def test_the_time_budget_ends_a_search_that_can_be_resumed(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
+) -> None:
+    arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
+    options = ["--name", "mine", "--trials", "200", "--time-budget", "12s"]
+    started = time.monotonic()
+    finish(start(tmp_path, *arguments, *options, *OPTIONS), tmp_path)
+    done = list((tmp_path / "runs/mine").glob("trials/*/result.json"))
+    assert 1 <= len(done) < 200
+    assert time.monotonic() - started < 120
