@@ -83,17 +83,21 @@ class SearchDriver:
         if "phase" in progress:
             self.view.trial_progress(trial, progress)
 
-    def ended(self, trial: str, error: str | None) -> None:
-        """A trial ended. `error` is None where it has its record, or was stopped: then it starts over on resume."""
+    def ended(self, trial: str, error: BaseException | None) -> None:
+        """A trial ended. `error` is None where it has its record, or was stopped: then it starts over on resume.
+
+        Bad input (a full disk, a checkpoint that a worker cannot read) would end every trial: it ends the search.
+        """
         try:
             if not self.run.finished(trial):
                 if error is None:
                     return
+                if isinstance(error, InputError):
+                    raise error
                 started = self.begun.get(trial, now())
-                record = failed_record(self.model_config, self.heads[trial], error, started)
+                record = failed_record(self.model_config, self.heads[trial], _one_line(error), started)
                 self.run.write_result(trial, record)
-            record = self.run.result(trial)
-            self._learn(record)
+            self._learn(self.run.result(trial))
         except InputError as failure:
             self.failure = failure
 
@@ -121,9 +125,11 @@ def search(
     present: dict[str, float],
     may_grow_to: dict[str, float],
     view: LiveView,
+    storage: Path,
 ) -> None:
     """Run a search, or what is left of it, on the Ray cluster that this process has joined.
 
+    storage: a folder for what Ray keeps while it runs; on several nodes one that all of them share.
     Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
     """
     from effir_dist.resources import settle
@@ -135,11 +141,15 @@ def search(
         tune.call(_score_layers, resources, *job)()
     driver = SearchDriver(run, config, space, model_config, resources, view)
     if driver.left:
-        storage = Path(job[0]) / "ray"
         tune.run_trials(driver, resources, driver.left, config.search.time_budget, storage)
     if driver.failure:
         raise driver.failure
     score_front_on_test(run, config, resources, view)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:500] if lines else 'no message'}"
 
 
 def score_front_on_test(run: Run, config: RunConfig, resources: Resources, view: LiveView) -> None:

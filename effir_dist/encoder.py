@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ class Encoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), plan, settings, config and tokenizer; `load_encoder(folder)` reads them."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,11 @@ class Encoder(nn.Module):
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.backbone.state_dict().items()}
         partial = folder / "model.safetensors.tmp"
-        save_file(tensors, partial, metadata={"format": "pt"})
+        try:
+            save_file(tensors, partial, metadata={"format": "pt"})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else 0, str(error), str(partial)) from None
         partial.rename(folder / "model.safetensors")
 
 
@@ -201,7 +207,7 @@ def length_sorted_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.nda
 def build_encoder(base: checkpoints.Base, settings: EncoderSettings, dtype: str) -> Encoder:
     """An encoder with the base's weights, in `dtype`; a copy where the base is kept for others."""
     model = copy.deepcopy(base.model) if base.shared else base.model
-    return Encoder(model.to(getattr(torch, dtype)).eval(), base.tokenizer, settings, base.config)
+    return Encoder(model.to(getattr(torch, resolve_dtype(dtype))).eval(), base.tokenizer, settings, base.config)
 
 
 def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray | None) -> Encoder:
@@ -217,18 +223,19 @@ def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray
 
 
 def load_encoder(name_or_path: str, dtype: str = "float32", config: ModelConfig | None = None) -> Encoder:
-    """A retriever from a backbone's name, a checkpoint folder or a folder that `Encoder.save` wrote.
+    """A retriever from a backbone's name, a checkpoint folder or a folder that `Encoder.save` wrote, on the GPU if any.
 
     Lengths are the model's own maximum unless `config` says otherwise. Raises InputError where there is none.
     """
     folder = Path(name_or_path)
     if (folder / SETTINGS_FILE).is_file():
-        return _load_pruned(folder, dtype)
+        return _load_pruned(folder, dtype).to(default_device())
     source = checkpoints.find(name_or_path)
     usual = checkpoints.usual_length(source)
     config = config or ModelConfig(max_query_length=usual, max_document_length=usual)
     settings = make_settings(config, source.config)
-    return build_encoder(checkpoints.load_base(source, dtype), settings, dtype)
+    encoder = build_encoder(checkpoints.load_base(source, resolve_dtype(dtype)), settings, dtype)
+    return encoder.to(default_device())
 
 
 def _load_pruned(folder: Path, dtype: str) -> Encoder:
@@ -247,5 +254,5 @@ def _load_pruned(folder: Path, dtype: str) -> Encoder:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"the weights in {folder} do not fit its plan and config: {str(error)[:300]}") from None
     tokenizer = checkpoints.load_tokenizer(str(folder))
-    backbone = model.to(getattr(torch, dtype)).eval()
+    backbone = model.to(getattr(torch, resolve_dtype(dtype))).eval()
     return Encoder(backbone, tokenizer, EncoderSettings(**tree["encoder"]), config, plan)

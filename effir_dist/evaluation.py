@@ -16,6 +16,7 @@ from effir_dist.metrics import mean, measure_all, trec_order
 if TYPE_CHECKING:
     from effir_dist.data import Collection
     from effir_dist.encoder import Encoder
+    from effir_dist.tokens import Tokens
 
 DEPTH = 100
 """Documents retrieved for a query: what Recall@100 needs."""
@@ -42,12 +43,28 @@ def score(encoder: Encoder, collection: Collection, batch_tokens: int, cache: Pa
     Raises as `score_embeddings`.
     """
     start = time.perf_counter()
-    query_tokens = encoder.tokenize(collection.queries, "query", cache)
-    queries = encoder.encode_tokens(query_tokens, batch_tokens)
-    document_tokens = encoder.tokenize(collection.documents, "document", cache)
-    documents = encoder.encode_tokens(document_tokens, batch_tokens)
+    queries = encode_shared(encoder, encoder.tokenize(collection.queries, "query", cache), batch_tokens)
+    documents = encode_shared(encoder, encoder.tokenize(collection.documents, "document", cache), batch_tokens)
     scores = score_embeddings(queries, documents, collection)
     return Scores(scores.metrics, scores.per_query, time.perf_counter() - start)
+
+
+def encode_shared(encoder: Encoder, tokens: Tokens, batch_tokens: int) -> np.ndarray:
+    """`Encoder.encode_tokens`, [N, D]; where there are several ranks each encodes a part, and all have the whole."""
+    import torch.distributed as dist
+
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if ranks == 1:
+        return encoder.encode_tokens(tokens, batch_tokens)
+    # Every W-th of the texts by length: parts of equal work.
+    shares = [np.argsort(tokens.lengths, kind="stable")[rank::ranks] for rank in range(ranks)]
+    own = encoder.encode_tokens(tokens.select(shares[dist.get_rank()]), batch_tokens)
+    parts: list[np.ndarray] = [own] * ranks
+    dist.all_gather_object(parts, own)
+    whole = np.empty((len(tokens), own.shape[1]), np.float32)
+    for share, part in zip(shares, parts, strict=True):
+        whole[share] = part
+    return whole
 
 
 def score_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray, collection: Collection) -> Scores:

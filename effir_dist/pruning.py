@@ -141,7 +141,7 @@ def apply_plan(
 
     plan.check(config)
     row = family(config)
-    blocks = model.get_submodule(row.blocks)
+    blocks: Any = model.get_submodule(row.blocks)
     for block, width in plan.widths:
         index = torch.as_tensor(kept[block]) if kept is not None else torch.arange(width)
         _narrow(blocks[block], row, index)
@@ -153,12 +153,12 @@ def _narrow(block: nn.Module, row: Family, index: Any) -> None:
     from torch import nn
 
     for name in row.mlp_in:
-        linear = block.get_submodule(name)
+        linear: Any = block.get_submodule(name)
         linear.weight = nn.Parameter(linear.weight.detach()[index].clone(), linear.weight.requires_grad)
         if linear.bias is not None:
             linear.bias = nn.Parameter(linear.bias.detach()[index].clone(), linear.bias.requires_grad)
         linear.out_features = len(index)
-    out = block.get_submodule(row.mlp_out)
+    out: Any = block.get_submodule(row.mlp_out)
     out.weight = nn.Parameter(out.weight.detach()[:, index].clone(), out.weight.requires_grad)
     out.in_features = len(index)
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +208,12 @@ def _search(
     full = count_parameters(source.config)
     known, budget = run.results(), config.search.time_budget
     view = LiveView(console, title, config.search.trials, full, known=known, time_budget=budget)
-    with tune.output_to(run.log_path), view:
+    with tune.output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:
-            search(run, config, found, source.config, present, resources.growth() if address else {}, view)
+            growth = resources.growth() if address else {}
+            storage = run.folder.resolve() / "ray" if address else Path(scratch)
+            search(run, config, found, source.config, present, growth, view, storage)
 
 
 if __name__ == "__main__":

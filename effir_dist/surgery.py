@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effir_dist.backbones import Family
+from effir_dist.backbones import FAMILIES, Family
 
 
 class _PreNorm(nn.Module):
@@ -49,8 +49,6 @@ class _PostNorm(nn.Module):
 
 @functools.cache
 def _subclass(base: type[nn.Module], model_type: str, attention: bool, mlp: bool) -> type[nn.Module]:
-    from effir_dist.backbones import FAMILIES
-
     row = FAMILIES[model_type]
     forward = _PreNorm if row.pre_norm else _PostNorm
     members = {"row": row, "without_attention": attention, "without_mlp": mlp}
@@ -59,4 +57,4 @@ def _subclass(base: type[nn.Module], model_type: str, attention: bool, mlp: bool
 
 def pruned_block_class(base: type[nn.Module], row: Family, attention: bool, mlp: bool) -> type[nn.Module]:
     """The class of a block of class `base` whose attention or MLP is gone."""
-    return _subclass(base, row.model_type, attention, mlp)
+    return _subclass(base, row.model_type, attention, mlp)  # type: ignore[arg-type]

@@ -41,6 +41,10 @@ class Tokens:
         """[N] tokens of each text."""
         return np.diff(self.offsets)
 
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Tokens:
+        """The texts at `indices`, in that order."""
+        return _ragged([self[int(i)].tolist() for i in indices])
+
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Tokens:
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import io
 import resource
 import socket
@@ -16,13 +19,21 @@ import torch.distributed as dist
 
 from effir_dist import checkpoints, data, pydocs
 from effir_dist.config import RunConfig, replace
-from effir_dist.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder, resolve_dtype
+from effir_dist.encoder import (
+    Encoder,
+    build_encoder,
+    default_device,
+    load_encoder,
+    make_settings,
+    prune_encoder,
+    resolve_dtype,
+)
 from effir_dist.engine import TrainingDiverged
 from effir_dist.evaluation import Scores, score
 from effir_dist.importance import score_model
 from effir_dist.outcomes import failed_record, load_scores, now, plan_facts
 from effir_dist.pruning import PruningPlan
-from effir_dist.records import METRICS, Run, write_bytes_atomic, write_json_atomic, write_queries
+from effir_dist.records import METRICS, Run, disk_errors, write_bytes_atomic, write_json_atomic, write_queries
 from effir_dist.space import settings_of
 from effir_dist.training import TrainOutcome, train
 
@@ -33,20 +44,22 @@ def run_trial(run: Run, config: RunConfig, head: dict[str, Any], report: Report)
     """Run one trial and write its record, which is returned. On several ranks each calls it; rank 0 writes.
 
     head: what was suggested (`study.Suggestion.to_dict`). A trial that runs out of memory or diverges is recorded as
-    failed with its reason. Any other error, and on several ranks every error, is raised: the ranks end together.
+    failed with its reason; on several ranks it then raises as well, since the others wait for it. Any other error is
+    raised.
     """
     clock = _Clock()
     try:
         record = {**head, **_attempt(run, config, head, report, clock)}
     except (RuntimeError, MemoryError, FloatingPointError) as error:
         reason = failure_reason(error)
-        if reason is None or _world_size() > 1:
+        if reason is None:
             raise
         model_config = checkpoints.find(config.model.backbone, config.model.path).config
-        record = failed_record(model_config, head, reason, clock.started)
-    if _rank() == 0:
-        record = run.write_result(head["trial"], record)
-    return record
+        record = run.write_result(head["trial"], failed_record(model_config, head, reason, clock.started))
+        if _several_ranks():
+            raise
+        return record
+    return run.write_result(head["trial"], record) if _rank() == 0 else record
 
 
 def _attempt(run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: _Clock) -> dict[str, Any]:
@@ -55,13 +68,16 @@ def _attempt(run: Run, config: RunConfig, head: dict[str, Any], report: Report, 
     report({"phase": "prune"})
     encoder = pruned_encoder(run, config, plan)
     outcome = train(encoder, data.training_pairs(config.data, config.search.seed), config.train, report, token_cache())
+    _release_memory()
     report({"phase": "score"})
-    encoder.to(getattr(torch, resolve_dtype(config.score.dtype)))
+    encoder.to(default_device(), getattr(torch, resolve_dtype(config.score.dtype)))
     collections = [data.search_collection(path, config.data, config.search.seed) for path in config.data.paths]
     scores = {c.name: score(encoder, c, config.score.batch_tokens, token_cache()) for c in collections}
     if _rank() == 0:
         if config.search.keep_weights != "none":
-            encoder.save(run.trial_folder(head["trial"]))
+            folder = run.trial_folder(head["trial"])
+            with disk_errors(folder / "model.safetensors"):
+                encoder.save(folder)
         write_queries(run.queries_path(head["trial"]), {name: s.per_query for name, s in scores.items()})
     return {
         "state": "complete",
@@ -99,6 +115,7 @@ def compute_scores(run: Run, config: RunConfig) -> None:
     base = checkpoints.load_base(source, dtype)
     length = {"model.max_document_length": config.prune.calibration_length}
     encoder = build_encoder(base, make_settings(replace(config, length).model, base.config), dtype)
+    encoder.to(default_device())
     scores = score_model(encoder, calibration_texts(config), config.score.batch_tokens)
     packed = io.BytesIO()
     np.savez(packed, **scores.neurons)  # type: ignore[arg-type]
@@ -141,6 +158,7 @@ class _Clock:
     """What a trial costs."""
 
     def __init__(self) -> None:
+        _release_memory()
         self.start = time.perf_counter()
         self.started = now()
         _reset_peak_memory()
@@ -161,6 +179,13 @@ class _Clock:
             "finished": now(),
             "host": socket.gethostname(),
         }
+
+
+def _release_memory() -> None:
+    """Give freed memory back: glibc keeps what a training freed in pieces, half a gigabyte more with each trial."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak_memory() -> None:
@@ -188,5 +213,5 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+def _several_ranks() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,13 +37,13 @@ class Driver(Protocol):
     def next_job(self) -> dict[str, Any] | None: ...
     def started(self, trial: str) -> None: ...
     def progressed(self, trial: str, progress: dict[str, Any]) -> None: ...
-    def ended(self, trial: str, error: str | None) -> None: ...
+    def ended(self, trial: str, error: BaseException | None) -> None: ...
 
 
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[dict[str, float]]:
     """Join the Ray cluster at `address`, or start one on this machine; yields its resources, by name."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     if address:
         quiet.pop("include_dashboard")
         try:
@@ -88,7 +87,7 @@ class _Searcher(Searcher):
     def __init__(self, driver: Driver, jobs: dict[str, str]) -> None:
         super().__init__()
         self.driver, self.jobs = driver, jobs
-        self.errors: dict[str, Any] = {}
+        self.tune_trials: dict[str, Any] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         job = self.driver.next_job()
@@ -98,8 +97,7 @@ class _Searcher(Searcher):
         return {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        failure = self.errors.get(trial_id)
-        self.driver.ended(self.jobs[trial_id], _error_text(failure) if error else None)
+        self.driver.ended(self.jobs[trial_id], _cause(self.tune_trials[trial_id]) if error else None)
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("the run's records are the truth\n")
@@ -118,7 +116,7 @@ class _Callback(tune.Callback):
         self.driver, self.searcher = driver, searcher
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.searcher.errors[trial.trial_id] = trial
+        self.searcher.tune_trials[trial.trial_id] = trial
         self.driver.started(self.searcher.jobs[trial.trial_id])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -128,12 +126,12 @@ class _Callback(tune.Callback):
         return {}
 
 
-def _error_text(trial: Any) -> str:
-    """The last line of a Tune trial's error: what was raised."""
-    error = trial.get_error() if trial is not None else None
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause or "the worker process died").splitlines() if line.strip()]
-    return lines[-1].strip()[:500]
+def _cause(trial: Any) -> BaseException:
+    """What a Tune trial died of: the exception raised in it, out of Ray's and Tune's wrappings."""
+    error = trial.get_error()
+    while getattr(error, "cause", None) is not None:
+        error = error.cause
+    return error if isinstance(error, BaseException) else RuntimeError("the worker process died")
 
 
 def run_trials(driver: Driver, resources: Resources, trials: int, time_budget: float, storage: Path) -> None:
@@ -167,8 +165,12 @@ def _request(resources: Resources) -> Any:
 
 
 def _trial(options: dict[str, Any]) -> None:
-    """Tune's trainable: one trial, here or on Ray Train's workers."""
+    """Tune's trainable: one trial, here or on Ray Train's workers. One that failed for a reason of its own is done."""
+    from effir_dist.records import Run
+
     job = options["job"]
+    if Run.open(job["run"]).finished(job["head"]["trial"]):
+        return
     if job["resources"]["workers"] == 1:
         in_worker(run_job, job["resources"]["cpus"], job, tune.report)
     else:
@@ -228,8 +230,3 @@ def output_to(path: Path) -> Iterator[None]:
             for number, original in zip((1, 2), kept, strict=True):
                 os.dup2(original, number)
                 os.close(original)
-
-
-def storage_folder() -> Path:
-    """Where Tune keeps the little it needs on this machine while it runs."""
-    return Path(tempfile.mkdtemp(prefix="effir-tune-"))

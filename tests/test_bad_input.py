@@ -151,9 +151,10 @@ def test_more_gpus_than_the_machine_has(fail: Fail, model: str, collection: Path
 def test_run_folder_that_exists(fail: Fail, model: str, collection: Path, tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "config.yaml").write_text("{}")
-    error = fail("--model", model, "--data", str(collection), "--name", "mine")
+    arguments = ("--model", model, "--data", str(collection), "train.batch_size=4")
+    error = fail(*arguments, "--name", "mine")
     assert "exists already; choose another --name, or go on with --resume runs/mine" in error
-    assert "must be letters" in fail("--model", model, "--data", str(collection), "--name", "a/b")
+    assert "must be letters" in fail(*arguments, "--name", "a/b")
 
 
 def test_resume_of_what_is_no_run(fail: Fail, tmp_path: Path) -> None:

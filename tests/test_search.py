@@ -157,3 +157,29 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     done = list((tmp_path / "runs/mine").glob("trials/*/result.json"))
     assert 1 <= len(done) < 200
     assert time.monotonic() - started < 120
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_full_disk_ends_the_search_and_room_lets_it_go_on(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
+) -> None:
+    disk = tmp_path / "runs"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", disk]).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
+        options = ["--name", "mine", "--trials", "6", "search.keep_weights=all", *OPTIONS]
+        output = finish(start(tmp_path, *arguments, *options), tmp_path, code=2)
+        assert "error: no space left on" in output.splitlines()[-1]
+        assert "--resume" in output.splitlines()[-1]
+        done = {p.parent.name: p.read_bytes() for p in disk.glob("mine/trials/*/result.json")}
+        assert 0 < len(done) < 6
+        subprocess.run(["mount", "-o", "remount,size=30m", disk], check=True)
+        finish(start(tmp_path, "--resume", "runs/mine"), tmp_path)
+        records = {p.parent.name: p.read_bytes() for p in disk.glob("mine/trials/*/result.json")}
+        assert len(records) == 6
+        assert done.items() <= records.items()
+        assert all(b'"complete"' in record for record in records.values())
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
