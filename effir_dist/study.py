@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from effir_dist import space as spaces
 from effir_dist.backbones import ModelDict, block_count
 from effir_dist.config import RunConfig, replace
+from effir_dist.errors import InputError
 from effir_dist.importance import Importance
 from effir_dist.pruning import PruningPlan
 from effir_dist.space import Space
@@ -195,7 +196,7 @@ class Mirror:
     """`study.db`: the finished trials in Optuna's own format, each exactly once, rebuilt from records at the start."""
 
     def __init__(self, path: Path, name: str, records: Iterable[dict[str, Any]]) -> None:
-        fresh = path.with_suffix(".db.tmp")
+        self.path, fresh = path, path.with_suffix(".db.tmp")
         fresh.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{fresh}")
         study = optuna.create_study(storage=storage, study_name=name, directions=["minimize", "maximize"])
@@ -209,6 +210,10 @@ class Mirror:
         self.study = optuna.load_study(storage=f"sqlite:///{path}", study_name=name)
 
     def add(self, record: dict[str, Any]) -> None:
-        """One more finished trial."""
-        self.study.add_trial(frozen_trial(record))
+        """One more finished trial. Raises InputError where the file cannot be written; resuming makes it anew."""
+        try:
+            self.study.add_trial(frozen_trial(record))
+        except optuna.exceptions.StorageInternalError as error:
+            reason = str(error.__cause__).splitlines()[0]
+            raise InputError(f"cannot write {self.path}: {reason}; free some space and go on with --resume") from None
 

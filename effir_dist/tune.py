@@ -19,7 +19,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 
 from effir_dist import config as config_module
@@ -27,6 +27,7 @@ from effir_dist.config import RunConfig
 from effir_dist.errors import InputError
 from effir_dist.resources import Resources
 
+WAITING_CPUS = 0.01
 OBJECT_STORE_BYTES = 256 << 20
 """Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
 
@@ -128,7 +129,8 @@ class _Callback(tune.Callback):
 
 def _cause(trial: Any) -> BaseException:
     """What a Tune trial died of: the exception raised in it, out of Ray's and Tune's wrappings."""
-    error = trial.get_error()
+    path = trial.pickled_error_file  # Tune's own, on this machine
+    error: Any = cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
     while getattr(error, "cause", None) is not None:
         error = error.cause
     return error if isinstance(error, BaseException) else RuntimeError("the worker process died")
@@ -161,7 +163,7 @@ def _request(resources: Resources) -> Any:
     if resources.workers == 1:
         return {"cpu": resources.cpus, "gpu": resources.gpus}
     # The trial's own process only waits for its workers, which Ray Train places.
-    return {"cpu": 0.01}
+    return {"cpu": WAITING_CPUS}
 
 
 def _trial(options: dict[str, Any]) -> None:
@@ -195,7 +197,8 @@ def _run_on_workers(job: dict[str, Any]) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     workers, cpus, gpus = (job["resources"][name] for name in ("workers", "cpus", "gpus"))
-    share = {"CPU": cpus / workers, **({"GPU": gpus / workers} if gpus else {})}
+    # Together with the waiting process they must fit where `cpus` fit, or they wait for ever without a word.
+    share = {"CPU": cpus / workers - WAITING_CPUS, **({"GPU": gpus / workers} if gpus else {})}
     TorchTrainer(
         _worker,
         train_loop_config=job,
