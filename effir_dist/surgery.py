@@ -22,7 +22,7 @@ class _PreNorm(nn.Module):
         """[B, T, D] -> [B, T, D]."""
         if not self.without_attention:
             attention, norm = self.row.attention
-            output = getattr(self, attention)(hidden_states=getattr(self, norm)(hidden_states), **options)[0]
+            output = getattr(self, attention)(getattr(self, norm)(hidden_states), **options)[0]
             hidden_states = hidden_states + output
         if not self.without_mlp:
             mlp, norm = self.row.mlp

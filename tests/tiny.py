@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FAMILY_NAMES = ("qwen2", "qwen3", "llama", "mistral", "bert")
+FAMILY_NAMES = ("qwen2", "qwen3", "llama", "mistral", "bert", "modernbert")
 _SIZES = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -40,14 +40,16 @@ def tiny_checkpoint(folder: Path, family: str, seed: int = 0, **sizes: int) -> P
     import torch
     from transformers import AutoConfig, AutoModel
 
-    more = {} if family == "bert" else {"num_key_value_heads": 2}
+    more = {} if "bert" in family else {"num_key_value_heads": 2}
+    if family == "modernbert":
+        more = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
     if family == "qwen3":
         more["head_dim"] = 16
     config = AutoConfig.for_model(family, **{**_SIZES, **more, **sizes})
     torch.manual_seed(seed)
     path = folder / f"tiny-{family}"
     AutoModel.from_config(config).save_pretrained(path)
-    _tokenizer(family == "bert").save_pretrained(path)
+    _tokenizer("bert" in family).save_pretrained(path)
     return path
 
 
