@@ -5,6 +5,7 @@ ARGS ?=
 .venv/ready: pyproject.toml clusters/constraints-cpu.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet -c clusters/constraints-cpu.txt -e ".[cpu,demo,test]"
+	.venv/bin/python -m effir_dist.pydocs
 	touch $@
 
 .PHONY: search test lint

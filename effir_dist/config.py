@@ -112,6 +112,10 @@ class TrainConfig:
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware has matrix units for it."""
     gradient_checkpointing: bool = False
+    lora_rank: int = 0
+    """Rank of LoRA adapters on every linear layer of the blocks, merged at the end; 0 trains all weights."""
+    lora_alpha: int = 64
+    """Adapters are scaled by lora_alpha / lora_rank."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -124,6 +128,8 @@ class TrainConfig:
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
         _check(self.max_grad_norm >= 0, "train.max_grad_norm", self.max_grad_norm, "0 or more")
         _check(self.temperature > 0, "train.temperature", self.temperature, "above 0")
+        _check(self.lora_rank >= 0, "train.lora_rank", self.lora_rank, "0 (train all weights) or more")
+        _check(self.lora_alpha > 0, "train.lora_alpha", self.lora_alpha, "above 0")
         _check(0 <= self.dropout < 1, "train.dropout", self.dropout, "from 0 to below 1")
         _one_of("train.zero_stage", self.zero_stage, (0, 1, 2, 3))
         _one_of("train.dtype", self.dtype, DTYPES)

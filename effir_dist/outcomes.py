@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from effir_dist.backbones import ModelDict
+from effir_dist.backbones import ModelDict, mlp_width
 from effir_dist.importance import Importance
 from effir_dist.pruning import PruningPlan, count_parameters, mlp_widths
 from effir_dist.records import Run, read_json
@@ -18,11 +18,12 @@ def plan_facts(model_config: ModelDict, head: dict[str, Any]) -> dict[str, Any]:
     """The part of a record that follows from what was suggested (`study.Suggestion.to_dict`) and the model alone."""
     plan = PruningPlan.from_dict(head["plan"])
     full, left = count_parameters(model_config), count_parameters(model_config, plan)
+    staying = [width for width in mlp_widths(model_config, plan) if width]
     return {
         "dropped_mlp": list(plan.dropped_mlp),
         "dropped_attention": list(plan.dropped_attention),
         "mlp_widths": mlp_widths(model_config, plan),
-        "width_ratio": head["suggested"].get("width_ratio", 1.0),
+        "width_ratio": round(sum(staying) / (len(staying) * mlp_width(model_config)), 4) if staying else 1.0,
         "parameters": left,
         "parameters_fraction": left / full,
         "full_parameters": full,
@@ -46,7 +47,7 @@ def load_scores(run: Run) -> tuple[Importance, dict[str, np.ndarray]]:
     tree = read_json(run.scores_folder / "importance.json")
     with np.load(run.scores_folder / "neurons.npz") as arrays:
         neurons = {name: arrays[name] for name in arrays.files}
-    return Importance(tuple(tree["mlp"]), tuple(tree["attention"])), neurons
+    return Importance(tuple(tree["mlp"]), tuple(tree["attention"]), tuple(tree["block"])), neurons
 
 
 def now() -> str:

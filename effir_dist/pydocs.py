@@ -285,3 +285,7 @@ def _publish(built: Path, target: Path) -> None:
         if not target.is_dir():
             raise
         shutil.rmtree(built)
+
+
+if __name__ == "__main__":
+    print(folder())

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus-per-trial", type=float, help="GPUs of all workers of a trial together")
     p.add_argument("--cpus-per-trial", type=float, help="CPUs of all workers of a trial together")
     p.add_argument("--max-concurrent", type=int, help="trials at a time")
+    p.add_argument("--plan", action="store_true", help="list what would be tried, with parameter counts; start nothing")
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray cluster to join ('auto' on its head)")
     p.add_argument("overrides", nargs="*", metavar="key=value")
     return p
@@ -90,8 +91,22 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, checkpoints.S
     source = checkpoints.find(named.backbone, named.path)
     own = "" if named.path else backbones.backbone(named.backbone).name
     found = space.read_space(args.space or space.default_file(own, source.config["model_type"]))
-    config = config_module.replace(RunConfig(), {**found.settings, **values})
+    trials = {"search.trials": space.grid_size(found)} if found.plans else {}
+    config = config_module.replace(RunConfig(), {**trials, **found.settings, **values})
     return _absolute(config), found, source
+
+
+def plan(args: argparse.Namespace) -> str:
+    """The table of `--plan`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
+    from effir_dist import plan_table
+
+    values = settings(args)
+    model = config_module.replace(RunConfig(), values).model
+    row = None if model.path else backbones.backbone(model.backbone)
+    model_config = row.config if row else checkpoints.find(model.backbone, model.path).config
+    found = space.read_space(args.space or space.default_file(row.name if row else "", model_config["model_type"]))
+    config = config_module.replace(RunConfig(), {**found.settings, **values})
+    return plan_table.text(found, config, model_config, row.name if row else model.path)
 
 
 def _absolute(config: RunConfig) -> RunConfig:
@@ -133,7 +148,8 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
     """The folder of a new run, with all that defines it. Raises InputError where it exists."""
     from effir_dist import data
 
-    name = args.name or f"{config.model.backbone}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    model = Path(config.model.path).name or config.model.backbone
+    name = args.name or f"{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
         raise InputError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
     extra = {
@@ -169,6 +185,9 @@ def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, checkpoin
 def main() -> None:
     """Entry point."""
     args = parser().parse_intermixed_args()
+    if args.plan:
+        print(plan(args))
+        return
     if args.resume:
         run, config, found, source = open_run(args)
         warnings = check(config, source, args.address)
@@ -193,7 +212,8 @@ def _run(
         try:
             _search(run, config, found, source, address, console)
         except KeyboardInterrupt:
-            raise InputError(f"interrupted; nothing finished is lost: --resume {run.folder}") from None
+            print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=sys.stderr)
+            raise SystemExit(130) from None
     report.main([str(run.folder)])
 
 

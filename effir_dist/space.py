@@ -5,11 +5,13 @@
     width_ratio: {low: 0.3, high: 1.0, step: 0.1}       # of the neurons in the MLPs that stay
     train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
     train.temperature: [0.02, 0.05]                     # a list: any of these
+    plans: {16M: {drop_mlp: 0.5}, ends: {drop_mlp: [0, 5]}}   # instead of the first three: these plans and no others
     settings: {train.steps: 1000}                       # settings for every trial; the command line overrides them
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +21,13 @@ from effir_dist import config as config_module
 from effir_dist.backbones import ModelDict, block_count
 from effir_dist.config import RunConfig
 from effir_dist.errors import InputError, suggest
+from effir_dist.importance import KINDS, Importance
 from effir_dist.pruning import PruningPlan, make_plan
 
 if TYPE_CHECKING:
     import numpy as np
     from optuna.distributions import BaseDistribution
 
-    from effir_dist.importance import Importance
-
-SUB_LAYERS = ("mlp", "attention")
 SEARCHABLE = ("train.", "prune.ranking")
 """Settings that may vary from trial to trial; the others hold for the whole run."""
 
@@ -47,17 +47,31 @@ class Space:
     """What may vary."""
 
     max_dropped: dict[str, float] = field(default_factory=dict)
-    """`mlp` or `attention` -> the largest number of them to drop; below 1, a share of the blocks."""
+    """Kind -> the largest number of them to drop; below 1, a share of the blocks."""
     width_ratio: Range | None = None
     parameters: dict[str, Range | tuple[Any, ...]] = field(default_factory=dict)
     """Settings by dotted name."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that hold for every trial, below those of the command line."""
+    plans: dict[str, FixedPlan] = field(default_factory=dict)
+    """Name -> plan. Where there are any, they are tried with all combinations of `parameters`, and nothing else."""
 
     def limit(self, kind: str, blocks: int) -> int:
-        """The largest number of `mlp` or `attention` sub-layers to drop in a model of `blocks` blocks."""
-        value = self.max_dropped.get(kind, 0)
-        return min(blocks, math.floor(value * blocks + 1e-9) if 0 < value < 1 else int(value))
+        """The largest number of sub-layers (or blocks) of a kind to drop in a model of `blocks` blocks."""
+        return _count(self.max_dropped.get(kind, 0), blocks)
+
+
+@dataclass(frozen=True)
+class FixedPlan:
+    """A plan by name, for any model."""
+
+    dropped: dict[str, float | tuple[int, ...]] = field(default_factory=dict)
+    """Kind -> which blocks, or how many (below 1, a share of the blocks): then the least important ones."""
+    width_ratio: float = 1.0
+
+
+def _count(value: float, blocks: int) -> int:
+    return min(blocks, math.floor(value * blocks + 1e-9) if 0 < value < 1 else int(value))
 
 
 def folder() -> Path:
@@ -81,19 +95,22 @@ def read_space(path: str | Path) -> Space:
 
 def parse_space(tree: dict[str, Any], source: str) -> Space:
     """A search space from plain data; `source` names it in errors."""
-    known = ["drop_mlp", "drop_attention", "width_ratio", "settings"]
+    known = [*(f"drop_{kind}" for kind in KINDS), "width_ratio", "plans", "settings"]
+    plans: dict[str, FixedPlan] = {}
     dropped: dict[str, float] = {}
     width: Range | None = None
     parameters: dict[str, Range | tuple[Any, ...]] = {}
     settings: dict[str, Any] = {}
     for key, value in tree.items():
         where = f"{source}: {key}"
-        if key in ("drop_mlp", "drop_attention"):
+        if key.removeprefix("drop_") in KINDS:
             dropped[key.removeprefix("drop_")] = _maximum(where, value)
         elif key == "width_ratio":
             width = _range(where, value)
             if not 0 < width.low <= width.high <= 1:
                 raise InputError(f"{where} must lie above 0 and up to 1, got {value!r}")
+        elif key == "plans":
+            plans = _plans(where, value)
         elif key == "settings":
             if not isinstance(value, dict):
                 raise InputError(f"{where} must map settings to values, got {value!r}")
@@ -106,7 +123,35 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
             hint = suggest(str(key), [*known, *config_module.setting_names()])
             raise InputError(f"{source}: unknown key {key!r}; {hint}")
     config_module.replace(RunConfig(), settings)
-    return Space(dropped, width, parameters, settings)
+    if plans and (dropped or width or not all(isinstance(values, tuple) for values in parameters.values())):
+        raise InputError(f"{source}: with `plans`, settings may vary as lists only, and nothing else may")
+    return Space(dropped, width, parameters, settings, plans)
+
+
+def _plans(where: str, value: Any) -> dict[str, FixedPlan]:
+    if not isinstance(value, dict) or not value:
+        raise InputError(f"{where} must map names to plans, got {value!r}")
+    return {str(name): _plan(f"{where}.{name}", tree) for name, tree in value.items()}
+
+
+def _plan(where: str, tree: Any) -> FixedPlan:
+    known = [*(f"drop_{kind}" for kind in KINDS), "width_ratio"]
+    if not isinstance(tree, dict):
+        raise InputError(f"{where} must be {{drop_mlp: N, width_ratio: R}} or the like, got {tree!r}")
+    for key in tree:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}; {suggest(str(key), known)}")
+    dropped = {key.removeprefix("drop_"): _dropped(f"{where}.{key}", tree[key]) for key in known[:-1] if key in tree}
+    ratio = tree.get("width_ratio", 1.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+        raise InputError(f"{where}.width_ratio must lie above 0 and up to 1, got {ratio!r}")
+    return FixedPlan(dropped, float(ratio))
+
+
+def _dropped(where: str, value: Any) -> float | tuple[int, ...]:
+    if isinstance(value, list) and all(type(block) is int and block >= 0 for block in value):
+        return tuple(value)
+    return _maximum(where, {"max": value})
 
 
 def _maximum(where: str, value: Any) -> float:
@@ -151,10 +196,17 @@ def _as_setting(name: str, value: Any) -> Any:
 def to_dict(space: Space) -> dict[str, Any]:
     """Plain data, as `parse_space` reads it."""
     tree: dict[str, Any] = {f"drop_{kind}": {"max": value} for kind, value in space.max_dropped.items()}
+    if space.plans:
+        tree["plans"] = {name: _plan_dict(plan) for name, plan in space.plans.items()}
     entries = {**({"width_ratio": space.width_ratio} if space.width_ratio else {}), **space.parameters}
     for name, value in entries.items():
         tree[name] = list(value) if isinstance(value, tuple) else _range_dict(value)
     return {**tree, "settings": dict(space.settings)} if space.settings else tree
+
+
+def _plan_dict(plan: FixedPlan) -> dict[str, Any]:
+    gone = {f"drop_{kind}": list(v) if isinstance(v, tuple) else v for kind, v in plan.dropped.items()}
+    return {**gone, "width_ratio": plan.width_ratio}
 
 
 def _range_dict(value: Range) -> dict[str, Any]:
@@ -167,11 +219,13 @@ def _range_dict(value: Range) -> dict[str, Any]:
 
 
 def distributions(space: Space, blocks: int) -> dict[str, BaseDistribution]:
-    """Optuna's distributions: one yes or no for each sub-layer that may go, the width ratio, the settings."""
+    """Optuna's distributions: the plan, or a yes or no for each part that may go and the width ratio; the settings."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, BaseDistribution] = {}
-    for kind in SUB_LAYERS:
+    if space.plans:
+        found["plan"] = CategoricalDistribution(list(space.plans))
+    for kind in KINDS:
         if space.limit(kind, blocks):
             found.update({f"drop_{kind}.{i}": CategoricalDistribution([False, True]) for i in range(blocks)})
     if space.width_ratio:
@@ -210,17 +264,33 @@ def plan_of(
 ) -> PruningPlan:
     """The plan that suggested values mean. neurons: [L, F] scores for each ranking."""
     blocks = block_count(model_config)
-    gone = {kind: dropped(suggested, kind, space.limit(kind, blocks), importance) for kind in SUB_LAYERS}
-    ratio = round(float(suggested.get("width_ratio", 1.0)), 6)
-    return make_plan(model_config, gone["mlp"], gone["attention"], ratio, neurons[ranking], ranking)
+    if "plan" in suggested:
+        fixed = space.plans[suggested["plan"]]
+        gone = {kind: _fixed(fixed.dropped.get(kind, ()), kind, blocks, importance) for kind in KINDS}
+        ratio = fixed.width_ratio
+    else:
+        gone = {kind: dropped(suggested, kind, space.limit(kind, blocks), importance) for kind in KINDS}
+        ratio = round(float(suggested.get("width_ratio", 1.0)), 6)
+    mlp, attention = ({*gone[kind], *gone["block"]} for kind in ("mlp", "attention"))
+    return make_plan(model_config, mlp, attention, ratio, neurons[ranking], ranking)
+
+
+def _fixed(which: float | tuple[int, ...], kind: str, blocks: int, importance: Importance) -> list[int]:
+    return list(which) if isinstance(which, tuple) else importance.drop_order(kind)[: _count(which, blocks)]
 
 
 def starting_points(space: Space, config: RunConfig, blocks: int, importance: Importance) -> list[dict[str, Any]]:
     """What is known to be worth trying: the unpruned model, then drops in order of importance, at full width first;
-    last the paper's proportions, half of the MLPs dropped and 70 % of the remaining width kept."""
+    last the paper's proportions, half of the MLPs dropped and 70 % of the remaining width kept.
+
+    Of a space with `plans`: all of them, with all combinations of the settings that vary."""
+    if space.plans:
+        choices = [space.plans, *(v for v in space.parameters.values() if isinstance(v, tuple))]
+        names = ["plan", *space.parameters]
+        return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
     base = {name: _start_value(name, dist, config) for name, dist in distributions(space, blocks).items()}
     points = [base]
-    for kind in SUB_LAYERS:
+    for kind in KINDS:
         limit, order = space.limit(kind, blocks), importance.drop_order(kind)
         points += [{**base, **_drops(kind, order[:k])} for k in _counts(limit)]
     limit = min(space.limit("mlp", blocks), blocks // 2)
@@ -229,6 +299,12 @@ def starting_points(space: Space, config: RunConfig, blocks: int, importance: Im
         order = importance.drop_order("mlp")[:limit]
         points.append({**base, **_drops("mlp", order), "width_ratio": _on_grid(width, space.width_ratio)})
     return points
+
+
+def grid_size(space: Space) -> int:
+    """Trials in a space with `plans`: each of them with every combination of the settings that vary."""
+    choices = [values for values in space.parameters.values() if isinstance(values, tuple)]
+    return len(space.plans) * math.prod(len(values) for values in choices)
 
 
 def _drops(kind: str, blocks: list[int]) -> dict[str, bool]:

@@ -124,6 +124,8 @@ class Sampler:
             self.study.tell(trial, [record["parameters"], record["ndcg_at_10"]])
 
     def _sample(self, number: int) -> Suggestion | None:
+        if self.space.plans:
+            return None
         for attempt in range(REPEATS + DRAWS):
             self.study.sampler = self._optuna_sampler(number, attempt)
             trial = self.study.ask(self.distributions)

@@ -18,6 +18,7 @@ from torch import Tensor
 from effir_dist.config import TrainConfig
 from effir_dist.encoder import Encoder, default_device, pad
 from effir_dist.engine import TrainingDiverged, run_engine, start_distributed
+from effir_dist.lora import adapted
 from effir_dist.losses import info_nce, not_negatives
 from effir_dist.schedule import count_steps, learning_rate
 
@@ -177,7 +178,7 @@ def train(
     examples = _examples(encoder, pairs, config.hard_negatives, cache)
     tokenised = time.perf_counter()
     start_distributed()
-    torch.manual_seed(config.seed + dist.get_rank())
+    torch.manual_seed(config.seed)  # adapters begin alike on every rank
     progress = _Progress(report, steps)
     fit_seconds = 0.0
 
@@ -187,6 +188,8 @@ def train(
         _fit(engine, encoder, examples, config, progress)
         fit_seconds = time.perf_counter() - fitting
 
-    run_engine(encoder, config, fit)
+    with adapted(encoder, config):
+        torch.manual_seed(config.seed + dist.get_rank())
+        run_engine(encoder, config, fit)
     ended = time.perf_counter()
     return TrainOutcome(steps, ended - started, ended - tokenised - fit_seconds, progress.last_loss)

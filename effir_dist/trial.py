@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import io
 import resource
@@ -120,8 +121,7 @@ def compute_scores(run: Run, config: RunConfig) -> None:
     packed = io.BytesIO()
     np.savez(packed, **scores.neurons)  # type: ignore[arg-type]
     write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
-    importance = {"mlp": scores.importance.mlp, "attention": scores.importance.attention}
-    write_json_atomic(run.scores_folder / "importance.json", importance)
+    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(scores.importance))
 
 
 def calibration_texts(config: RunConfig) -> list[str]:

@@ -14,7 +14,9 @@ from effir_dist.errors import InputError
 from effir_dist.importance import Importance
 
 MINILM = BACKBONES["minilm"].config
-IMPORTANCE = Importance(mlp=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), attention=(0.6, 0.5, 0.4, 0.3, 0.2, 0.1))
+IMPORTANCE = Importance(
+    mlp=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), attention=(0.6, 0.5, 0.4, 0.3, 0.2, 0.1), block=(6, 5, 4, 1, 2, 3)
+)
 NEURONS = {"activation": np.random.default_rng(0).random((6, 1536)).astype(np.float32)}
 
 
@@ -25,7 +27,7 @@ def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
     config = c.replace(RunConfig(), space.settings)
     blocks = row.config["num_hidden_layers"]
     assert 0 < space.limit("mlp", blocks) < blocks
-    importance = Importance(tuple(range(blocks)), tuple(range(blocks)))
+    importance = Importance(*[tuple(range(blocks))] * 3)
     starts = spaces.starting_points(space, config, blocks, importance)
     assert len(starts) >= 6
     for name, distribution in spaces.distributions(space, blocks).items():
@@ -35,7 +37,7 @@ def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
 
 def test_every_shipped_file_is_some_backbones() -> None:
     used = {spaces.default_file(name, row.config["model_type"]) for name, row in BACKBONES.items()}
-    assert used == set(spaces.folder().glob("*.yaml"))
+    assert used | {spaces.folder() / "effir-paper.yaml"} == set(spaces.folder().glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,11 @@ def test_every_shipped_file_is_some_backbones() -> None:
         ("data.max_documents: [1, 2]", "holds for a whole run and cannot vary"),
         ("settings: {train.stepz: 3}", "unknown setting 'train.stepz'"),
         ("settings: 3", "must map settings to values"),
+        ("plans: [8M]", "must map names to plans"),
+        ("plans: {a: {drop_mpl: 1}}", "plans.a: unknown key 'drop_mpl'; did you mean 'drop_mlp'?"),
+        ("plans: {a: {width_ratio: 0}}", "plans.a.width_ratio must lie above 0"),
+        ("plans: {a: {drop_mlp: -1}}", "plans.a.drop_mlp must be"),
+        ("{plans: {a: {}}, drop_mlp: {max: 1}}", "settings may vary as lists only"),
     ],
 )
 def test_a_bad_space_is_named(text: str, message: str) -> None:
@@ -98,3 +105,38 @@ def test_a_search_starts_from_the_unpruned_model_and_the_order_of_importance() -
     assert [plan.dropped_mlp for plan in plans] == [(), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
     assert [bool(plan.widths) for plan in plans] == [False] * 5 + [True]
     assert starts[-1]["width_ratio"] == 0.7
+
+
+def test_fixed_plans_by_share_count_and_name_of_blocks() -> None:
+    text = """
+    plans:
+      full: {}
+      half: {drop_mlp: 0.5, width_ratio: 0.7}
+      two blocks: {drop_block: 2}
+      ends: {drop_mlp: [0, 5], drop_attention: 1}
+    train.seed: [0, 1]
+    """
+    space = spaces.parse_space(yaml.safe_load(text), "x")
+    assert spaces.parse_space(yaml.safe_load(yaml.safe_dump(spaces.to_dict(space))), "x") == space
+    points = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
+    assert [(p["plan"], p["train.seed"]) for p in points[:3]] == [("full", 0), ("full", 1), ("half", 0)]
+    plans = [spaces.plan_of(p, space, MINILM, IMPORTANCE, NEURONS, "activation") for p in points[::2]]
+    assert [plan.dropped_mlp for plan in plans] == [(), (0, 1, 2), (3, 4), (0, 5)]
+    assert [plan.dropped_attention for plan in plans] == [(), (), (3, 4), (5,)]
+    assert sum(width for _, width in plans[1].widths) == round(0.7 * 3 * 1536)
+
+
+PAPER = {
+    # EffiR, parameter counts of Mistral-7B without LM head, in B
+    "full": 7.1, "8M": 5.7, "16M": 4.3, "20M": 3.6, "24M": 2.9, "16M -30 %": 3.4,
+    "8A": 6.8, "16A": 6.4, "8B": 5.4, "16B": 3.6, "16M8A": 4.0,
+}  # fmt: skip
+
+
+def test_the_papers_recipe_has_the_papers_sizes() -> None:
+    from effir_dist.plan_table import rows
+
+    config = BACKBONES["mistral-7b"].config
+    space = spaces.read_space(spaces.folder() / "effir-paper.yaml")
+    found = {row["plan"]: round(row["parameters"] / 1e9, 1) for row in rows(space, RunConfig(), config)}
+    assert found == PAPER
