@@ -14,6 +14,7 @@ import yaml
 from effir_dist.errors import InputError, suggest
 
 DTYPES = ("auto", "float32", "bfloat16")
+RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
 POOLINGS = ("", "mean", "last", "cls")
 
 
@@ -155,14 +156,31 @@ class PruneConfig:
     calibration_texts: int = 64
     """Passages that importance scores are averaged over."""
     ranking: str = "activation"
-    """How neurons are ranked: `activation` or `magnitude`."""
+    """How neurons are ranked: `slimming` (the paper's gates), `activation`, `magnitude`, `taylor` or `random`."""
+    width_multiple: int = 1
+    """Widths are multiples of this (8, 64, 128 suit GPUs); the total stays as near as that allows."""
+    slim_steps: int = 500
+    """Steps that train the gates of `slimming`; `taylor` averages gradients over as many batches."""
+    slim_lambda: float = 1e-8
+    """Weight of the gates' regulariser (paper, section 3.2)."""
+    slim_beta: float = 5.0
+    """Slope of the regulariser's sigmoid."""
+    slim_learning_rate: float = 5e-3
+    """Of the gates; the paper does not state it."""
+    slim_weights: bool = False
+    """Whether the other weights train along with the gates; they are put back afterwards."""
     calibration_length: int = 256
     """Tokens kept of each calibration text."""
 
     def __post_init__(self) -> None:
         _check(self.calibration_texts >= 1, "prune.calibration_texts", self.calibration_texts, "1 or more")
         _check(self.calibration_length >= 4, "prune.calibration_length", self.calibration_length, "4 or more")
-        _one_of("prune.ranking", self.ranking, ("activation", "magnitude"))
+        _one_of("prune.ranking", self.ranking, RANKINGS)
+        _check(self.width_multiple >= 1, "prune.width_multiple", self.width_multiple, "1 or more")
+        _check(self.slim_steps >= 1, "prune.slim_steps", self.slim_steps, "1 or more")
+        _check(self.slim_lambda >= 0, "prune.slim_lambda", self.slim_lambda, "0 or more")
+        _check(self.slim_beta > 0, "prune.slim_beta", self.slim_beta, "above 0")
+        _check(self.slim_learning_rate > 0, "prune.slim_learning_rate", self.slim_learning_rate, "above 0")
 
 
 @dataclass(frozen=True)

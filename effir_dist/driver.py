@@ -18,7 +18,7 @@ from effir_dist.live import LiveView
 from effir_dist.outcomes import failed_record, has_scores, load_scores, now, plan_facts
 from effir_dist.records import Run
 from effir_dist.resources import Resources
-from effir_dist.space import Space
+from effir_dist.space import Space, rankings
 from effir_dist.study import Mirror, Sampler
 
 
@@ -138,7 +138,7 @@ def search(
     job = (str(run.folder.resolve()), config_module.to_dict(config))
     if not has_scores(run):
         view.message("scoring layers and neurons of the unpruned model")
-        tune.call(_score_layers, resources, *job)()
+        tune.call(_score_layers, resources, *job, rankings(space, config))()
     driver = SearchDriver(run, config, space, model_config, resources, view)
     if driver.left:
         tune.run_trials(driver, resources, driver.left, config.search.time_budget, storage)
@@ -163,12 +163,12 @@ def score_front_on_test(run: Run, config: RunConfig, resources: Resources, view:
         wait()
 
 
-def _score_layers(folder: str, config: dict[str, Any]) -> None:
+def _score_layers(folder: str, config: dict[str, Any], wanted: list[str]) -> None:
     from effir_dist.trial import compute_scores
 
     run = Run.open(folder)
     with tune.output_to(run.scores_folder / "log"):
-        compute_scores(run, config_module.from_dict(config))
+        compute_scores(run, config_module.from_dict(config), wanted)
 
 
 def _score_test(folder: str, config: dict[str, Any], trial: str) -> None:

@@ -25,7 +25,7 @@ def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[dict[
     neurons = {config.prune.ranking: np.random.default_rng(0).random((blocks, width), np.float32)}
     found: dict[str, dict[str, Any]] = {}
     for point in spaces.starting_points(space, config, blocks, importance):
-        plan = spaces.plan_of(point, space, model_config, importance, neurons, config.prune.ranking)
+        plan = spaces.plan_of(point, space, model_config, importance, neurons, config.prune)
         row = {
             "plan": point.get("plan", ""),
             "MLPs": len(plan.dropped_mlp),

@@ -72,11 +72,13 @@ def make_plan(
     width_ratio: float = 1.0,
     neuron_scores: np.ndarray | None = None,
     ranking: str = "",
+    multiple: int = 1,
 ) -> PruningPlan:
     """A plan that drops sub-layers, then keeps the best `width_ratio` of the neurons that are left.
 
     Neurons are ranked globally over all MLPs that stay (paper, section 3.2), so widths differ per block; an MLP
-    left without neurons is dropped. neuron_scores: [L, F], higher stays; needed where width_ratio < 1.
+    left without neurons is dropped. neuron_scores: [L, F], higher stays; needed where width_ratio < 1. Widths are
+    multiples of `multiple`.
     """
     dropped = sorted(set(dropped_mlp))
     full = mlp_width(config)
@@ -85,7 +87,7 @@ def make_plan(
     if width_ratio < 1.0 and staying:
         if neuron_scores is None:
             raise ValueError("neuron_scores are needed to narrow MLPs")
-        kept = kept_by_rank(neuron_scores[staying], width_ratio)
+        kept = rounded(kept_by_rank(neuron_scores[staying], width_ratio), multiple, full)
         widths = {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
     dropped = sorted({*dropped, *(block for block, width in widths.items() if width == 0)})
     narrowed = tuple(sorted((block, width) for block, width in widths.items() if width))
@@ -101,6 +103,21 @@ def kept_by_rank(scores: np.ndarray, ratio: float) -> np.ndarray:
     keep = round(ratio * scores.size)
     best = np.argsort(-scores, axis=None, kind="stable")[:keep]
     return np.bincount(best // scores.shape[1], minlength=scores.shape[0])
+
+
+def rounded(widths: np.ndarray, multiple: int, full: int) -> np.ndarray:
+    """Widths as multiples, at most `full`, their sum as near to the old one as multiples allow. [N] -> [N].
+
+    Each is rounded down; those that lost most get one more, until the sum is reached.
+    """
+    import numpy as np
+
+    units, lost = np.divmod(widths, multiple)
+    missing = round(float(widths.sum()) / multiple) - int(units.sum())
+    room = (units + 1) * multiple <= full
+    for index in [i for i in np.argsort(-lost, kind="stable") if room[i]][: max(0, missing)]:
+        units[index] += 1
+    return units * multiple
 
 
 def kept_neurons(plan: PruningPlan, neuron_scores: np.ndarray) -> dict[int, np.ndarray]:

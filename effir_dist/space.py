@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist import config as config_module
 from effir_dist.backbones import ModelDict, block_count
-from effir_dist.config import RunConfig
+from effir_dist.config import PruneConfig, RunConfig
 from effir_dist.errors import InputError, suggest
 from effir_dist.importance import KINDS, Importance
 from effir_dist.pruning import PruningPlan, make_plan
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from optuna.distributions import BaseDistribution
 
-SEARCHABLE = ("train.", "prune.ranking")
+SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple")
 """Settings that may vary from trial to trial; the others hold for the whole run."""
 
 
@@ -260,7 +260,7 @@ def plan_of(
     model_config: ModelDict,
     importance: Importance,
     neurons: dict[str, np.ndarray],
-    ranking: str,
+    prune: PruneConfig,
 ) -> PruningPlan:
     """The plan that suggested values mean. neurons: [L, F] scores for each ranking."""
     blocks = block_count(model_config)
@@ -272,7 +272,8 @@ def plan_of(
         gone = {kind: dropped(suggested, kind, space.limit(kind, blocks), importance) for kind in KINDS}
         ratio = round(float(suggested.get("width_ratio", 1.0)), 6)
     mlp, attention = ({*gone[kind], *gone["block"]} for kind in ("mlp", "attention"))
-    return make_plan(model_config, mlp, attention, ratio, neurons[ranking], ranking)
+    scores, ranking = neurons.get(prune.ranking), prune.ranking
+    return make_plan(model_config, mlp, attention, ratio, scores, ranking, prune.width_multiple)
 
 
 def _fixed(which: float | tuple[int, ...], kind: str, blocks: int, importance: Importance) -> list[int]:
@@ -299,6 +300,12 @@ def starting_points(space: Space, config: RunConfig, blocks: int, importance: Im
         order = importance.drop_order("mlp")[:limit]
         points.append({**base, **_drops("mlp", order), "width_ratio": _on_grid(width, space.width_ratio)})
     return points
+
+
+def rankings(space: Space, config: RunConfig) -> list[str]:
+    """The rankings of neurons that a search may ask for."""
+    choices = space.parameters.get("prune.ranking", ())
+    return sorted({config.prune.ranking, *(choices if isinstance(choices, tuple) else ())})
 
 
 def grid_size(space: Space) -> int:

@@ -151,8 +151,8 @@ class Sampler:
 
     def _suggestion(self, number: int, suggested: dict[str, Any]) -> Suggestion:
         settings = spaces.settings_of(suggested)
-        ranking = replace(self.config, settings).prune.ranking
-        plan = spaces.plan_of(suggested, self.space, self.model_config, self.importance, self.neurons, ranking)
+        prune = replace(self.config, settings).prune
+        plan = spaces.plan_of(suggested, self.space, self.model_config, self.importance, self.neurons, prune)
         as_json = {name: distribution_to_json(dist) for name, dist in self.distributions.items()}
         return Suggestion(number, dict(suggested), as_json, plan, trial_key(plan, settings))
 

@@ -10,7 +10,7 @@ import io
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 
 from effir_dist import checkpoints, data, pydocs
+from effir_dist.backbones import block_count, mlp_width
+from effir_dist.batches import examples_of
 from effir_dist.config import RunConfig, replace
 from effir_dist.encoder import (
     Encoder,
@@ -29,12 +31,13 @@ from effir_dist.encoder import (
     prune_encoder,
     resolve_dtype,
 )
-from effir_dist.engine import TrainingDiverged
+from effir_dist.engine import TrainingDiverged, start_distributed
 from effir_dist.evaluation import Scores, score
 from effir_dist.importance import score_model
 from effir_dist.outcomes import failed_record, load_scores, now, plan_facts
 from effir_dist.pruning import PruningPlan
 from effir_dist.records import METRICS, Run, disk_errors, write_bytes_atomic, write_json_atomic, write_queries
+from effir_dist.slimming import random_scores, slimming_scores, taylor_scores
 from effir_dist.space import settings_of
 from effir_dist.training import TrainOutcome, train
 
@@ -109,8 +112,11 @@ def pruned_encoder(run: Run, config: RunConfig, plan: PruningPlan) -> Encoder:
     return prune_encoder(encoder, plan, neurons)
 
 
-def compute_scores(run: Run, config: RunConfig) -> None:
-    """Score sub-layers and neurons of the unpruned model on training passages, once a run, into `scores/`."""
+def compute_scores(run: Run, config: RunConfig, rankings: Iterable[str]) -> None:
+    """Score sub-layers and neurons of the unpruned model on training data, once a run, into `scores/`.
+
+    Raises InputError where self-slimming diverges.
+    """
     source = checkpoints.find(config.model.backbone, config.model.path)
     dtype = resolve_dtype(config.score.dtype)
     base = checkpoints.load_base(source, dtype)
@@ -118,10 +124,28 @@ def compute_scores(run: Run, config: RunConfig) -> None:
     encoder = build_encoder(base, make_settings(replace(config, length).model, base.config), dtype)
     encoder.to(default_device())
     scores = score_model(encoder, calibration_texts(config), config.score.batch_tokens)
+    neurons = {**scores.neurons, **trained_rankings(base, config, rankings)}
     packed = io.BytesIO()
-    np.savez(packed, **scores.neurons)  # type: ignore[arg-type]
+    np.savez(packed, **{name: neurons[name] for name in rankings})  # type: ignore[arg-type]
     write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
     write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(scores.importance))
+
+
+def trained_rankings(base: checkpoints.Base, config: RunConfig, rankings: Iterable[str]) -> dict[str, np.ndarray]:
+    """[L, F] for those rankings that need more than a look at the model: training pairs, or nothing at all."""
+    wanted = set(rankings) & {"slimming", "taylor"}
+    found = {"random": random_scores(block_count(base.config), mlp_width(base.config), config.search.seed)}
+    if not wanted:
+        return found
+    start_distributed()
+    encoder = build_encoder(base, make_settings(config.model, base.config), "float32").to(default_device())
+    pairs = data.training_pairs(config.data, config.search.seed)
+    examples = examples_of(encoder, pairs, config.train.hard_negatives, token_cache())
+    torch.manual_seed(config.search.seed)
+    for name, rank in (("slimming", slimming_scores), ("taylor", taylor_scores)):
+        if name in wanted:
+            found[name] = rank(encoder, examples, config.prune, config.train)
+    return found
 
 
 def calibration_texts(config: RunConfig) -> list[str]:

@@ -9,7 +9,7 @@ import yaml
 from effir_dist import config as c
 from effir_dist import space as spaces
 from effir_dist.backbones import BACKBONES
-from effir_dist.config import RunConfig
+from effir_dist.config import PruneConfig, RunConfig
 from effir_dist.errors import InputError
 from effir_dist.importance import Importance
 
@@ -94,14 +94,14 @@ def test_a_space_survives_a_runs_config_file() -> None:
 def test_beyond_the_maximum_the_most_important_layers_stay() -> None:
     space = spaces.parse_space({"drop_mlp": {"max": 2}}, "x")
     suggested = {f"drop_mlp.{i}": i in (1, 3, 4, 5) for i in range(6)}
-    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, NEURONS, "activation")
+    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
     assert plan.dropped_mlp == (1, 3)
 
 
 def test_a_search_starts_from_the_unpruned_model_and_the_order_of_importance() -> None:
     space = spaces.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
     starts = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
-    plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, "activation") for point in starts]
+    plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, PruneConfig()) for point in starts]
     assert [plan.dropped_mlp for plan in plans] == [(), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
     assert [bool(plan.widths) for plan in plans] == [False] * 5 + [True]
     assert starts[-1]["width_ratio"] == 0.7
@@ -120,7 +120,7 @@ def test_fixed_plans_by_share_count_and_name_of_blocks() -> None:
     assert spaces.parse_space(yaml.safe_load(yaml.safe_dump(spaces.to_dict(space))), "x") == space
     points = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
     assert [(p["plan"], p["train.seed"]) for p in points[:3]] == [("full", 0), ("full", 1), ("half", 0)]
-    plans = [spaces.plan_of(p, space, MINILM, IMPORTANCE, NEURONS, "activation") for p in points[::2]]
+    plans = [spaces.plan_of(p, space, MINILM, IMPORTANCE, NEURONS, PruneConfig()) for p in points[::2]]
     assert [plan.dropped_mlp for plan in plans] == [(), (0, 1, 2), (3, 4), (0, 5)]
     assert [plan.dropped_attention for plan in plans] == [(), (), (3, 4), (5,)]
     assert sum(width for _, width in plans[1].widths) == round(0.7 * 3 * 1536)

@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from effir_dist import engine, training
+from effir_dist.batches import batches, examples_of
 from effir_dist.config import TrainConfig
 from effir_dist.data import TrainingPairs
 from effir_dist.encoder import Encoder, load_encoder, prune_encoder
@@ -271,12 +272,12 @@ def test_config_of_deepspeed() -> None:
 def test_batches_cover_an_epoch_with_each_query_and_its_passages(folder: Path) -> None:
     pairs = make_pairs()
     encoder = load_encoder(str(folder / "tiny-llama"))
-    examples = training._examples(encoder, pairs, 2, None)
+    examples = examples_of(encoder, pairs, 2, None)
     texts = list(dict.fromkeys(itertools.chain(pairs.positives, *pairs.negatives)))
-    batches = itertools.islice(training._batches(examples, TrainConfig(**CONFIG)), 6)
+    found = itertools.islice(batches(examples, TrainConfig(**CONFIG)), 6)
     queries = list(dict.fromkeys(pairs.queries))
     seen: list[set[str]] = [set(), set()]
-    for number, (query, passages) in enumerate(batches):
+    for number, (query, passages) in enumerate(found):
         assert passages.shape == (8, 3)
         for i, group in zip(query, passages, strict=True):
             pair = next(p for p, (q, d) in enumerate(zip(pairs.queries, pairs.positives, strict=True))
