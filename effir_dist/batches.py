@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from effir_dist.config import TrainConfig
 from effir_dist.encoder import Encoder, pad
 from effir_dist.losses import info_nce, not_negatives
+from effir_dist.settings import TrainConfig
 
 if TYPE_CHECKING:
     from effir_dist.data import TrainingPairs

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist import data_files, pydocs
-from effir_dist.config import DataConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import DataConfig
 
 BUILT_IN = "pydocs"
 IDENTICAL_IDS = ("arguana", "quora")

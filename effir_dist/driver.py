@@ -11,13 +11,13 @@ from typing import Any
 from effir_dist import config as config_module
 from effir_dist import tune
 from effir_dist.backbones import ModelDict
-from effir_dist.config import RunConfig
 from effir_dist.errors import InputError
 from effir_dist.front import front, plan_text
 from effir_dist.live import LiveView
 from effir_dist.outcomes import failed_record, has_scores, load_scores, now, plan_facts
 from effir_dist.records import Run
 from effir_dist.resources import Resources
+from effir_dist.settings import RunConfig
 from effir_dist.space import Space, rankings
 from effir_dist.study import Mirror, Sampler
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from effir_dist import checkpoints
 from effir_dist.backbones import ModelDict, family
-from effir_dist.config import ModelConfig
 from effir_dist.errors import InputError
 from effir_dist.pruning import PruningPlan, apply_plan
+from effir_dist.settings import ModelConfig
 
 if TYPE_CHECKING:
     from effir_dist.tokens import Tokens

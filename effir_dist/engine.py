@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from effir_dist.config import TrainConfig
 from effir_dist.encoder import Encoder, default_device, resolve_dtype
+from effir_dist.settings import TrainConfig
 
 BUCKET = 50_000_000
 """Most elements in a ZeRO bucket; DeepSpeed's own default reserves 2 GB before the first step."""

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.config import DTYPES, ScoreConfig
 from effir_dist.errors import InputError, command
+from effir_dist.settings import DTYPES, ScoreConfig
 
 if TYPE_CHECKING:
     from effir_dist.encoder import Encoder

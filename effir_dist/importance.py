@@ -1,226 +1,152 @@
-"""Scores of sub-layers (paper, section 3.1) and of neurons, on the unpruned model; computed once a search.
-
-S_l = 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream before the sub-layer's norm: in float32, per token over D,
-then the mean over all real tokens of all texts. Attention and MLP sub-layers are ranked as two groups.
-
-`python -m effir_dist.importance --backbone NAME` prints and saves the scores and the order in which layers are dropped.
-"""
+"""`python -m effir_dist.importance`: scores of all sub-layers and their drop order: table, CSV, heat map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import argparse
+import functools
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from effir_dist.backbones import Family, block_count, family, mlp_width
+from effir_dist import backbones
+from effir_dist.config import replace
+from effir_dist.errors import InputError, command
+from effir_dist.ranking import DISTANCES, KINDS, LEVELS, Importance, Method, greedy_order, score_model
+from effir_dist.settings import RunConfig
 
 if TYPE_CHECKING:
-    import torch
+    import pandas as pd
+    from matplotlib.figure import Figure
 
     from effir_dist.encoder import Encoder
 
-KINDS = ("mlp", "attention", "block")
-"""What is scored and may be dropped; a block is its attention and its MLP."""
-DISTANCES = ("cosine", "l2")
-LEVELS = ("token", "pooled")
+TITLES = {"mlp": "MLP", "attention": "attention", "block": "whole block"}
 
 
-@dataclass(frozen=True)
-class Method:
-    """What the paper leaves open; the defaults are the paper's."""
-
-    distance: str = "cosine"
-    """Between the stream before and after: 1 - cos, or `l2`: ||F(x)|| / ||x||."""
-    level: str = "token"
-    """Per token, or of the `pooled` stream, one vector a text."""
-
-
-@dataclass(frozen=True)
-class Importance:
-    """Scores of every sub-layer, [L] each: higher matters more; NaN where there is none."""
-
-    mlp: tuple[float, ...]
-    attention: tuple[float, ...]
-    block: tuple[float, ...]
-    """Of both sub-layers together: from where the residual stream enters a block to where it leaves."""
-
-    def drop_order(self, kind: str = "mlp") -> list[int]:
-        """Blocks by rising score: the first is dropped first."""
-        scores: tuple[float, ...] = getattr(self, kind)
-        return sorted(range(len(scores)), key=lambda block: (scores[block], block))
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m effir_dist.importance",
+        description="How much each attention and MLP changes the residual stream, and the order in which they go.",
+    )
+    p.add_argument("--backbone", default="minilm", help=", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES]))
+    p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
+    p.add_argument("--data", metavar="DIR", default="pydocs", help="BEIR-format folder: its corpus calibrates")
+    p.add_argument("--texts", metavar="FILE", type=Path, help="a text on each line, instead of --data")
+    p.add_argument("--samples", type=int, default=256, help="texts taken, the first of the file (default: 256)")
+    p.add_argument("--length", type=int, default=512, help="tokens kept of each (default: 512)")
+    p.add_argument("--distance", choices=DISTANCES, default="cosine")
+    p.add_argument("--level", choices=LEVELS, default="token", help="per token, or of the pooled stream")
+    p.add_argument("--greedy", action="store_true", help="score again after each drop")
+    p.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="of the weights")
+    p.add_argument("--out", type=Path, default=Path("importance"), help="folder for importance.csv and .png")
+    return p
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a search knows before its first trial."""
-
-    importance: Importance
-    neurons: dict[str, np.ndarray]
-    """[L, F] for each ranking; higher stays."""
-
-
-@dataclass
-class _Sums:
-    """Running sums over tokens (or texts), one entry a block."""
-
-    changes: dict[str, np.ndarray]
-    """Kind -> [L] sums of distances."""
-    activation: np.ndarray
-    """[L, F] sums of the squared input of the MLP's last matrix."""
-    residual: np.ndarray
-    """[L] sums of the squared norm of the residual stream that the MLP reads."""
-    distance: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]
-    tokens: int = 0
-    texts: int = 0
-    seen: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, kind: str, block: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Take what one sub-layer made of the stream: [B, T, D] before and after."""
-        self.changes[kind][block] += self.distance(before, after, self.seen["mask"])
+@command
+def main() -> None:
+    """Entry point."""
+    args = parser().parse_args()
+    texts = calibration_texts(args)
+    encoder = _load(args)
+    method = Method(args.distance, args.level)
+    importance = score_model(encoder, texts, method=method).importance
+    orders = {kind: importance.drop_order(kind) for kind in KINDS}
+    if args.greedy:
+        for kind in KINDS:
+            make = functools.partial(_without, encoder, kind)
+            orders[kind] = greedy_order(make, kind, len(importance.mlp), texts, method)
+    table = order_table(importance, orders)
+    print(f"{args.model or args.backbone}: {len(texts)} texts, {args.distance} per {args.level}")
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    _write(args.out, table, heat_map(orders, args.model or args.backbone))
 
 
-def score_model(
-    encoder: Encoder, texts: Sequence[str], batch_tokens: int = 4096, method: Method | None = None
-) -> Scores:
-    """Importance of each sub-layer and the rankings of neurons, from `texts` encoded as documents."""
-    row, sums = family(encoder.model_config), _listen_to(encoder, texts, batch_tokens, method or Method())
-    count = sums.tokens if (method or Method()).level == "token" else sums.texts
-    importance = Importance(**{kind: tuple((sums.changes[kind] / count).tolist()) for kind in KINDS})
-    if encoder.plan.dropped_mlp or encoder.plan.dropped_attention:
-        return Scores(importance, {})  # neurons are ranked on the whole model
-    return Scores(importance, {"activation": _activation(encoder, row, sums), "magnitude": _magnitude(encoder, row)})
+def calibration_texts(args: argparse.Namespace) -> list[str]:
+    """The texts that calibrate. Raises InputError where there are none."""
+    from effir_dist import data, data_files
+
+    if args.samples < 1:
+        raise InputError(f"--samples must be 1 or more, got {args.samples}")
+    if args.texts is None:
+        folder = data_files.part(data.resolve(args.data), "train")
+        texts = list(data_files.read_corpus(folder / "corpus.jsonl").values())[: args.samples]
+    else:
+        try:
+            lines = args.texts.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read --texts {args.texts}: {error}") from None
+        texts = [line for line in lines if line.strip()][: args.samples]
+    if not texts:
+        raise InputError(f"no calibration text in {args.texts or args.data}; it needs one at least")
+    return texts
 
 
-def greedy_order(
-    make: Callable[[list[int]], Encoder], kind: str, blocks: int, texts: Sequence[str], method: Method
-) -> list[int]:
-    """The drop order where all is scored again after each drop.
+def _load(args: argparse.Namespace) -> Encoder:
+    from effir_dist import checkpoints
+    from effir_dist.encoder import build_encoder, default_device, make_settings, resolve_dtype
 
-    make(dropped) gives the model without the sub-layers (or blocks) of `kind` in those blocks.
-    """
-    order: list[int] = []
-    while len(order) < blocks:
-        scores = getattr(score_model(make(order), texts, method=method).importance, kind)
-        left = [block for block in range(blocks) if block not in order]
-        order.append(min(left, key=lambda block: (scores[block], block)))
-    return order
+    config = replace(RunConfig(), {"model.max_document_length": args.length})
+    source, dtype = checkpoints.find(args.backbone, args.model), resolve_dtype(args.dtype)
+    checkpoints.check_weights(source)
+    base = checkpoints.load_base(source, dtype)
+    return build_encoder(base, make_settings(config.model, source.config), dtype).to(default_device())
 
 
-def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method: Method) -> _Sums:
-    """Encode the texts with ears at every block."""
-    import torch
+def _without(encoder: Encoder, kind: str, gone: list[int]) -> Encoder:
+    """A copy of the encoder without those sub-layers or blocks."""
+    import copy
 
-    from effir_dist.encoder import length_sorted_batches, pad
+    from effir_dist.encoder import prune_encoder
+    from effir_dist.pruning import make_plan
 
-    tokens = encoder.tokenize(list(texts), "document")
-    config, row = encoder.model_config, family(encoder.model_config)
-    blocks, width = block_count(config), mlp_width(config)
-    changes = {kind: np.zeros(blocks) for kind in KINDS}
-    sums = _Sums(changes, np.zeros((blocks, width)), np.zeros(blocks), _distance(encoder, method))
-    hooks = [hook for i in range(blocks) for hook in _listen(encoder, row, i, sums)]
-    try:
-        with torch.inference_mode():
-            for indices in length_sorted_batches(tokens.lengths, batch_tokens):
-                ids, mask = pad(tokens, indices, encoder.pad_id, encoder.device)
-                sums.seen["mask"] = mask.bool()
-                encoder(ids, mask)
-                sums.tokens += int(mask.sum())
-                sums.texts += len(indices)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for kind, gone in (("mlp", encoder.plan.dropped_mlp), ("attention", encoder.plan.dropped_attention)):
-        changes[kind][list(gone)] = np.nan
-    return sums
+    mlp = gone if kind in ("mlp", "block") else []
+    attention = gone if kind in ("attention", "block") else []
+    return prune_encoder(copy.deepcopy(encoder), make_plan(encoder.model_config, mlp, attention), None)
 
 
-def _listen(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
-    """Hooks on one block: where the residual stream enters, between its sub-layers, and where it leaves."""
-    block = encoder.backbone.get_submodule(row.blocks)[index]  # type: ignore[index]
-    attention, mlp = index not in encoder.plan.dropped_attention, index not in encoder.plan.dropped_mlp
+def order_table(importance: Importance, orders: dict[str, list[int]]) -> pd.DataFrame:
+    """A row a block: the score of each kind, and its place in the drop order (1 goes first)."""
+    import pandas as pd
 
-    def entered(_module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        stream = args[0] if args else options["hidden_states"]
-        sums.seen |= {"in": stream, "between": stream}
-
-    def between(stream: torch.Tensor) -> None:
-        sums.add("attention", index, sums.seen["in"], stream)
-        sums.residual[index] += float(stream[sums.seen["mask"]].double().pow(2).sum())
-        sums.seen["between"] = stream
-
-    def left(_module: Any, _args: Any, output: Any) -> None:
-        stream = output[0] if isinstance(output, tuple) else output
-        if mlp:
-            sums.add("mlp", index, sums.seen["between"], stream)
-        elif attention:
-            between(stream)
-        sums.add("block", index, sums.seen["in"], stream)
-
-    def activated(_module: Any, args: tuple[Any, ...]) -> None:
-        real = args[0][sums.seen["mask"]].float()
-        sums.activation[index] += real.pow(2).sum(0).double().cpu().numpy()
-
-    hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
-    if mlp:
-        hooks.append(block.get_submodule(row.mlp_out).register_forward_pre_hook(activated))
-    if mlp and attention and row.pre_norm:
-        hooks.append(block.get_submodule(row.mlp[1]).register_forward_pre_hook(lambda _m, args: between(args[0])))
-    elif mlp and attention:
-        hooks.append(block.get_submodule(row.attention[0]).register_forward_hook(lambda _m, _a, out: between(out[0])))
-    return hooks
+    columns: dict[str, Any] = {"block": range(len(importance.mlp))}
+    for kind in KINDS:
+        columns[f"{kind}_score"] = getattr(importance, kind)
+        columns[f"{kind}_drop"] = [orders[kind].index(block) + 1 for block in range(len(importance.mlp))]
+    return pd.DataFrame(columns)
 
 
-def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]:
-    """(before [B, T, D], after [B, T, D], mask [B, T]) -> sum over real tokens, or over texts."""
-    import torch
+def heat_map(orders: dict[str, list[int]], name: str) -> Figure:
+    """For each kind: blocks (upwards) against how many are dropped; filled where the block is gone."""
+    import numpy as np
+    from matplotlib.figure import Figure
 
-    from effir_dist.encoder import POOLINGS
-
-    pool = POOLINGS[encoder.settings.pooling]
-
-    def measure(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> float:
-        if method.level == "token":
-            x, y = before[mask].float(), after[mask].float()
-        else:
-            x, y = pool(before, mask.long()), pool(after, mask.long())
-        if method.distance == "cosine":
-            change = 1 - torch.nn.functional.cosine_similarity(x, y, dim=-1)
-        else:
-            change = (y - x).norm(dim=-1) / x.norm(dim=-1)
-        return float(change.double().sum())
-
-    return measure
-
-
-def _out_norms(encoder: Encoder, row: Family) -> np.ndarray:
-    """[L, F]: l2 norm of what each neuron writes to the residual stream for an activation of 1."""
-    blocks: Any = encoder.backbone.get_submodule(row.blocks)
-    return np.stack([b.get_submodule(row.mlp_out).weight.detach().float().norm(dim=0).cpu().numpy() for b in blocks])
+    blocks = len(orders["mlp"])
+    figure = Figure(figsize=(3 + 3.2 * len(orders), 2.2 + 0.11 * max(blocks, 16)), dpi=150, layout="constrained")
+    for ax, (kind, order) in zip(figure.subplots(1, len(orders), sharey=True), orders.items(), strict=True):
+        gone = np.array([[order.index(block) < dropped for dropped in range(1, blocks + 1)] for block in range(blocks)])
+        edge = "white" if blocks <= 16 else "none"
+        ax.pcolormesh(np.arange(1, blocks + 2) - 0.5, np.arange(blocks + 1) - 0.5, gone, cmap="Blues", edgecolors=edge)
+        ax.set_title(TITLES[kind], fontsize=11)
+        ax.set_xlabel("number dropped")
+        ax.set_aspect("equal")
+        ticks = range(0, blocks, max(1, blocks // 8))
+        ax.set_yticks(list(ticks))
+        ax.set_xticks([tick + 1 for tick in ticks])
+    figure.axes[0].set_ylabel("block (0 reads the embeddings)")
+    figure.suptitle(f"What goes first in {name} (dark: dropped)", fontsize=12)
+    return figure
 
 
-def _activation(encoder: Encoder, row: Family, sums: _Sums) -> np.ndarray:
-    """[L, F]: root mean square of what each neuron adds to the residual stream, relative to the stream's own norm.
+def _write(folder: Path, table: pd.DataFrame, figure: Figure) -> None:
+    from effir_dist.records import write_bytes_atomic, write_text_atomic
 
-    Relative, so that neurons of different blocks compare: streams grow with depth.
-    """
-    rms = np.sqrt(sums.activation / sums.tokens)
-    stream = np.sqrt(sums.residual / sums.tokens)
-    return (rms * _out_norms(encoder, row) / stream[:, None]).astype(np.float32)
-
-
-def _magnitude(encoder: Encoder, row: Family) -> np.ndarray:
-    """[L, F]: l2 norm of each neuron's input weights times that of its output weights, no data needed."""
-    blocks: Any = encoder.backbone.get_submodule(row.blocks)
-    norms = _out_norms(encoder, row)
-    for name in row.mlp_in:
-        rows = [b.get_submodule(name).weight.detach().float().norm(dim=1).cpu().numpy() for b in blocks]
-        norms = norms * np.stack(rows).reshape(len(rows), row.fused, -1).prod(axis=1)
-    return norms.astype(np.float32)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_text_atomic(folder / "importance.csv", table.to_csv(index=False))
+    write_bytes_atomic(folder / "importance.png", image.getvalue())
+    print(f"wrote {folder / 'importance.csv'}\nwrote {folder / 'importance.png'}")
 
 
 if __name__ == "__main__":
-    from effir_dist.importance_report import main
-
     main()

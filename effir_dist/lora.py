@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from effir_dist.backbones import family
-from effir_dist.config import TrainConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import TrainConfig
 
 if TYPE_CHECKING:
     from effir_dist.encoder import Encoder

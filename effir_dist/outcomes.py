@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from effir_dist.backbones import ModelDict, mlp_width
-from effir_dist.importance import Importance
 from effir_dist.pruning import PruningPlan, count_parameters, mlp_widths
+from effir_dist.ranking import Importance
 from effir_dist.records import Run, read_json
 
 

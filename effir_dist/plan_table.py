@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from effir_dist import space as spaces
+from effir_dist import space_file
 from effir_dist.backbones import ModelDict, block_count, mlp_width
-from effir_dist.config import RunConfig
-from effir_dist.importance import KINDS, Importance
 from effir_dist.pruning import count_parameters
+from effir_dist.ranking import KINDS, Importance
+from effir_dist.settings import RunConfig
 from effir_dist.space import Space
 
 
@@ -63,6 +64,6 @@ def _free(space: Space, blocks: int) -> list[str]:
         return [*lines, f"{len(space.plans)} plans, and no others:"]
     kinds = [kind for kind in KINDS if kind in space.max_dropped]
     lines = [f"  drop_{kind}: a set of 0 to {space.limit(kind, blocks)}" for kind in kinds]
-    tree = spaces.to_dict(space)
+    tree = space_file.to_dict(space)
     lines += [f"  {name}: {tree[name]}" for name in ["width_ratio", *space.parameters] if name in tree]
     return ["what may vary:", *lines, "tried first:"]

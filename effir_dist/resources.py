@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from effir_dist.config import ResourceConfig, read_yaml
+from effir_dist.config import read_yaml
 from effir_dist.errors import InputError
+from effir_dist.settings import ResourceConfig
 
 BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"
 """`ray up` leaves the cluster's configuration here, on the head node."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from effir_dist.config import TrainConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import TrainConfig
 
 
 def count_steps(config: TrainConfig, pairs: int, world_size: int) -> int:

@@ -14,13 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from effir_dist import backbones, checkpoints, report, resources, space
+from effir_dist import backbones, checkpoints, report, resources, space, space_file
 from effir_dist import config as config_module
-from effir_dist.config import RunConfig
 from effir_dist.errors import InputError, command
 from effir_dist.pruning import count_parameters
 from effir_dist.records import Run
 from effir_dist.schedule import count_steps
+from effir_dist.settings import RunConfig
 from effir_dist.space import Space
 
 RUNS = Path("runs")
@@ -90,7 +90,7 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, checkpoints.S
     named = config_module.replace(RunConfig(), values).model
     source = checkpoints.find(named.backbone, named.path)
     own = "" if named.path else backbones.backbone(named.backbone).name
-    found = space.read_space(args.space or space.default_file(own, source.config["model_type"]))
+    found = space_file.read_space(args.space or space_file.default_file(own, source.config["model_type"]))
     trials = {"search.trials": space.grid_size(found)} if found.plans else {}
     config = config_module.replace(RunConfig(), {**trials, **found.settings, **values})
     return _absolute(config), found, source
@@ -104,7 +104,8 @@ def plan(args: argparse.Namespace) -> str:
     model = config_module.replace(RunConfig(), values).model
     row = None if model.path else backbones.backbone(model.backbone)
     model_config = row.config if row else checkpoints.find(model.backbone, model.path).config
-    found = space.read_space(args.space or space.default_file(row.name if row else "", model_config["model_type"]))
+    file = args.space or space_file.default_file(row.name if row else "", model_config["model_type"])
+    found = space_file.read_space(file)
     config = config_module.replace(RunConfig(), {**found.settings, **values})
     return plan_table.text(found, config, model_config, row.name if row else model.path)
 
@@ -153,7 +154,7 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
     if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
         raise InputError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
     extra = {
-        "space": space.to_dict(found),
+        "space": space_file.to_dict(found),
         "data": [data.fingerprint(path) for path in config.data.paths],
         "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
         "command": " ".join(["python -m effir_dist.search", *sys.argv[1:]]),
@@ -178,7 +179,7 @@ def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, checkpoin
         if data.fingerprint(path)["sha256"] != known["sha256"]:
             raise InputError(f"the data set {path} changed since {run.folder} began; start a new run")
     source = checkpoints.find(config.model.backbone, config.model.path)
-    return run, config, space.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
+    return run, config, space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
 
 
 @command

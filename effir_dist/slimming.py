@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from effir_dist.backbones import family, mlp_width
 from effir_dist.batches import Examples, batch_loss, batches
-from effir_dist.config import PruneConfig, TrainConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import PruneConfig, TrainConfig
 
 if TYPE_CHECKING:
     from effir_dist.encoder import Encoder

@@ -23,10 +23,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from effir_dist import space as spaces
 from effir_dist.backbones import ModelDict, block_count
-from effir_dist.config import RunConfig, replace
+from effir_dist.config import replace
 from effir_dist.errors import InputError
-from effir_dist.importance import Importance
 from effir_dist.pruning import PruningPlan
+from effir_dist.ranking import Importance
+from effir_dist.settings import RunConfig
 from effir_dist.space import Space
 
 REPEATS = 24

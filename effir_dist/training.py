@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from effir_dist.batches import Examples, batch_loss, batches, examples_of
-from effir_dist.config import TrainConfig
 from effir_dist.encoder import Encoder, default_device
 from effir_dist.engine import TrainingDiverged, run_engine, start_distributed
 from effir_dist.lora import adapted
 from effir_dist.schedule import count_steps, learning_rate
+from effir_dist.settings import TrainConfig
 
 if TYPE_CHECKING:
     from effir_dist.data import TrainingPairs

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from effir_dist import checkpoints, data, pydocs
 from effir_dist.backbones import block_count, mlp_width
 from effir_dist.batches import examples_of
-from effir_dist.config import RunConfig, replace
+from effir_dist.config import replace
 from effir_dist.encoder import (
     Encoder,
     build_encoder,
@@ -33,10 +33,11 @@ from effir_dist.encoder import (
 )
 from effir_dist.engine import TrainingDiverged, start_distributed
 from effir_dist.evaluation import Scores, score
-from effir_dist.importance import score_model
 from effir_dist.outcomes import failed_record, load_scores, now, plan_facts
 from effir_dist.pruning import PruningPlan
+from effir_dist.ranking import score_model
 from effir_dist.records import METRICS, Run, disk_errors, write_bytes_atomic, write_json_atomic, write_queries
+from effir_dist.settings import RunConfig
 from effir_dist.slimming import random_scores, slimming_scores, taylor_scores
 from effir_dist.space import settings_of
 from effir_dist.training import TrainOutcome, train

@@ -23,9 +23,9 @@ from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 
 from effir_dist import config as config_module
-from effir_dist.config import RunConfig
 from effir_dist.errors import InputError
 from effir_dist.resources import Resources
+from effir_dist.settings import RunConfig
 
 WAITING_CPUS = 0.01
 OBJECT_STORE_BYTES = 256 << 20

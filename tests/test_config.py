@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from effir_dist import config as c
-from effir_dist.config import RunConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import RunConfig
 
 
 def test_what_is_written_to_yaml_comes_back_equal() -> None:

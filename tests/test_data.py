@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from effir_dist import data, data_files
-from effir_dist.config import DataConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import DataConfig
 from effir_dist.tokens import Tokens, tokenize
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

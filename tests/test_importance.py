@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from effir_dist import importance_report
+from effir_dist import importance
 from effir_dist.backbones import family
 from effir_dist.encoder import Encoder, prune_encoder
-from effir_dist.importance import Importance, Method, greedy_order, score_model
 from effir_dist.pruning import PruningPlan
+from effir_dist.ranking import Importance, Method, greedy_order, score_model
 from tests.test_pruning import encoder_of
 from tests.tiny import FAMILY_NAMES
 
@@ -132,7 +132,7 @@ def test_the_command_writes_scores_and_heat_map(
     (tmp_path / "texts").write_text("\n".join(TEXTS))
     command = ["importance", "--model", str(checkpoints["llama"]), "--texts", str(tmp_path / "texts")]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out"), "--greedy"])
-    importance_report.main()
+    importance.main()
     table = pd.read_csv(tmp_path / "out" / "importance.csv")
     scores = score_model(encoder_of(checkpoints["llama"]), TEXTS).importance
     np.testing.assert_allclose(table["mlp_score"], scores.mlp, atol=1e-6)
@@ -141,12 +141,12 @@ def test_the_command_writes_scores_and_heat_map(
     assert "mlp_score" in capsys.readouterr().out
     (tmp_path / "texts").write_text("\n \n")
     with pytest.raises(SystemExit) as stopped:
-        importance_report.main()
+        importance.main()
     assert stopped.value.code == 2
     assert "no calibration text" in capsys.readouterr().err
 
 
 def test_the_heat_map_fills_a_block_from_its_drop_on() -> None:
-    figure = importance_report.heat_map({"mlp": [1, 0, 2], "attention": [0, 1, 2], "block": [2, 1, 0]}, "x")
+    figure = importance.heat_map({"mlp": [1, 0, 2], "attention": [0, 1, 2], "block": [2, 1, 0]}, "x")
     values = np.asarray(figure.axes[0].collections[0].get_array()).reshape(3, 3)
     assert values.tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]

@@ -10,10 +10,10 @@ import torch
 
 from effir_dist import checkpoints as sources
 from effir_dist.backbones import BACKBONES, block_count, family, mlp_width
-from effir_dist.config import ModelConfig
 from effir_dist.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder
 from effir_dist.errors import InputError
 from effir_dist.pruning import PruningPlan, count_parameters, kept_neurons, make_plan
+from effir_dist.settings import ModelConfig
 from tests.tiny import FAMILY_NAMES
 
 TEXTS = ["a short text", "one that is somewhat longer than the first", "x"]

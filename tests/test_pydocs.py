@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from effir_dist import data, pydocs
-from effir_dist.config import DataConfig
 from effir_dist.errors import InputError
+from effir_dist.settings import DataConfig
 
 SOURCE = '''
 """Copyright 2020 The Authors, all of them.

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from effir_dist import resources
-from effir_dist.config import ResourceConfig
 from effir_dist.errors import InputError
 from effir_dist.resources import Resources, settle
+from effir_dist.settings import ResourceConfig
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from torch import Tensor
 from effir_dist import config as c
 from effir_dist.backbones import family
 from effir_dist.batches import Examples, batches, examples_of
-from effir_dist.config import PruneConfig, RunConfig, TrainConfig
 from effir_dist.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.engine import start_distributed
 from effir_dist.errors import InputError
 from effir_dist.pruning import kept_neurons, make_plan, rounded
 from effir_dist.records import Run
+from effir_dist.settings import RANKINGS, PruneConfig, RunConfig, TrainConfig
 from effir_dist.slimming import _loss, gated, regulariser, slimming_scores, taylor_scores
 from effir_dist.training import train
 from tests.test_training import make_pairs, quiet
@@ -157,9 +157,9 @@ def test_a_run_scores_every_ranking_that_its_space_may_ask_for(
     values = {"model.path": str(checkpoints["qwen3"]), "data.paths": [str(collection)], "train.batch_size": 4}
     config = c.replace(RunConfig(), {**values, "prune.slim_steps": 3, "prune.calibration_texts": 5})
     run = Run.create(tmp_path / "run", c.to_dict(config))
-    compute_scores(run, config, c.RANKINGS)
+    compute_scores(run, config, RANKINGS)
     importance, neurons = load_scores(run)
-    assert sorted(neurons) == sorted(c.RANKINGS)
+    assert sorted(neurons) == sorted(RANKINGS)
     assert {scores.shape for scores in neurons.values()} == {(4, 48)}
     assert len(importance.mlp) == 4
     orders = [tuple(scores.ravel().argsort()) for scores in neurons.values()]

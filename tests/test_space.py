@@ -8,10 +8,11 @@ import yaml
 
 from effir_dist import config as c
 from effir_dist import space as spaces
+from effir_dist import space_file
 from effir_dist.backbones import BACKBONES
-from effir_dist.config import PruneConfig, RunConfig
 from effir_dist.errors import InputError
-from effir_dist.importance import Importance
+from effir_dist.ranking import Importance
+from effir_dist.settings import PruneConfig, RunConfig
 
 MINILM = BACKBONES["minilm"].config
 IMPORTANCE = Importance(
@@ -23,7 +24,7 @@ NEURONS = {"activation": np.random.default_rng(0).random((6, 1536)).astype(np.fl
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
     row = BACKBONES[backbone]
-    space = spaces.read_space(spaces.default_file(backbone, row.config["model_type"]))
+    space = space_file.read_space(space_file.default_file(backbone, row.config["model_type"]))
     config = c.replace(RunConfig(), space.settings)
     blocks = row.config["num_hidden_layers"]
     assert 0 < space.limit("mlp", blocks) < blocks
@@ -36,8 +37,8 @@ def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
 
 
 def test_every_shipped_file_is_some_backbones() -> None:
-    used = {spaces.default_file(name, row.config["model_type"]) for name, row in BACKBONES.items()}
-    assert used | {spaces.folder() / "effir-paper.yaml"} == set(spaces.folder().glob("*.yaml"))
+    used = {space_file.default_file(name, row.config["model_type"]) for name, row in BACKBONES.items()}
+    assert used | {space_file.folder() / "effir-paper.yaml"} == set(space_file.folder().glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_every_shipped_file_is_some_backbones() -> None:
 )
 def test_a_bad_space_is_named(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
-        spaces.parse_space(yaml.safe_load(text), "my.yaml")
+        space_file.parse_space(yaml.safe_load(text), "my.yaml")
     assert message in str(error.value)
 
 
@@ -78,9 +79,9 @@ def test_a_space_survives_a_runs_config_file() -> None:
     prune.ranking: [activation, magnitude]
     settings: {train.steps: 4}
     """
-    space = spaces.parse_space(yaml.safe_load(text), "x")
-    again = yaml.safe_load(yaml.safe_dump(spaces.to_dict(space)))
-    assert spaces.parse_space(again, "x") == space
+    space = space_file.parse_space(yaml.safe_load(text), "x")
+    again = yaml.safe_load(yaml.safe_dump(space_file.to_dict(space)))
+    assert space_file.parse_space(again, "x") == space
     assert list(spaces.distributions(space, 6)) == [
         *(f"drop_mlp.{i}" for i in range(6)),
         *(f"drop_attention.{i}" for i in range(6)),
@@ -92,14 +93,14 @@ def test_a_space_survives_a_runs_config_file() -> None:
 
 
 def test_beyond_the_maximum_the_most_important_layers_stay() -> None:
-    space = spaces.parse_space({"drop_mlp": {"max": 2}}, "x")
+    space = space_file.parse_space({"drop_mlp": {"max": 2}}, "x")
     suggested = {f"drop_mlp.{i}": i in (1, 3, 4, 5) for i in range(6)}
     plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
     assert plan.dropped_mlp == (1, 3)
 
 
 def test_a_search_starts_from_the_unpruned_model_and_the_order_of_importance() -> None:
-    space = spaces.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
+    space = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
     starts = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
     plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, PruneConfig()) for point in starts]
     assert [plan.dropped_mlp for plan in plans] == [(), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
@@ -116,8 +117,8 @@ def test_fixed_plans_by_share_count_and_name_of_blocks() -> None:
       ends: {drop_mlp: [0, 5], drop_attention: 1}
     train.seed: [0, 1]
     """
-    space = spaces.parse_space(yaml.safe_load(text), "x")
-    assert spaces.parse_space(yaml.safe_load(yaml.safe_dump(spaces.to_dict(space))), "x") == space
+    space = space_file.parse_space(yaml.safe_load(text), "x")
+    assert space_file.parse_space(yaml.safe_load(yaml.safe_dump(space_file.to_dict(space))), "x") == space
     points = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
     assert [(p["plan"], p["train.seed"]) for p in points[:3]] == [("full", 0), ("full", 1), ("half", 0)]
     plans = [spaces.plan_of(p, space, MINILM, IMPORTANCE, NEURONS, PruneConfig()) for p in points[::2]]
@@ -137,6 +138,6 @@ def test_the_papers_recipe_has_the_papers_sizes() -> None:
     from effir_dist.plan_table import rows
 
     config = BACKBONES["mistral-7b"].config
-    space = spaces.read_space(spaces.folder() / "effir-paper.yaml")
+    space = space_file.read_space(space_file.folder() / "effir-paper.yaml")
     found = {row["plan"]: round(row["parameters"] / 1e9, 1) for row in rows(space, RunConfig(), config)}
     assert found == PAPER

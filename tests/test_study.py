@@ -10,12 +10,13 @@ import pytest
 
 from effir_dist import config as c
 from effir_dist import space as spaces
-from effir_dist.config import RunConfig
+from effir_dist import space_file
 from effir_dist.pruning import count_parameters
+from effir_dist.settings import RunConfig
 from effir_dist.study import Mirror, Sampler, Suggestion
 from tests.test_space import IMPORTANCE, MINILM, NEURONS
 
-SPACE = spaces.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
+SPACE = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
 
 
 def sampler(seed: int = 0, space: spaces.Space = SPACE, kind: str = "tpe") -> Sampler:
@@ -84,7 +85,7 @@ def test_trials_that_run_are_not_suggested_again_and_may_end_in_any_order() -> N
 
 
 def test_an_exhausted_space_ends_the_search() -> None:
-    s = sampler(space=spaces.parse_space({"drop_mlp": {"max": 1}}, "x"))
+    s = sampler(space=space_file.parse_space({"drop_mlp": {"max": 1}}, "x"))
     keys = []
     while (suggestion := s.suggest(len(keys))) is not None:
         keys.append(suggestion.key)
@@ -93,7 +94,7 @@ def test_an_exhausted_space_ends_the_search() -> None:
 
 
 def test_a_setting_that_varies_makes_another_trial_of_the_same_plan() -> None:
-    s = sampler(space=spaces.parse_space({"train.temperature": [0.02, 0.05]}, "x"))
+    s = sampler(space=space_file.parse_space({"train.temperature": [0.02, 0.05]}, "x"))
     suggestions = [s.suggest(0), s.suggest(1)]
     assert [x.suggested["train.temperature"] for x in suggestions if x] == [0.05, 0.02]
     assert s.suggest(2) is None

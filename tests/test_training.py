@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from effir_dist import engine, training
 from effir_dist.batches import batches, examples_of
-from effir_dist.config import TrainConfig
 from effir_dist.data import TrainingPairs
 from effir_dist.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.errors import InputError
 from effir_dist.pruning import PruningPlan
+from effir_dist.settings import TrainConfig
 from effir_dist.training import TrainingDiverged, TrainOutcome, train
 from tests.tiny import tiny_checkpoint
 
