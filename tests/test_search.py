@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -132,6 +133,34 @@ def test_failed_trials_have_their_reason_and_do_not_stop_the_search(
     assert (failed["state"] == "failed").all()
     assert failed["reason"].str.contains("not a number").all()
     assert (table[table["train.learning_rate"] < 1]["state"] == "complete").all()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_two_at_a_time(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
+) -> None:
+    arguments = ["--model", str(checkpoints["llama"]), "--data", str(collection), "--space", str(space)]
+    options = ["--name", "mine", "--trials", "9", "--max-concurrent", "2", *OPTIONS]
+    run, rng = tmp_path / "runs" / "mine", random.Random(0)
+    process, seen = start(tmp_path, *arguments, *options), {}
+    for _ in range(5):
+        deadline = time.monotonic() + rng.uniform(6, 22)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        kill_tree(process) if rng.random() < 0.5 else process.kill()
+        process.wait()
+        records = {p.parent.name: p.read_bytes() for p in run.glob("trials/*/result.json")}
+        assert seen.items() <= records.items()
+        seen = records
+        assert run.is_dir()
+        process = start(tmp_path, "--resume", "runs/mine")
+    finish(process, tmp_path)
+    records = {p.parent.name: json.loads(p.read_text()) for p in run.glob("trials/*/result.json")}
+    assert sorted(records) == [f"{i:04d}" for i in range(9)]
+    assert len({record["key"] for record in records.values()}) == 9
+    assert all((run / "trials" / trial / "result.json").read_bytes() == old for trial, old in seen.items())
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{run / 'study.db'}")
+    assert sorted(t.user_attrs["trial"] for t in study.trials) == sorted(records)
 
 
 @pytest.mark.slow
