@@ -293,5 +293,5 @@ def fingerprint(path: str) -> dict[str, Any]:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    found: dict[str, Any] = {"name": dataset_name(path), "path": str(folder), "sha256": digest.hexdigest()}
+    found: dict[str, Any] = {"name": dataset_name(path), "path": path, "sha256": digest.hexdigest()}
     return found | {"packages": pydocs.versions()} if path == BUILT_IN else found
