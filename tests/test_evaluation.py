@@ -7,7 +7,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -122,16 +121,6 @@ def test_vectors_of_a_diverged_model_are_an_error(bad: float) -> None:
 def test_vectors_must_fit_the_collection() -> None:
     with pytest.raises(ValueError, match=r"query vectors must be \[1, D\], got \[2, 16\]"):
         score_embeddings(vectors(2), vectors(4), collection({"q": {"0": 1}}, 4))
-
-
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from effir_dist import evaluate; evaluate.parser().format_help();"
-        "assert not {'torch', 'transformers', 'faiss', 'numpy'} & set(sys.modules)"
-    )
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    assert time.perf_counter() - start < 5  # 0.2 s when the machine is idle
 
 
 def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
