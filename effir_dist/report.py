@@ -80,19 +80,21 @@ def front_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def front_text(table: pd.DataFrame) -> str:
-    """A `front_table` for a terminal of 80 columns."""
+    """A `front_table` for a terminal of 80 columns; of 91 where attentions went too."""
     shown = table.assign(
         parameters=[f"{p:,.0f}" for p in table["parameters"]],
         share=[f"{100 * f:.1f} %" for f in table["parameters_fraction"]],
         dropped=[_shortened(d) for d in table["dropped_mlp"]],
-        width=table["width_ratio"],
-        ndcg=table["ndcg_at_10"],
-        test=table["test_ndcg_at_10"],
+        attention=[_shortened(d) for d in table["dropped_attention"]],
         seconds=[f"{s:.0f}" for s in table["total_seconds"]],
     )
-    columns = ["trial", "dropped", "width", "parameters", "share", "ndcg", "test", "seconds"]
-    headers = ["trial", "dropped MLPs", "width", "parameters", "share", "nDCG@10", "test", "seconds"]
-    return str(shown[columns].to_string(index=False, header=headers, na_rep="-", float_format="{:.4g}".format))
+    headers = {"trial": "trial", "dropped": "dropped MLPs", "attention": "attentions", "width_ratio": "width"}
+    headers |= {"parameters": "parameters", "share": "share", "ndcg_at_10": "nDCG@10", "test_ndcg_at_10": "test"}
+    headers |= {"seconds": "seconds"}
+    if not any(shown["attention"]):
+        del headers["attention"]
+    number = "{:.4g}".format
+    return str(shown[[*headers]].to_string(index=False, header=[*headers.values()], na_rep="-", float_format=number))
 
 
 def _shortened(text: str, most: int = 17) -> str:
