@@ -4,7 +4,7 @@ config.yaml                  the configuration, and under `run` what else was se
 trials/0003/trial.json       what was suggested: there from the moment a trial is started
 trials/0003/result.json      the record: written once, whole or not at all; a trial without it starts over
 trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
-scores/ cache/ report/       importance scores; token cache; tables and plots
+scores/ report/              importance scores; tables and plots
 study.db                     Optuna's study, derived from the records
 """
 
@@ -140,7 +140,6 @@ class Run:
         self.folder = Path(folder)
         self.name = self.folder.resolve().name
         self.scores_folder = self.folder / "scores"
-        self.cache_folder = self.folder / "cache"
         self.report_folder = self.folder / "report"
         self.trials_folder = self.folder / "trials"
         self.study_path = self.folder / "study.db"
