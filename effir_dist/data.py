@@ -276,13 +276,15 @@ def check(path: str, data: DataConfig, seed: int = 0) -> list[str]:
     return list(dict.fromkeys(test.warnings + search.warnings + warnings))
 
 
-def check_training(data: DataConfig, seed: int) -> None:
-    """InputError if no data set has a pair to train on; for a search that trains."""
-    if not training_pairs(data, seed).queries:
+def check_training(data: DataConfig, seed: int) -> int:
+    """How many pairs there are to train on. Raises InputError where there is none; for a search that trains."""
+    count = len(training_pairs(data, seed).queries)
+    if not count:
         raise InputError(
             f"none of data.paths ({', '.join(data.paths)}) has a training pair in its split {data.train_split!r}, once "
             "the scored queries are set aside; add training judgements, or set train.steps and train.epochs to 0"
         )
+    return count
 
 
 def fingerprint(path: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from effir_dist.front import front, plan_text
 from effir_dist.live import LiveView
 from effir_dist.outcomes import failed_record, has_scores, load_scores, now, plan_facts
 from effir_dist.records import Run
-from effir_dist.resources import Resources
+from effir_dist.resources import Resources, settle
 from effir_dist.settings import RunConfig
 from effir_dist.space import Space, rankings
 from effir_dist.study import Mirror, Sampler
@@ -34,6 +34,7 @@ class SearchDriver:
         self.sampler = Sampler(config, space, model_config, *load_scores(run))
         self.sampler.replay(self.records, run.pending())
         self.mirror = Mirror(run.study_path, run.name, self.records)
+        self.with_weights = {record["trial"] for record in self.records}
         self.heads: dict[str, dict[str, Any]] = {}
         self.begun: dict[str, str] = {}
         budget = config.search.time_budget
@@ -108,9 +109,9 @@ class SearchDriver:
         self.view.trial_finished(record)
         if self.config.search.keep_weights == "front":
             kept = {r["trial"] for r in front(self.records)}
-            for other in self.records:
-                if other["trial"] not in kept:
-                    self.run.remove_weights(other["trial"])
+            for trial in {*self.with_weights, record["trial"]} - kept:
+                self.run.remove_weights(trial)
+            self.with_weights = kept
 
     def _usual_seconds(self) -> float:
         seconds = [r["total_seconds"] for r in self.records if r["state"] == "complete"]
@@ -132,8 +133,6 @@ def search(
     storage: a folder for what Ray keeps while it runs; on several nodes one that all of them share.
     Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
     """
-    from effir_dist.resources import settle
-
     resources = settle(config.resources, present, may_grow_to)
     job = (str(run.folder.resolve()), config_module.to_dict(config))
     if not has_scores(run):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from torch import nn
 from effir_dist import checkpoints
 from effir_dist.backbones import ModelDict, family
 from effir_dist.errors import InputError
-from effir_dist.pruning import PruningPlan, apply_plan
+from effir_dist.pruning import PruningPlan, apply_plan, kept_neurons
 from effir_dist.settings import ModelConfig
 
 if TYPE_CHECKING:
@@ -110,25 +109,16 @@ class Encoder(nn.Module):
         }[kind]
         return tokenize(self.tokenizer, texts, prompt, length, s.append_eos, cache)
 
-    def encode_tokens(
-        self, tokens: Tokens, batch_tokens: int = 4096, progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
-        """[N, D] float32, in the order given. Batches hold texts of like length, `batch_tokens` with padding.
-
-        progress is called with the number of texts done after each batch.
-        """
+    def encode_tokens(self, tokens: Tokens, batch_tokens: int = 4096) -> np.ndarray:
+        """[N, D] float32, in the order given. Batches hold texts of like length, `batch_tokens` with padding."""
         was_training = self.training
         self.eval()
         out: np.ndarray | None = None
-        done = 0
         with torch.inference_mode():
             for indices in length_sorted_batches(tokens.lengths, batch_tokens):
                 vectors = self(*pad(tokens, indices, self.pad_id, self.device)).cpu().numpy()
                 out = np.empty((len(tokens), vectors.shape[1]), np.float32) if out is None else out
                 out[indices] = vectors
-                done += len(indices)
-                if progress:
-                    progress(done)
         self.train(was_training)
         if out is None:
             return np.empty((0, int(self.model_config["hidden_size"])), np.float32)
@@ -212,8 +202,6 @@ def build_encoder(base: checkpoints.Base, settings: EncoderSettings, dtype: str)
 
 def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray | None) -> Encoder:
     """Apply a plan to an unpruned encoder, in place. neuron_scores: [L, F] of the plan's ranking."""
-    from effir_dist.pruning import kept_neurons
-
     if plan.widths and neuron_scores is None:
         raise ValueError("neuron_scores are needed to narrow MLPs")
     kept = kept_neurons(plan, neuron_scores) if neuron_scores is not None else {}
@@ -222,18 +210,19 @@ def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray
     return encoder
 
 
-def load_encoder(name_or_path: str, dtype: str = "float32", config: ModelConfig | None = None) -> Encoder:
+def load_encoder(name_or_path: str, dtype: str = "float32") -> Encoder:
     """A retriever from a backbone's name, a checkpoint folder or a folder that `Encoder.save` wrote, on the GPU if any.
 
-    Lengths are the model's own maximum unless `config` says otherwise. Raises InputError where there is none.
+    Lengths are those that a pruned model was saved with, else the model's usual one. Raises InputError where there is
+    no such model.
     """
     folder = Path(name_or_path)
     if (folder / SETTINGS_FILE).is_file():
         return _load_pruned(folder, dtype).to(default_device())
     source = checkpoints.find(name_or_path)
     usual = checkpoints.usual_length(source)
-    config = config or ModelConfig(max_query_length=usual, max_document_length=usual)
-    settings = make_settings(config, source.config)
+    lengths = ModelConfig(max_query_length=usual, max_document_length=usual)
+    settings = make_settings(lengths, source.config)
     encoder = build_encoder(checkpoints.load_base(source, resolve_dtype(dtype)), settings, dtype)
     return encoder.to(default_device())
 

@@ -12,7 +12,7 @@ from effir_dist import backbones
 from effir_dist.config import replace
 from effir_dist.errors import InputError, command
 from effir_dist.ranking import DISTANCES, KINDS, LEVELS, Importance, Method, greedy_order, score_model
-from effir_dist.settings import RunConfig
+from effir_dist.settings import DTYPES, RunConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--distance", choices=DISTANCES, default="cosine")
     p.add_argument("--level", choices=LEVELS, default="token", help="per token, or of the pooled stream")
     p.add_argument("--greedy", action="store_true", help="score again after each drop")
-    p.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="of the weights")
+    p.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
     p.add_argument("--out", type=Path, default=Path("importance"), help="folder for importance.csv and .png")
     return p
 

@@ -287,5 +287,12 @@ def _publish(built: Path, target: Path) -> None:
         shutil.rmtree(built)
 
 
+def main() -> None:
+    """Build the data set if need be, and say where it is and how many pairs it has."""
+    place = folder()
+    counts = {split: sum(1 for _ in (place / split / "queries.jsonl").open("rb")) for split in PACKAGES}
+    print(f"{place}: pairs {', '.join(f'{split} {count:,}' for split, count in counts.items())}")
+
+
 if __name__ == "__main__":
-    print(folder())
+    main()

@@ -90,7 +90,7 @@ def front_text(table: pd.DataFrame) -> str:
     )
     headers = {"trial": "trial", "dropped": "dropped MLPs", "attention": "attentions", "width_ratio": "width"}
     headers |= {"parameters": "parameters", "share": "share", "ndcg_at_10": "nDCG@10", "test_ndcg_at_10": "test"}
-    headers |= {"seconds": "seconds"}
+    headers["seconds"] = "seconds"
     if not any(shown["attention"]):
         del headers["attention"]
     number = "{:.4g}".format

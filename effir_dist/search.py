@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from effir_dist import backbones, checkpoints, report, resources, space, space_file
+from effir_dist import backbones, checkpoints, data, report, resources, space, space_file
 from effir_dist import config as config_module
 from effir_dist.errors import InputError, command
 from effir_dist.pruning import count_parameters
@@ -86,13 +86,10 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, checkpoints.Source]:
     """The configuration of a new run: defaults < search space < command line. Raises InputError for bad values."""
-    values = settings(args)
-    named = config_module.replace(RunConfig(), values).model
+    named = config_module.replace(RunConfig(), settings(args)).model
     source = checkpoints.find(named.backbone, named.path)
     own = "" if named.path else backbones.backbone(named.backbone).name
-    found = space_file.read_space(args.space or space_file.default_file(own, source.config["model_type"]))
-    trials = {"search.trials": space.grid_size(found)} if found.plans else {}
-    config = config_module.replace(RunConfig(), {**trials, **found.settings, **values})
+    config, found = _in_space(args, own, source.config["model_type"])
     return _absolute(config), found, source
 
 
@@ -100,19 +97,23 @@ def plan(args: argparse.Namespace) -> str:
     """The table of `--plan`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
     from effir_dist import plan_table
 
-    values = settings(args)
-    model = config_module.replace(RunConfig(), values).model
+    model = config_module.replace(RunConfig(), settings(args)).model
     row = None if model.path else backbones.backbone(model.backbone)
     model_config = row.config if row else checkpoints.find(model.backbone, model.path).config
-    file = args.space or space_file.default_file(row.name if row else "", model_config["model_type"])
-    found = space_file.read_space(file)
-    config = config_module.replace(RunConfig(), {**found.settings, **values})
+    config, found = _in_space(args, row.name if row else "", model_config["model_type"])
     return plan_table.text(found, config, model_config, row.name if row else model.path)
+
+
+def _in_space(args: argparse.Namespace, backbone: str, model_type: str) -> tuple[RunConfig, Space]:
+    """The search space that was asked for, or the backbone's own, and the configuration with its settings."""
+    found = space_file.read_space(args.space or space_file.default_file(backbone, model_type))
+    trials = {"search.trials": space.grid_size(found)} if found.plans else {}
+    return config_module.replace(RunConfig(), {**trials, **found.settings, **settings(args)}), found
 
 
 def _absolute(config: RunConfig) -> RunConfig:
     """With absolute folders: workers start elsewhere."""
-    paths = tuple(p if p == "pydocs" else str(Path(p).expanduser().resolve()) for p in config.data.paths)
+    paths = tuple(p if p == data.BUILT_IN else str(Path(p).expanduser().resolve()) for p in config.data.paths)
     model = config.model
     if model.path and Path(model.path).expanduser().is_dir():
         model = dataclasses.replace(model, path=str(Path(model.path).expanduser().resolve()))
@@ -121,16 +122,13 @@ def _absolute(config: RunConfig) -> RunConfig:
 
 def check(config: RunConfig, source: checkpoints.Source, address: str | None) -> list[str]:
     """Every check that needs no cluster. Returns warnings; raises InputError."""
-    from effir_dist import data
-
     checkpoints.check_weights(source)
     if not address:
         resources.check_local(config.resources)
     seed, train = config.search.seed, config.train
     warnings = [warning for path in config.data.paths for warning in data.check(path, config.data, seed)]
     if train.steps or train.epochs:
-        data.check_training(config.data, seed)
-        count_steps(train, len(data.training_pairs(config.data, seed).queries), config.resources.workers_per_trial)
+        count_steps(train, data.check_training(config.data, seed), config.resources.workers_per_trial)
     return warnings
 
 
@@ -147,8 +145,6 @@ def check_space_on_disk(folder: Path, source: checkpoints.Source) -> None:
 
 def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run:
     """The folder of a new run, with all that defines it. Raises InputError where it exists."""
-    from effir_dist import data
-
     model = Path(config.model.path).name or config.model.backbone
     name = args.name or f"{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
@@ -165,8 +161,6 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
 
 def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, checkpoints.Source]:
     """A run to go on with. Raises InputError where the command line or the data would make it another experiment."""
-    from effir_dist import data
-
     run = Run.open(args.resume)
     config = config_module.from_dict(run.config)
     for name, value in settings(args).items():

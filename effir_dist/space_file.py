@@ -20,6 +20,8 @@ from effir_dist.ranking import KINDS
 from effir_dist.settings import RunConfig
 from effir_dist.space import SEARCHABLE, FixedPlan, Range, Space, as_setting
 
+DROPS = {f"drop_{kind}": kind for kind in KINDS}
+
 
 def folder() -> Path:
     """Where the shipped search spaces are: beside the package in a checkout, inside it when installed."""
@@ -42,7 +44,7 @@ def read_space(path: str | Path) -> Space:
 
 def parse_space(tree: dict[str, Any], source: str) -> Space:
     """A search space from plain data; `source` names it in errors."""
-    known = [*(f"drop_{kind}" for kind in KINDS), "width_ratio", "plans", "settings"]
+    known = [*DROPS, "width_ratio", "plans", "settings"]
     plans: dict[str, FixedPlan] = {}
     dropped: dict[str, float] = {}
     width: Range | None = None
@@ -50,8 +52,8 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
     settings: dict[str, Any] = {}
     for key, value in tree.items():
         where = f"{source}: {key}"
-        if key.removeprefix("drop_") in KINDS:
-            dropped[key.removeprefix("drop_")] = _maximum(where, value)
+        if key in DROPS:
+            dropped[DROPS[key]] = _maximum(where, value)
         elif key == "width_ratio":
             width = _range(where, value)
             if not 0 < width.low <= width.high <= 1:
@@ -82,13 +84,13 @@ def _plans(where: str, value: Any) -> dict[str, FixedPlan]:
 
 
 def _plan(where: str, tree: Any) -> FixedPlan:
-    known = [*(f"drop_{kind}" for kind in KINDS), "width_ratio"]
+    known = [*DROPS, "width_ratio"]
     if not isinstance(tree, dict):
         raise InputError(f"{where} must be {{drop_mlp: N, width_ratio: R}} or the like, got {tree!r}")
     for key in tree:
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}; {suggest(str(key), known)}")
-    dropped = {key.removeprefix("drop_"): _dropped(f"{where}.{key}", tree[key]) for key in known[:-1] if key in tree}
+    dropped = {kind: _dropped(f"{where}.{key}", tree[key]) for key, kind in DROPS.items() if key in tree}
     ratio = tree.get("width_ratio", 1.0)
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
         raise InputError(f"{where}.width_ratio must lie above 0 and up to 1, got {ratio!r}")

@@ -91,8 +91,10 @@ class Sampler:
         self.config, self.space, self.model_config = config, space, model_config
         self.importance, self.neurons = importance, neurons
         self.distributions = spaces.distributions(space, block_count(model_config))
+        self.distributions_json = {name: distribution_to_json(dist) for name, dist in self.distributions.items()}
         self.study = optuna.create_study(directions=["minimize", "maximize"])
         self.starts = spaces.starting_points(space, config, block_count(model_config), importance)
+        self.start_count = len(self.starts)
         self.seen: set[str] = set()
         self.running: dict[str, optuna.Trial] = {}
         self.waiting: list[Suggestion] = []
@@ -110,7 +112,8 @@ class Sampler:
         if self.waiting:
             again = self.waiting.pop(0)
             return self._begin(again, self._ask_for(again.suggested))
-        for point in self.starts:
+        while self.starts:
+            point = self.starts.pop(0)
             suggestion = self._suggestion(number, point)
             if suggestion.key not in self.seen:
                 return self._begin(suggestion, self._ask_for(point))
@@ -143,19 +146,18 @@ class Sampler:
         if attempt >= REPEATS or self.config.search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if self.config.search.sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(8, len(self.starts)))
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(8, self.start_count))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=len(self.starts), multivariate=True, constant_liar=True
+                seed=seed, n_startup_trials=self.start_count, multivariate=True, constant_liar=True
             )
 
     def _suggestion(self, number: int, suggested: dict[str, Any]) -> Suggestion:
         settings = spaces.settings_of(suggested)
         prune = replace(self.config, settings).prune
         plan = spaces.plan_of(suggested, self.space, self.model_config, self.importance, self.neurons, prune)
-        as_json = {name: distribution_to_json(dist) for name, dist in self.distributions.items()}
-        return Suggestion(number, dict(suggested), as_json, plan, trial_key(plan, settings))
+        return Suggestion(number, dict(suggested), self.distributions_json, plan, trial_key(plan, settings))
 
     def _read(self, tree: dict[str, Any]) -> Suggestion:
         plan = PruningPlan.from_dict(tree["plan"])

@@ -10,7 +10,7 @@ import io
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from effir_dist.outcomes import failed_record, load_scores, now, plan_facts
 from effir_dist.pruning import PruningPlan
 from effir_dist.ranking import score_model
 from effir_dist.records import METRICS, Run, disk_errors, write_bytes_atomic, write_json_atomic, write_queries
-from effir_dist.settings import RunConfig
+from effir_dist.settings import DataConfig, RunConfig
 from effir_dist.slimming import random_scores, slimming_scores, taylor_scores
 from effir_dist.space import settings_of
 from effir_dist.training import TrainOutcome, train
@@ -76,8 +76,7 @@ def _attempt(run: Run, config: RunConfig, head: dict[str, Any], report: Report, 
     _release_memory()
     report({"phase": "score"})
     encoder.to(default_device(), getattr(torch, resolve_dtype(config.score.dtype)))
-    collections = [data.search_collection(path, config.data, config.search.seed) for path in config.data.paths]
-    scores = {c.name: score(encoder, c, config.score.batch_tokens, token_cache()) for c in collections}
+    scores = _score_all(encoder, config, data.search_collection)
     if _rank() == 0:
         if config.search.keep_weights != "none":
             folder = run.trial_folder(head["trial"])
@@ -113,7 +112,7 @@ def pruned_encoder(run: Run, config: RunConfig, plan: PruningPlan) -> Encoder:
     return prune_encoder(encoder, plan, neurons)
 
 
-def compute_scores(run: Run, config: RunConfig, rankings: Iterable[str]) -> None:
+def compute_scores(run: Run, config: RunConfig, rankings: Sequence[str]) -> None:
     """Score sub-layers and neurons of the unpruned model on training data, once a run, into `scores/`.
 
     Raises InputError where self-slimming diverges.
@@ -132,7 +131,7 @@ def compute_scores(run: Run, config: RunConfig, rankings: Iterable[str]) -> None
     write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(scores.importance))
 
 
-def trained_rankings(base: checkpoints.Base, config: RunConfig, rankings: Iterable[str]) -> dict[str, np.ndarray]:
+def trained_rankings(base: checkpoints.Base, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
     """[L, F] for those rankings that need more than a look at the model: training pairs, or nothing at all."""
     wanted = set(rankings) & {"slimming", "taylor"}
     found = {"random": random_scores(block_count(base.config), mlp_width(base.config), config.search.seed)}
@@ -160,12 +159,19 @@ def calibration_texts(config: RunConfig) -> list[str]:
 def score_test(run: Run, config: RunConfig, trial: str) -> dict[str, Any]:
     """Score a finished trial's saved model on the test queries, once, and write `test.json`."""
     encoder = load_encoder(str(run.trial_folder(trial)), resolve_dtype(config.score.dtype))
-    collections = [data.test_collection(path, config.data, config.search.seed) for path in config.data.paths]
-    scores = {c.name: score(encoder, c, config.score.batch_tokens, token_cache()) for c in collections}
+    scores = _score_all(encoder, config, data.test_collection)
     write_queries(run.queries_path(trial, test=True), {name: s.per_query for name, s in scores.items()})
     result = {**_means(scores), "score_seconds": sum(s.seconds for s in scores.values())}
     run.write_test(trial, result)
     return result
+
+
+def _score_all(
+    encoder: Encoder, config: RunConfig, read: Callable[[str, DataConfig, int], data.Collection]
+) -> dict[str, Scores]:
+    """Data set -> scores of the collection that `read` gives of it."""
+    collections = [read(path, config.data, config.search.seed) for path in config.data.paths]
+    return {c.name: score(encoder, c, config.score.batch_tokens, token_cache()) for c in collections}
 
 
 def token_cache() -> Path:

@@ -85,9 +85,10 @@ def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
 class _Searcher(Searcher):
     """Tune's source of trials: the driver. Never restored from Tune's snapshot: the run's records are the truth."""
 
-    def __init__(self, driver: Driver, jobs: dict[str, str]) -> None:
+    def __init__(self, driver: Driver, storage: Path) -> None:
         super().__init__()
-        self.driver, self.jobs = driver, jobs
+        self.driver, self.storage = driver, storage
+        self.jobs: dict[str, str] = {}
         self.tune_trials: dict[str, Any] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -95,7 +96,7 @@ class _Searcher(Searcher):
         if job is None:
             return Searcher.FINISHED  # type: ignore[return-value]
         self.jobs[trial_id] = job["head"]["trial"]
-        return {"job": job}
+        return {"job": {**job, "storage": str(self.storage)}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.driver.ended(self.jobs[trial_id], _cause(self.tune_trials[trial_id]) if error else None)
@@ -138,7 +139,7 @@ def _cause(trial: Any) -> BaseException:
 
 def run_trials(driver: Driver, resources: Resources, trials: int, time_budget: float, storage: Path) -> None:
     """Run up to `trials` trials with Tune. Returns when they ended, or the time (seconds; 0: no limit) is up."""
-    searcher = _Searcher(driver, {})
+    searcher = _Searcher(driver, storage)
     tuner = tune.Tuner(
         tune.with_resources(_trial, _request(resources)),
         tune_config=tune.TuneConfig(
@@ -206,7 +207,7 @@ def _run_on_workers(job: dict[str, Any]) -> None:
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         run_config=TrainRunConfig(
             name=f"trial-{job['head']['trial']}",
-            storage_path=str(Path(job["run"]) / "ray"),
+            storage_path=job["storage"],
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()

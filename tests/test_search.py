@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -57,11 +58,8 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
     except psutil.NoSuchProcess:
         family = []
     for member in family:
-        with_no_one = psutil.NoSuchProcess
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGKILL)
-        except with_no_one:
-            continue
     process.wait()
 
 

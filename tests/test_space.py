@@ -45,6 +45,7 @@ def test_every_shipped_file_is_some_backbones() -> None:
     ("text", "message"),
     [
         ("drop_mpl: {max: 3}", "unknown key 'drop_mpl'; did you mean 'drop_mlp'"),
+        ("mlp: {max: 3}", "unknown key 'mlp'"),
         ("drop_mlp: 3", "drop_mlp must be {max: N}"),
         ("drop_mlp: {max: 2.5}", "whole number of layers or a share below 1, got 2.5"),
         ("width_ratio: {low: 0, high: 1}", "must lie above 0 and up to 1"),
