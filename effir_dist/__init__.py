@@ -1,3 +1,21 @@
 """effir_dist: search for smaller, faster dense retrievers by pruning MLP layers (EffiR) on a Ray cluster."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effir_dist.encoder import load_encoder as load
+    from effir_dist.frames import load_run
+
+__all__ = ["load", "load_run"]
 __version__ = "0.1.0"
+
+_LAZY = {"load": ("effir_dist.encoder", "load_encoder"), "load_run": ("effir_dist.frames", "load_run")}
+"""Public name -> (module, name there), imported when it is asked for: `import effir_dist` stays light."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(importlib.import_module(module), attribute)

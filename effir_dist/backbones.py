@@ -24,13 +24,13 @@ def _need(config: ModelDict, key: str) -> int:
     return value
 
 
-def _head_size(config: ModelDict) -> int:
+def head_size(config: ModelDict) -> int:
     return config.get("head_dim") or _need(config, "hidden_size") // _need(config, "num_attention_heads")
 
 
 def _decoder_attention(config: ModelDict, qkv_bias: bool, o_bias: bool, qk_norm: bool) -> int:
     """Projections q, k, v, o, optional biases and per-head norms, and the sub-layer's own norm."""
-    hidden, heads, size = _need(config, "hidden_size"), _need(config, "num_attention_heads"), _head_size(config)
+    hidden, heads, size = _need(config, "hidden_size"), _need(config, "num_attention_heads"), head_size(config)
     kv_heads = config.get("num_key_value_heads") or heads
     inner, kv_inner = heads * size, kv_heads * size
     total = 2 * hidden * inner + 2 * hidden * kv_inner + hidden
@@ -100,6 +100,8 @@ class Family:
     """Where the parts of one architecture are. Paths are attribute paths within a block."""
 
     model_type: str
+    class_name: str
+    """How the names of transformers' classes begin: Llama for LlamaConfig and LlamaModel."""
     blocks: str
     """Path of the list of blocks within the model."""
     pre_norm: bool
@@ -124,13 +126,17 @@ class Family:
     """How many matrices [F, D] one of `mlp_in` holds, one above the other."""
     first_attention_saves: Callable[[ModelDict], int] = lambda _: 0
     """Parameters that the attention of the first block lacks."""
+    decilm: bool = False
+    """Whether vLLM's DeciLM code can be the family: its attention is Llama's, perhaps with a bias on q, k and v."""
     load_options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of `AutoModel.from_config` that leave out modules which an embedding never uses."""
 
 
-def _decoder(model_type: str, attention: Callable[[ModelDict], int]) -> Family:
+def _decoder(model_type: str, class_name: str, attention: Callable[[ModelDict], int], decilm: bool) -> Family:
     return Family(
         model_type=model_type,
+        class_name=class_name,
+        decilm=decilm,
         blocks="layers",
         pre_norm=True,
         attention=("self_attn", "input_layernorm"),
@@ -147,12 +153,13 @@ def _decoder(model_type: str, attention: Callable[[ModelDict], int]) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": _decoder("llama", _llama_attention),
-    "mistral": _decoder("mistral", lambda c: _decoder_attention(c, False, False, False)),
-    "qwen2": _decoder("qwen2", lambda c: _decoder_attention(c, True, False, False)),
-    "qwen3": _decoder("qwen3", _qwen3_attention),
+    "llama": _decoder("llama", "Llama", _llama_attention, decilm=True),
+    "mistral": _decoder("mistral", "Mistral", lambda c: _decoder_attention(c, False, False, False), decilm=True),
+    "qwen2": _decoder("qwen2", "Qwen2", lambda c: _decoder_attention(c, True, False, False), decilm=True),
+    "qwen3": _decoder("qwen3", "Qwen3", _qwen3_attention, decilm=False),  # norms on queries and keys
     "bert": Family(
         model_type="bert",
+        class_name="Bert",
         blocks="encoder.layer",
         pre_norm=False,
         attention=("attention",),
@@ -167,6 +174,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "modernbert": Family(
         model_type="modernbert",
+        class_name="ModernBert",
         blocks="layers",
         pre_norm=True,
         attention=("attn", "attn_norm"),

@@ -1,24 +1,24 @@
-"""Training pairs as batches of tokens, and the loss of one: the same for training and for ranking neurons."""
+"""Training pairs as batches of tokens: the same for training and for ranking neurons."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from effir_dist.encoder import Encoder, pad
-from effir_dist.losses import info_nce, not_negatives
+from effir_dist.errors import InputError
+from effir_dist.kept import Kept
 from effir_dist.settings import TrainConfig
+from effir_dist.tokens import tokenizer_identity
 
 if TYPE_CHECKING:
-    from effir_dist.data import TrainingPairs
+    from effir_dist.encoder import Encoder
+    from effir_dist.pairs import TrainingPairs
     from effir_dist.tokens import Tokens
 
 
@@ -32,60 +32,96 @@ class Examples:
     positive: np.ndarray  # [pairs] index of the passage
     negatives: list[list[int]]  # [pairs] indices of hard negatives
     answers: list[set[int]]  # [queries] every known positive
+    scores: list[list[float]]  # [pairs] a teacher's, of the positive and the hard negatives; NaN where it has none
 
-    def group(self, pair: int, negatives: int, rng: np.random.Generator) -> list[int]:
-        """The positive and a sample of its hard negatives, filled up with random passages: 1 + negatives indices."""
+    def group(self, pair: int, negatives: int, rng: np.random.Generator) -> tuple[list[int], list[float]]:
+        """The positive and a sample of its hard negatives, filled up with random passages: 1 + negatives indices.
+
+        With the teacher's score of each; it says nothing (NaN) of random passages.
+        """
         known = self.negatives[pair]
-        chosen = rng.choice(known, min(negatives, len(known)), replace=False).tolist() if known else []
-        return [int(self.positive[pair]), *chosen, *rng.integers(len(self.passages), size=negatives - len(chosen))]
+        chosen = rng.choice(len(known), min(negatives, len(known)), replace=False).tolist() if known else []
+        filled = rng.integers(len(self.passages), size=negatives - len(chosen)).tolist()
+        scores = [self.scores[pair][place] for place in (0, *(1 + i for i in chosen))]
+        return [int(self.positive[pair]), *(known[i] for i in chosen), *filled], [*scores, *[math.nan] * len(filled)]
 
 
-def examples_of(encoder: Encoder, pairs: TrainingPairs, hard_negatives: int, cache: Path | None) -> Examples:
-    """Tokenise pairs: every distinct text once."""
-    queries = {text: i for i, text in enumerate(dict.fromkeys(pairs.queries))}
-    hard = pairs.negatives if hard_negatives else [[] for _ in pairs.queries]
-    passages = {text: i for i, text in enumerate(dict.fromkeys(itertools.chain(pairs.positives, *hard)))}
+@dataclass(frozen=True)
+class Batch:
+    """What all ranks together train on in one step: the same on every rank."""
+
+    queries: np.ndarray  # [B] indices
+    passages: np.ndarray  # [B, 1 + N] indices, each query's positive first
+    scores: np.ndarray  # [B, 1 + N] of a teacher, NaN where it has none
+
+    def share(self, rank: int, ranks: int) -> np.ndarray:
+        """The queries that are one rank's: [b] places in the batch, b = B / ranks."""
+        size = len(self.queries) // ranks
+        return np.arange(size) + rank * size
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Embeddings of `distinct` texts by the unpruned retriever, l2-normalised."""
+
+    queries: np.ndarray  # [Q, D]
+    passages: np.ndarray  # [P, D]
+
+
+def distils_itself(config: TrainConfig) -> bool:
+    """Whether a training needs the unpruned retriever as `Teacher`."""
+    return config.distill_similarities > 0 or config.distill_embeddings > 0
+
+
+def distinct(pairs: TrainingPairs, hard_negatives: bool) -> tuple[list[str], list[str]]:
+    """Every query and every passage once, the positives first: without hard negatives the passages are a prefix."""
+    hard = pairs.negatives if hard_negatives else []
+    return list(dict.fromkeys(pairs.queries)), list(dict.fromkeys(itertools.chain(pairs.positives, *hard)))
+
+
+def examples_of(encoder: Encoder, pairs: TrainingPairs, config: TrainConfig, cache: Path | None) -> Examples:
+    """Tokenise pairs: every distinct text once. InputError where a teacher's scores are asked for and missing.
+
+    With a `cache`, the same pairs are neither sorted out nor tokenised again by this process.
+    """
+    if config.distill_scores and any(math.isnan(score) for scores in pairs.scores for score in scores):
+        raise InputError("train.distill_scores needs a teacher's score of every positive and every hard negative")
+    if cache is None:
+        return _examples(encoder, pairs, config.hard_negatives > 0, None)
+    key = (config.hard_negatives > 0, encoder.settings, tokenizer_identity(encoder.tokenizer))
+    return _kept.get(pairs, key, lambda: _examples(encoder, pairs, config.hard_negatives > 0, cache))
+
+
+_kept: Kept[Examples] = Kept(2)
+
+
+def _examples(encoder: Encoder, pairs: TrainingPairs, hard_negatives: bool, cache: Path | None) -> Examples:
+    query_texts, passage_texts = distinct(pairs, hard_negatives)
+    queries = {text: i for i, text in enumerate(query_texts)}
+    passages = {text: i for i, text in enumerate(passage_texts)}
     answers: list[set[int]] = [set() for _ in queries]
     for query, positive in zip(pairs.queries, pairs.positives, strict=True):
         answers[queries[query]].add(passages[positive])
+    hard = pairs.negatives if hard_negatives else [[] for _ in pairs.queries]
     return Examples(
-        queries=encoder.tokenize(list(queries), "query", cache),
-        passages=encoder.tokenize(list(passages), "document", cache),
+        queries=encoder.tokenize(query_texts, "query", cache),
+        passages=encoder.tokenize(passage_texts, "document", cache),
         query=np.array([queries[text] for text in pairs.queries]),
         positive=np.array([passages[text] for text in pairs.positives]),
         negatives=[[passages[text] for text in texts] for texts in hard],
         answers=answers,
+        scores=pairs.scores,
     )
 
 
-def batches(examples: Examples, config: TrainConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Without end: the queries [B] and passages [B, 1 + N] of each batch of all ranks, the same on every rank."""
+def batches(examples: Examples, config: TrainConfig) -> Iterator[Batch]:
+    """Without end, the same on every rank."""
     negatives = config.hard_negatives if any(examples.negatives) else 0
     for epoch in itertools.count():
         rng = np.random.default_rng([config.seed, epoch])
         order = rng.permutation(len(examples.query))
         for start in range(0, len(order) - config.batch_size + 1, config.batch_size):
             pairs = order[start : start + config.batch_size]
-            yield examples.query[pairs], np.array([examples.group(int(i), negatives, rng) for i in pairs])
-
-
-def batch_loss(
-    towers: Callable[..., tuple[Tensor, Tensor]],
-    encoder: Encoder,
-    examples: Examples,
-    batch: tuple[np.ndarray, np.ndarray],
-    temperature: float,
-) -> Tensor:
-    """InfoNCE of this rank's share of a batch (`batches`)."""
-    queries, passages = batch
-    size, device = len(queries) // dist.get_world_size(), encoder.device
-    rows = np.arange(size) + dist.get_rank() * size
-    q, p = towers(
-        pad(examples.queries, queries[rows], encoder.pad_id, device),
-        pad(examples.passages, passages[rows].reshape(-1), encoder.pad_id, device),
-    )
-    answers = [examples.answers[i] for i in queries[rows]]
-    excluded = not_negatives(
-        torch.from_numpy(passages.reshape(-1)), answers, torch.from_numpy(rows * passages.shape[1])
-    )
-    return info_nce(q, p, temperature, excluded.to(device))
+            groups = [examples.group(int(i), negatives, rng) for i in pairs]
+            indices, scores = (np.array(columns) for columns in zip(*groups, strict=True))
+            yield Batch(examples.query[pairs], indices, scores)

@@ -17,6 +17,9 @@ from effir_dist.errors import InputError
 CACHED_BYTES = 4 << 30
 """Base models up to this size stay in a process's memory between trials; larger ones are read again each time."""
 
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+"""Endings of weights that are unpickled when they are read."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -117,6 +120,7 @@ def check_weights(source: Source) -> None:
         return
     files = sorted(folder.glob("*.safetensors"))
     if not files:
+        refuse_pickles(folder)
         raise InputError(f"{folder} holds no *.safetensors weights; save the model with safe_serialization")
     shapes = {name: shape for file in files for name, shape in _header(file).items()}
     prefixes = ("", "model.", "bert.")
@@ -139,6 +143,35 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
         raise InputError(f"{file} is not a readable safetensors file") from None
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises InputError where a checkpoint has weights that only unpickling, which runs code, would read."""
+    pickles = [f for f in sorted(folder.rglob("*")) if f.suffix in PICKLES and f.is_file()]
+    for file in pickles:
+        if not any(file.parent.glob("*.safetensors")):
+            raise InputError(
+                f"{file} is a pickle, which may run code when it is read; only safetensors are read: save the model "
+                "again with save_pretrained, or convert it where you trust it"
+            )
+
+
+def read_tensors(folder: Path) -> dict[str, Any]:
+    """Name -> tensor of a pruned model's `model.safetensors`. Raises InputError where there is none, or it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        refuse_pickles(folder)
+        raise InputError(f"{folder} holds no model.safetensors: its weights were not kept")
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file} is not a readable safetensors file ({error}); only tensors are read") from None
+    if not tensors:
+        raise InputError(f"{file} holds no tensor")
+    return dict(tensors)
 
 
 def longest_input(config: ModelDict) -> int:
@@ -185,7 +218,8 @@ def load_tokenizer(location: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the tokenizer of {location}: {str(error).splitlines()[0]}") from None
     tokenizer.padding_side = "right"
@@ -220,4 +254,3 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-

@@ -74,10 +74,19 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, or an InputError that names file, line and fault."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML text; `path` names it in errors."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold a mapping of settings, got {type(tree).__name__}")
@@ -101,8 +110,7 @@ def parse_overrides(items: list[str]) -> dict[str, Any]:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain nested data, for YAML and JSON."""
     tree = dataclasses.asdict(config)
-    tree["data"]["paths"] = list(config.data.paths)
-    return tree
+    return {name: {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()} for name, group in tree.items()}
 
 
 def from_dict(tree: dict[str, Any]) -> RunConfig:

@@ -2,13 +2,15 @@
 
 Beside corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv a folder may hold
 - `negatives/SPLIT.jsonl`, hard negatives for training, a query a line:
-  {"query": id, "positive": [document ids], "negative": [document ids], "scores": optional, not read};
+  {"query": id, "positive": [document ids], "negative": [document ids], "scores": [numbers]};
+  the scores, a teacher's of the positives and then of the negatives, are for `train.distill_scores` and optional;
 - `dataset.json`, {"ignore_identical_ids": true} where a query's own id is no answer to it;
 - a sub-folder per split with its own corpus, queries and qrels (SPLIT/corpus.jsonl, SPLIT/qrels/SPLIT.tsv, ...).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import random
@@ -45,16 +47,7 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class TrainingPairs:
-    """Queries, a relevant document for each, and its hard negatives: lists of one length."""
-
-    queries: list[str]
-    positives: list[str]
-    negatives: list[list[str]]
-
-
-@dataclass(frozen=True)
-class _Split:
+class Split:
     """A split as read: qrels only name queries and documents that exist, and each query has a relevant one."""
 
     folder: Path
@@ -80,7 +73,7 @@ def dataset_name(path: str) -> str:
     return BUILT_IN if path == BUILT_IN else Path(path).expanduser().resolve().name
 
 
-def _ignores_identical_ids(folder: Path, name: str) -> bool:
+def ignores_identical_ids(folder: Path, name: str) -> bool:
     settings = folder / "dataset.json"
     if not settings.is_file():
         return name.lower() in IDENTICAL_IDS
@@ -91,7 +84,7 @@ def _ignores_identical_ids(folder: Path, name: str) -> bool:
     return value
 
 
-def _read_split(folder: Path, split: str) -> _Split:
+def read_split(folder: Path, split: str) -> Split:
     file = data_files.require_split(folder, split)
     root = file.parent.parent
     documents = data_files.read_corpus(root / "corpus.jsonl")
@@ -109,31 +102,31 @@ def _read_split(folder: Path, split: str) -> _Split:
         )
     counts = ((missing_documents, "documents", "corpus.jsonl"), (missing_queries, "queries", "queries.jsonl"))
     warnings = [f"{file} judges {n} {what} that are not in {where}; left out" for n, what, where in counts if n]
-    return _Split(root, split, documents, queries, qrels, warnings)
+    return Split(root, split, documents, queries, qrels, warnings)
 
 
-def _sample(items: Sequence[Any], count: int, seed: object) -> list[Any]:
+def sample(items: Sequence[Any], count: int, seed: object) -> list[Any]:
     """`count` of `items` in their order, or all where `count` is 0 or not smaller."""
     if count == 0 or count >= len(items):
         return list(items)
     return [items[i] for i in sorted(random.Random(str(seed)).sample(range(len(items)), count))]
 
 
-def _document_ids(split: _Split, query_ids: Iterable[str], max_documents: int, seed: int) -> list[str]:
+def _document_ids(split: Split, query_ids: Iterable[str], max_documents: int, seed: int) -> list[str]:
     if max_documents == 0 or max_documents >= len(split.documents):
         return list(split.documents)
     judged = {d for q in query_ids for d in split.qrels[q]}
     others = [d for d in split.documents if d not in judged]
     room = max(0, max_documents - len(judged))
-    kept = judged | set(_sample(others, room, seed) if room else ())
+    kept = judged | set(sample(others, room, seed) if room else ())
     return [d for d in split.documents if d in kept]
 
 
 def _collection(
-    path: str, split: _Split, queries: Iterable[str], label: str, limits: tuple[int, int], seed: int
+    path: str, split: Split, queries: Iterable[str], label: str, limits: tuple[int, int], seed: int
 ) -> Collection:
     name = dataset_name(path)
-    query_ids = _sample(list(queries), limits[0], seed)
+    query_ids = sample(list(queries), limits[0], seed)
     document_ids = _document_ids(split, query_ids, limits[1], seed)
     return Collection(
         name=name,
@@ -143,7 +136,7 @@ def _collection(
         query_ids=query_ids,
         queries=[split.queries[q] for q in query_ids],
         qrels={q: split.qrels[q] for q in query_ids},
-        ignore_identical_ids=_ignores_identical_ids(resolve(path), name),
+        ignore_identical_ids=ignores_identical_ids(resolve(path), name),
     )
 
 
@@ -153,20 +146,20 @@ def load_collection(path: str, split: str, max_queries: int = 0, max_documents: 
     `max_queries` keeps a seeded sample of the judged queries; `max_documents` keeps every document judged for them
     and fills up with a seeded sample of the others. Raises InputError as `check` does.
     """
-    read = _read_split(resolve(path), split)
+    read = read_split(resolve(path), split)
     for warning in read.warnings:
         log.warning(warning)
     return _collection(path, read, read.qrels, split, (max_queries, max_documents), seed)
 
 
-def _has_search_split(folder: Path, data: DataConfig) -> bool:
+def has_search_split(folder: Path, data: DataConfig) -> bool:
     return data.search_split != data.train_split and data.search_split in data_files.splits(folder)
 
 
-def _trainable(folder: Path, train: _Split, data: DataConfig) -> list[str]:
+def trainable(folder: Path, train: Split, data: DataConfig) -> list[str]:
     """Queries of the training split that no scored split has too (the same id and text: folders may reuse ids)."""
     scored: set[str] = set()
-    for split in {data.search_split, data.test_split} - {data.train_split}:
+    for split in {data.search_split, data.test_split} - {data.train_split, ""}:
         if split in data_files.splits(folder):
             file = data_files.require_split(folder, split)
             queries = data_files.read_queries(file.parent.parent / "queries.jsonl")
@@ -174,23 +167,23 @@ def _trainable(folder: Path, train: _Split, data: DataConfig) -> list[str]:
     return [q for q in train.qrels if q not in scored]
 
 
-def _held_out(queries: Items[str], share: float, seed: int) -> set[str]:
+def held_out_queries(queries: Items[str], share: float, seed: int) -> set[str]:
     """A share of `queries`, at least one; who is in it does not depend on their order."""
     by_hash = sorted(queries, key=lambda q: hashlib.sha256(f"{seed}\0{q}".encode()).digest())
     return set(by_hash[: max(1, round(share * len(by_hash)))])
 
 
-def _read_search(path: str, data: DataConfig, seed: int) -> tuple[_Split, list[str], str]:
+def read_search(path: str, data: DataConfig, seed: int) -> tuple[Split, list[str], str]:
     """The split that scores the search, its queries and what to call it."""
     folder = resolve(path)
-    if _has_search_split(folder, data):
-        search = _read_split(folder, data.search_split)
+    if has_search_split(folder, data):
+        search = read_split(folder, data.search_split)
         return search, list(search.qrels), data.search_split
     if data.train_split not in data_files.splits(folder):
         data_files.require_split(folder, data.search_split)
-    train = _read_split(folder, data.train_split)
-    queries = _trainable(folder, train, data)
-    held_out = _held_out(queries, data.search_share, seed)
+    train = read_split(folder, data.train_split)
+    queries = trainable(folder, train, data)
+    held_out = held_out_queries(queries, data.search_share, seed)
     if not held_out:
         raise InputError(
             f"{folder}: every query of {data.train_split!r} is also in {data.test_split!r}, so none is left to score "
@@ -200,8 +193,16 @@ def _read_search(path: str, data: DataConfig, seed: int) -> tuple[_Split, list[s
 
 
 def search_collection(path: str, data: DataConfig, seed: int) -> Collection:
-    """What scores the search: `data.search_split`, or a share of the training queries over their whole corpus."""
-    search, queries, label = _read_search(path, data, seed)
+    """What scores the search: `data.search_split`, or a share of the training queries over their whole corpus.
+
+    Not to be changed: it is shared.
+    """
+    return _search_collection(path, data, seed, data_files.signature(resolve(path)))
+
+
+@functools.lru_cache(maxsize=data_files.CORPORA_KEPT)
+def _search_collection(path: str, data: DataConfig, seed: int, _signature: tuple[object, ...]) -> Collection:
+    search, queries, label = read_search(path, data, seed)
     return _collection(path, search, queries, label, (data.max_queries, data.max_documents), seed)
 
 
@@ -211,80 +212,6 @@ def test_collection(path: str, data: DataConfig, seed: int) -> Collection:
 
 
 test_collection.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it where it is imported
-
-
-def _negatives(train: _Split) -> tuple[dict[str, list[str]], list[str]]:
-    """Query id -> ids of its hard negatives, and warnings. InputError where a negative is a positive."""
-    file = train.folder / "negatives" / f"{train.name}.jsonl"
-    negatives: dict[str, list[str]] = {}
-    missing: set[str] = set()
-    for line in data_files.read_negatives(file) if file.is_file() else ():
-        positives = {d for d, grade in train.qrels.get(line.query, {}).items() if grade > 0}.union(line.positives)
-        wrong = [d for d in line.negatives if d in positives]
-        if wrong:
-            raise InputError(
-                f"{line.where}: {wrong[0]!r} is both negative and positive of query {line.query!r}; drop one"
-            )
-        missing.update(d for d in line.negatives if d not in train.documents)
-        negatives.setdefault(line.query, []).extend(d for d in line.negatives if d in train.documents)
-    warning = f"{file} names {len(missing)} documents that are not in corpus.jsonl; left out"
-    return negatives, [warning] if missing else []
-
-
-def _training_part(path: str, data: DataConfig, seed: int) -> tuple[TrainingPairs, list[str]]:
-    folder = resolve(path)
-    if data.train_split not in data_files.splits(folder):
-        return TrainingPairs([], [], []), []
-    train = _read_split(folder, data.train_split)
-    queries = _trainable(folder, train, data)
-    held_out = set() if _has_search_split(folder, data) else _held_out(queries, data.search_share, seed)
-    kept = [(q, d) for q in queries if q not in held_out for d, grade in train.qrels[q].items() if grade > 0]
-    pairs = _sample(kept, data.max_train_pairs, seed)
-    negatives, warnings = _negatives(train)
-    found = TrainingPairs(
-        [train.queries[q] for q, _ in pairs],
-        [train.documents[d] for _, d in pairs],
-        [[train.documents[d] for d in negatives.get(q, ())] for q, _ in pairs],
-    )
-    return found, train.warnings + warnings
-
-
-def training_pairs(data: DataConfig, seed: int) -> TrainingPairs:
-    """A pair for each relevant document of each training query, of all data sets in turn.
-
-    Without the queries that `search_collection` holds out with the same seed, and without queries of the scored splits.
-    """
-    parts = [_training_part(path, data, seed)[0] for path in data.paths]
-    return TrainingPairs(
-        [q for p in parts for q in p.queries],
-        [d for p in parts for d in p.positives],
-        [n for p in parts for n in p.negatives],
-    )
-
-
-def check(path: str, data: DataConfig, seed: int = 0) -> list[str]:
-    """Every check a search needs of one data set, before any cluster time. Returns warnings, raises InputError."""
-    name = dataset_name(path)
-    same = [other for other in data.paths if dataset_name(other) == name]
-    if len(same) > 1:
-        raise InputError(f"data.paths has {len(same)} data sets called {name!r} ({', '.join(same)}); rename a folder")
-    folder = resolve(path)
-    test = _read_split(folder, data.test_split)
-    search, _, _ = _read_search(path, data, seed)
-    _, warnings = _training_part(path, data, seed)
-    _ignores_identical_ids(folder, name)
-    return list(dict.fromkeys(test.warnings + search.warnings + warnings))
-
-
-def check_training(data: DataConfig, seed: int) -> int:
-    """How many pairs there are to train on. Raises InputError where there is none; for a search that trains."""
-    count = len(training_pairs(data, seed).queries)
-    if not count:
-        raise InputError(
-            f"none of data.paths ({', '.join(data.paths)}) has a training pair in its split {data.train_split!r}, once "
-            "the scored queries are set aside; add training judgements, or set train.steps and train.epochs to 0"
-        )
-    return count
 
 
 def fingerprint(path: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Negatives:
     query: str
     positives: list[str]
     negatives: list[str]
+    scores: dict[str, float]
+    """Document id -> a teacher's score, for those that have one."""
 
 
 def part(folder: Path, split: str) -> Path:
@@ -46,6 +49,12 @@ def content_files(folder: Path) -> list[Path]:
     patterns = ("corpus.jsonl", "queries.jsonl", "qrels/*.tsv", "negatives/*.jsonl", "dataset.json")
     roots = [folder, *{part(folder, split) for split in splits(folder)}]
     return sorted({file for root in roots for pattern in patterns for file in root.glob(pattern)})
+
+
+def signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of all files of a data set: as long as it stays the same, so do they."""
+    stats = ((str(file.absolute()), file.stat()) for file in content_files(folder))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def require_split(folder: Path, split: str) -> Path:
@@ -106,7 +115,8 @@ def _id(value: object, where: str, name: str) -> str:
     return str(value)
 
 
-def _document(record: dict[str, Any], where: str) -> str:
+def document_text(record: dict[str, Any], where: str) -> str:
+    """Title and text of a line of corpus.jsonl, joined by a space."""
     return f"{_text(record, 'title', where, optional=True)} {_text(record, 'text', where)}".strip()
 
 
@@ -131,7 +141,7 @@ def _read_texts(path: Path, convert: Callable[[dict[str, Any], str], str]) -> di
 # Parsed once a process: checks, search, test and training read the same corpus.
 @functools.lru_cache(maxsize=CORPORA_KEPT)
 def _cached(path: Path, modified: int, size: int, corpus: bool) -> Mapping[str, str]:
-    return _read_texts(path, _document if corpus else _query)
+    return _read_texts(path, document_text if corpus else _query)
 
 
 def _read_cached(path: Path, corpus: bool) -> Mapping[str, str]:
@@ -186,9 +196,26 @@ def _ids(record: dict[str, Any], name: str, where: str) -> list[str]:
 
 
 def read_negatives(path: Path) -> Iterator[Negatives]:
-    """Lines {"query": id, "positive": [ids], "negative": [ids]}; InputError if a negative is among the positives."""
+    """Lines {"query": id, "positive": [ids], "negative": [ids], "scores": [numbers or null]}, the scores optional."""
     for number, line in lines(path):
         where = f"{path}:{number}"
         record = json_object(line, where)
         query = _id(record.get("query"), where, "query")
-        yield Negatives(where, query, _ids(record, "positive", where), _ids(record, "negative", where))
+        positives, negatives = (_ids(record, name, where) for name in ("positive", "negative"))
+        yield Negatives(where, query, positives, negatives, _scores(record, [*positives, *negatives], where))
+
+
+def _scores(record: dict[str, Any], documents: list[str], where: str) -> dict[str, float]:
+    values = record.get("scores")
+    if values is None:
+        return {}
+    if not isinstance(values, list) or len(values) != len(documents):
+        count = len(values) if isinstance(values, list) else repr(values)
+        raise InputError(
+            f"{where}: 'scores' must be a list of {len(documents)} numbers, one for each positive and "
+            f"then each negative, got {count}"
+        )
+    for value in values:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
+            raise InputError(f"{where}: a score must be a number, or null where there is none, got {value!r}")
+    return {document: float(value) for document, value in zip(documents, values, strict=True) if value is not None}

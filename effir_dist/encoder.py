@@ -16,6 +16,7 @@ from torch import nn
 from effir_dist import checkpoints
 from effir_dist.backbones import ModelDict, family
 from effir_dist.errors import InputError
+from effir_dist.places import place, read_locally
 from effir_dist.pruning import PruningPlan, apply_plan, kept_neurons
 from effir_dist.settings import ModelConfig
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from effir_dist.tokens import Tokens
 
 SETTINGS_FILE = "effir.json"
-"""Beside a pruned model's weights: how texts become embeddings, and the plan."""
+"""Beside a trial's weights: how texts become embeddings, and the plan."""
+EXPORT_FILE = "plan.json"
+"""The same in an exported folder, and the unpruned model's config: config.json there is for other tools."""
 FORMAT = 1
 
 
@@ -37,6 +40,8 @@ class EncoderSettings:
     append_eos: bool
     max_query_length: int
     max_document_length: int
+    dimension: int = 0
+    """Numbers kept of an embedding, the first ones; 0 keeps all."""
 
 
 def make_settings(config: ModelConfig, model_config: ModelDict) -> EncoderSettings:
@@ -49,6 +54,7 @@ def make_settings(config: ModelConfig, model_config: ModelDict) -> EncoderSettin
         append_eos=row.append_eos,
         max_query_length=min(config.max_query_length, limit),
         max_document_length=min(config.max_document_length, limit),
+        dimension=config.dimension if config.dimension < int(model_config["hidden_size"]) else 0,
     )
 
 
@@ -67,7 +73,7 @@ def default_device() -> torch.device:
 
 
 class Encoder(nn.Module):
-    """Backbone, pooling and l2 normalisation."""
+    """Backbone, pooling, truncation and l2 normalisation."""
 
     def __init__(
         self,
@@ -92,11 +98,21 @@ class Encoder(nn.Module):
     def pad_id(self) -> int:
         return self.tokenizer.pad_token_id or 0
 
+    @property
+    def dimension(self) -> int:
+        """D of the embeddings: the hidden size, unless they are truncated."""
+        return self.settings.dimension or int(self.model_config["hidden_size"])
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """[B, T] ids and mask (right padding) -> [B, D] l2-normalised float32 embeddings."""
         options = {"use_cache": False} if family(self.model_config).append_eos else {}  # a decoder
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        return nn.functional.normalize(POOLINGS[self.settings.pooling](hidden, attention_mask), dim=-1)
+        return self.finish(POOLINGS[self.settings.pooling](hidden, attention_mask))
+
+    def finish(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled states [B, hidden size] -> embeddings [B, D]: truncated where the settings say so, l2-normalised."""
+        kept = pooled[:, : self.settings.dimension] if self.settings.dimension else pooled
+        return nn.functional.normalize(kept, dim=-1)
 
     def tokenize(self, texts: list[str], kind: str, cache: Path | None = None) -> Tokens:
         """Token ids of queries or documents (`kind`), with their prompt, cut to their length."""
@@ -109,43 +125,43 @@ class Encoder(nn.Module):
         }[kind]
         return tokenize(self.tokenizer, texts, prompt, length, s.append_eos, cache)
 
-    def encode_tokens(self, tokens: Tokens, batch_tokens: int = 4096) -> np.ndarray:
-        """[N, D] float32, in the order given. Batches hold texts of like length, `batch_tokens` with padding."""
-        was_training = self.training
-        self.eval()
-        out: np.ndarray | None = None
-        with torch.inference_mode():
-            for indices in length_sorted_batches(tokens.lengths, batch_tokens):
-                vectors = self(*pad(tokens, indices, self.pad_id, self.device)).cpu().numpy()
-                out = np.empty((len(tokens), vectors.shape[1]), np.float32) if out is None else out
-                out[indices] = vectors
-        self.train(was_training)
-        if out is None:
-            return np.empty((0, int(self.model_config["hidden_size"])), np.float32)
-        return out
+    def encode_tokens(self, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto") -> np.ndarray:
+        """[N, D] float32, in the order given, as `encoding.encode` says."""
+        from effir_dist.encoding import encode
 
-    def encode(self, texts: list[str], kind: str = "document", batch_tokens: int = 4096) -> np.ndarray:
-        """Embeddings of texts: [N, D] float32."""
-        return self.encode_tokens(self.tokenize(texts, kind), batch_tokens)
+        return encode(self, tokens, batch_tokens, compiled)
+
+    def encode(
+        self, texts: list[str], kind: str = "document", batch_tokens: int = 0, compiled: str = "auto"
+    ) -> np.ndarray:
+        """Embeddings of queries or documents (`kind`): [N, D] float32, as `encoding.encode_texts` makes them."""
+        from effir_dist.encoding import encode_texts
+
+        return encode_texts(self, texts, kind, batch_tokens, compiled)
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), plan, settings, config and tokenizer; `load_encoder(folder)` reads them."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"format": FORMAT, "encoder": asdict(self.settings), "plan": self.plan.to_dict()}
         self.tokenizer.save_pretrained(folder)
         (folder / "config.json").write_text(json.dumps(self.model_config, indent=2, default=str))
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2))
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.backbone.state_dict().items()}
-        partial = folder / "model.safetensors.tmp"
-        try:
-            save_file(tensors, partial, metadata={"format": "pt"})
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]) if number else 0, str(error), str(partial)) from None
-        partial.rename(folder / "model.safetensors")
+        save_tensors(self.backbone, folder)
+
+
+def save_tensors(model: nn.Module, folder: Path) -> None:
+    """Write a model's tensors to `model.safetensors`, which is there whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = folder / "model.safetensors.tmp"
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, str(error), str(partial)) from None
+    partial.rename(folder / "model.safetensors")
 
 
 def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -158,40 +174,30 @@ def _last(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """[B, T, D], [B, T] -> [B, D]: the last real token, whichever side the padding is on."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = (positions * mask).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
 
 
 def _cls(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """[B, T, D], [B, T] -> [B, D]: the first real token."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), mask.argmax(1)].float()
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.argmax(1)].float()
 
 
 POOLINGS = {"mean": _mean, "last": _last, "cls": _cls}
 
 
-def pad(
-    tokens: Tokens, indices: np.ndarray, pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(tokens: Tokens, indices: np.ndarray, pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Input ids and attention mask of the texts at `indices`: two int64 tensors [B, T], padded on the right."""
-    rows = [tokens[int(i)] for i in indices]
-    longest = max(len(row) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, np.int64)
-    mask = np.zeros((len(rows), longest), np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    ids, mask = pad_rows([tokens[int(i)] for i in indices], pad_id)
+    return ids.to(device), mask.to(device)
 
 
-def length_sorted_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Indices in batches, longest texts first, each at most `batch_tokens` when padded (one text at least)."""
-    order = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
+def pad_rows(rows: list[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of tokens [T] of each text, in main memory."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = np.concatenate(rows)
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
 def build_encoder(base: checkpoints.Base, settings: EncoderSettings, dtype: str) -> Encoder:
@@ -211,37 +217,45 @@ def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray
 
 
 def load_encoder(name_or_path: str, dtype: str = "float32") -> Encoder:
-    """A retriever from a backbone's name, a checkpoint folder or a folder that `Encoder.save` wrote, on the GPU if any.
+    """A retriever from a backbone's name, a checkpoint folder, a trial's folder or an exported one, on the GPU if any.
 
-    Lengths are those that a pruned model was saved with, else the model's usual one. Raises InputError where there is
-    no such model.
+    Lengths are those that a pruned model was saved with, else the model's usual one. dtype: `auto`, `float32`,
+    `bfloat16`, or `stored` for that of a pruned model's weights. Raises InputError where there is no such model, its
+    weights do not fit its plan, or they are anything but safetensors.
     """
+    if "://" in name_or_path:
+        with read_locally(place(name_or_path)) as copy:
+            return load_encoder(str(copy), dtype)
     folder = Path(name_or_path)
-    if (folder / SETTINGS_FILE).is_file():
-        return _load_pruned(folder, dtype).to(default_device())
+    settings_file = next((f for f in (folder / SETTINGS_FILE, folder / EXPORT_FILE) if f.is_file()), None)
+    if settings_file:
+        return _load_pruned(settings_file, dtype).to(default_device()).eval()
     source = checkpoints.find(name_or_path)
+    checkpoints.check_weights(source)
     usual = checkpoints.usual_length(source)
     lengths = ModelConfig(max_query_length=usual, max_document_length=usual)
     settings = make_settings(lengths, source.config)
     encoder = build_encoder(checkpoints.load_base(source, resolve_dtype(dtype)), settings, dtype)
-    return encoder.to(default_device())
+    return encoder.to(default_device()).eval()
 
 
-def _load_pruned(folder: Path, dtype: str) -> Encoder:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    tree = checkpoints.read_json(folder / SETTINGS_FILE)
+def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
+    folder, tree = settings_file.parent, checkpoints.read_json(settings_file)
     if tree.get("format", 0) > FORMAT:
         raise InputError(f"{folder} was written by a newer effir_dist (format {tree['format']}); upgrade to load it")
-    plan = PruningPlan.from_dict(tree["plan"])
-    config = checkpoints.read_json(folder / "config.json")
+    try:
+        plan, settings = PruningPlan.from_dict(tree["plan"]), EncoderSettings(**tree["encoder"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{settings_file} is no description of a pruned model: {error}") from None
+    config = tree.get("model_config") or checkpoints.read_json(folder / "config.json")
     model = checkpoints.build_empty(config)
     apply_plan(model, config, plan)
+    tensors = checkpoints.read_tensors(folder)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"the weights in {folder} do not fit its plan and config: {str(error)[:300]}") from None
-    tokenizer = checkpoints.load_tokenizer(str(folder))
-    backbone = model.to(getattr(torch, resolve_dtype(dtype))).eval()
-    return Encoder(backbone, tokenizer, EncoderSettings(**tree["encoder"]), config, plan)
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the weights in {folder} do not fit its plan and config: {reason}") from None
+    stored = next(iter(tensors.values())).dtype
+    backbone = model.to(stored if dtype == "stored" else getattr(torch, resolve_dtype(dtype))).eval()
+    return Encoder(backbone, checkpoints.load_tokenizer(str(folder)), settings, config, plan)

@@ -7,7 +7,8 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from effir_dist.encoder import Encoder, default_device, resolve_dtype
+from effir_dist.encoding import encode_packed
+from effir_dist.memory import BUCKET, stage_of
+from effir_dist.packed import Batch
 from effir_dist.settings import TrainConfig
-
-BUCKET = 50_000_000
-"""Most elements in a ZeRO bucket; DeepSpeed's own default reserves 2 GB before the first step."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -26,33 +27,38 @@ class TrainingDiverged(RuntimeError):
 
 
 def deepspeed_config(config: TrainConfig, world_size: int, dtype: str, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. dtype: `float32` or `bfloat16`; parameters: of the model, bounds the buckets."""
-    bucket = max(1, min(BUCKET, parameters))
-    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
-    if config.zero_stage == 3:
+    """DeepSpeed's configuration. dtype: `float32` or `bfloat16`; parameters: of the model, bounds the buckets.
+
+    Without ZeRO DeepSpeed's clipping waits for the device once a parameter, so `step` does that itself.
+    """
+    bucket, stage = max(1, min(BUCKET, parameters)), stage_of(config, dtype)
+    zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if stage == 3:
         # The memory-efficient linear replaces torch's for the whole process, later trials included.
         zero |= {"stage3_prefetch_bucket_size": bucket, "memory_efficient_linear": False}
-    adam = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "torch_adam": True}
+    adam = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "torch_adam": True, "fused": True}
     return {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.max_grad_norm,
+        "gradient_clipping": config.max_grad_norm if stage else 0.0,
         "optimizer": {"type": "AdamW", "params": adam},
         "zero_optimization": zero,
-        "bf16": {"enabled": dtype == "bfloat16"},
+        # A gradient that is not finite ends the training at its next loss; looking for one waits for the device.
+        "bf16": {"enabled": dtype == "bfloat16", "check_grad_overflow": False},
     }
 
 
-class Towers(nn.Module):
-    """Queries and passages in one forward call: to ZeRO's hooks a step is one pass over the model."""
+class Groups(nn.Module):
+    """All groups of a chunk in one forward call: to ZeRO's hooks that is one pass over the model."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, queries: tuple[Tensor, Tensor], passages: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.encoder(*queries), self.encoder(*passages)
+    def forward(self, groups: Sequence[tuple[Tensor, Tensor] | Batch]) -> Tensor:
+        embed, packed = self.encoder, encode_packed
+        return torch.cat([embed(*g) if isinstance(g, tuple) else packed(self.encoder, g) for g in groups])
 
 
 def start_distributed() -> None:
@@ -70,6 +76,13 @@ def start_distributed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # No operator is to be built: the one DeepSpeed would build, an all-reduce for inference, takes a minute.
     deepspeed.ops.__compatible_ops__ = {}
+
+
+def step(engine: Any, config: TrainConfig) -> None:
+    """The optimizer's step, on gradients clipped to `max_grad_norm`."""
+    if engine.zero_optimization_stage() == 0 and config.max_grad_norm:
+        nn.utils.clip_grad_norm_(engine.module.parameters(), config.max_grad_norm)
+    engine.step()
 
 
 def _twin(encoder: Encoder) -> Encoder:
@@ -101,7 +114,7 @@ def _initialize(encoder: Encoder, config: TrainConfig, dtype: str) -> Any:
     parameters = list(encoder.parameters())
     settings = deepspeed_config(config, dist.get_world_size(), dtype, sum(p.numel() for p in parameters))
     trained = [p for p in parameters if p.requires_grad]
-    return deepspeed.initialize(model=Towers(encoder), model_parameters=trained, config=settings)[0]
+    return deepspeed.initialize(model=Groups(encoder), model_parameters=trained, config=settings)[0]
 
 
 def _full_weights(encoder: Encoder) -> list[Tensor]:
@@ -128,10 +141,12 @@ def _take_down(engine: Any, encoder: Encoder) -> None:
     vars(engine).clear()
 
 
-def run_engine(encoder: Encoder, config: TrainConfig, fit: Callable[[Any], None]) -> None:
-    """Call fit(engine) with a DeepSpeed engine around the encoder, on this rank's device and in the training dtype.
+@contextmanager
+def running_engine(encoder: Encoder, config: TrainConfig) -> Iterator[Any]:
+    """A DeepSpeed engine around the encoder, on this rank's device and in the training dtype, within the block.
 
-    engine(queries, passages), each (input_ids [B, T], attention_mask [B, T]), gives their embeddings, two [B, D].
+    engine(groups) gives the embeddings of all, [rows, D]; a group is input_ids and attention_mask, [G, T] each, or
+    a packed batch, for which the model must be within `packed.attention`.
     At the end the encoder holds the full weights on every rank, in evaluation mode; after an error they are lost.
     """
     dtype = resolve_dtype(config.dtype)
@@ -142,7 +157,7 @@ def run_engine(encoder: Encoder, config: TrainConfig, fit: Callable[[Any], None]
         try:
             _prepare(twin, config)
             engine = _initialize(twin, config, dtype)
-            fit(engine)
+            yield engine
             weights = _full_weights(twin)
         finally:
             if engine is not None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 
 class InputError(ValueError):
@@ -19,6 +24,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
+def check_least(arguments: argparse.Namespace, least: Mapping[str, int]) -> None:
+    """Raises InputError where one of a command's options is given and below its least value."""
+    for name, bound in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < bound:
+            raise InputError(f"--{name.replace('_', '-')} must be {bound} or more, got {value}")
+
+
 def command(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a command's `main`: an InputError becomes one line on stderr and exit code 2."""
 
@@ -26,11 +39,14 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         try:
             main()
+            sys.stdout.flush()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
+        except BrokenPipeError:  # `| head` has seen enough; nothing is left to be flushed at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return wrapped

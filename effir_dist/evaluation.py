@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from effir_dist.errors import InputError
+from effir_dist.exact import exact_search
 from effir_dist.metrics import mean, measure_all, trec_order
 
 if TYPE_CHECKING:
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 DEPTH = 100
 """Documents retrieved for a query: what Recall@100 needs."""
-BLOCK_BYTES = 256 * 2**20
-"""Document vectors that the search copies at a time."""
+ENCODED = {"query": "queries", "document": "documents"}
+ON_DISK_BYTES = 4 * 2**30
+"""Of vectors in memory; more are written to a temporary file (TMPDIR) while they are scored."""
+PART = 65536
+"""Documents whose vectors are made at a time where others may make them."""
+Ranked = dict[str, list[tuple[str, float]]]
+"""Query id -> (document id, similarity) from best to worst."""
 
 
 @dataclass(frozen=True)
@@ -34,34 +39,93 @@ class Scores:
     """Query id -> the same three."""
     seconds: float
     """From the first text tokenised (or the first vector searched) to the metrics."""
+    ranked: Ranked = field(default_factory=dict, repr=False)
+    """What was retrieved, DEPTH documents a query at most."""
+    encoded: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """queries, documents -> how many, and the seconds from token ids to vectors on all ranks; none of given vectors."""
 
 
-def score(encoder: Encoder, collection: Collection, batch_tokens: int, cache: Path | None = None) -> Scores:
+class Retriever(Protocol):
+    """Whatever makes vectors of texts."""
+
+    def encode(self, texts: list[str], kind: str = ..., batch_tokens: int = ...) -> np.ndarray:
+        """Embeddings of queries or documents (`kind`): [N, D] float32."""
+
+
+def score(
+    encoder: Encoder, collection: Collection, batch_tokens: int = 0, cache: Path | None = None, compiled: str = "auto"
+) -> Scores:
     """Tokenise, encode, search and measure `collection`.
 
-    `batch_tokens` bounds a batch, padding included; `cache` is a folder that keeps token ids between calls.
-    Raises as `score_embeddings`.
+    batch_tokens and compiled are as for `encoding.encode`; `cache` is a folder that keeps token ids between calls.
+    Vectors of more than ON_DISK_BYTES are kept as float16 in a temporary file. Raises as `score_embeddings`.
     """
     start = time.perf_counter()
-    queries = encode_shared(encoder, encoder.tokenize(collection.queries, "query", cache), batch_tokens)
-    documents = encode_shared(encoder, encoder.tokenize(collection.documents, "document", cache), batch_tokens)
-    scores = score_embeddings(queries, documents, collection)
-    return Scores(scores.metrics, scores.per_query, time.perf_counter() - start)
+    vectors, encoded = {}, {}
+    with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
+        for kind, texts in (("query", collection.queries), ("document", collection.documents)):
+            tokens = encoder.tokenize(texts, kind, cache)
+            begun = time.perf_counter()
+            room = _room(Path(folder) / f"{kind}.npy", len(tokens), encoder.dimension)
+            vectors[kind] = encode_shared(encoder, tokens, batch_tokens, compiled, room)
+            encoded[ENCODED[kind]] = len(tokens), time.perf_counter() - begun
+        scores = score_embeddings(vectors["query"], vectors["document"], collection)
+    return replace(scores, seconds=time.perf_counter() - start, encoded=encoded)
 
 
-def encode_shared(encoder: Encoder, tokens: Tokens, batch_tokens: int) -> np.ndarray:
-    """`Encoder.encode_tokens`, [N, D]; where there are several ranks each encodes a part, and all have the whole."""
+def score_texts(retriever: Retriever, collection: Collection, batch_tokens: int) -> Scores:
+    """`score` for whatever makes vectors of texts, without a cache, on one rank. Raises as `score_embeddings`."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
+        queries = retriever.encode(collection.queries, "query", batch_tokens)
+        documents = _in_parts(retriever, collection.documents, batch_tokens, Path(folder) / "document.npy")
+        scores = score_embeddings(queries, documents, collection)
+    return replace(scores, seconds=time.perf_counter() - start)
+
+
+def _in_parts(retriever: Retriever, documents: list[str], batch_tokens: int, file: Path) -> np.ndarray:
+    """[P, D] of documents, PART at a time into memory or `file`."""
+    room: np.ndarray | None = None
+    for start in range(0, len(documents), PART):
+        vectors = retriever.encode(documents[start : start + PART], "document", batch_tokens)
+        room = _room(file, len(documents), vectors.shape[1]) if room is None else room
+        room[start : start + PART] = vectors
+    return np.empty((0, 0), np.float32) if room is None else room
+
+
+def speeds(scores: list[Scores]) -> dict[str, float]:
+    """queries_per_second, documents_per_second: over all collections, batched, tokenising left out."""
+    found = {}
+    for name in ENCODED.values():
+        counts, seconds = zip(*(s.encoded[name] for s in scores), strict=True)
+        found[f"{name}_per_second"] = sum(counts) / sum(seconds)
+    return found
+
+
+def _room(file: Path, count: int, size: int) -> np.ndarray:
+    """Where `count` vectors go: memory, or a file of float16 where they are many."""
+    if 4 * count * size <= ON_DISK_BYTES:
+        return np.empty((count, size), np.float32)
+    return np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
+
+
+def encode_shared(
+    encoder: Encoder, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto", out: np.ndarray | None = None
+) -> np.ndarray:
+    """`encoding.encode`, [N, D]; where there are several ranks each encodes a part, and all have the whole."""
     import torch.distributed as dist
+
+    from effir_dist.encoding import encode
 
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:
-        return encoder.encode_tokens(tokens, batch_tokens)
+        return encode(encoder, tokens, batch_tokens, compiled, out)
     # Every W-th of the texts by length: parts of equal work.
     shares = [np.argsort(tokens.lengths, kind="stable")[rank::ranks] for rank in range(ranks)]
-    own = encoder.encode_tokens(tokens.select(shares[dist.get_rank()]), batch_tokens)
+    own = encoder.encode_tokens(tokens.select(shares[dist.get_rank()]), batch_tokens, compiled)
     parts: list[np.ndarray] = [own] * ranks
     dist.all_gather_object(parts, own)
-    whole = np.empty((len(tokens), own.shape[1]), np.float32)
+    whole = np.empty((len(tokens), own.shape[1]), np.float32) if out is None else out
     for share, part in zip(shares, parts, strict=True):
         whole[share] = part
     return whole
@@ -79,60 +143,22 @@ def score_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray, co
     # A query's own id takes one place, so one more keeps DEPTH after it has left.
     depth = DEPTH + 1 if collection.ignore_identical_ids else DEPTH
     similarities, indices = exact_search(query_vectors, document_vectors, depth)
-    per_query = measure_all(rankings(similarities, indices, collection), collection.qrels)
-    return Scores(mean(list(per_query.values())), per_query, time.perf_counter() - start)
+    ranked = rankings(similarities, indices, collection)
+    per_query = measure_all({q: [d for d, _ in documents] for q, documents in ranked.items()}, collection.qrels)
+    return Scores(mean(list(per_query.values())), per_query, time.perf_counter() - start, ranked)
 
 
-def rankings(similarities: np.ndarray, indices: np.ndarray, collection: Collection) -> dict[str, list[str]]:
-    """Query id -> document ids from best to worst, of search results [Q, k], ties broken as trec_eval does.
+def rankings(similarities: np.ndarray, indices: np.ndarray, collection: Collection) -> Ranked:
+    """What search results [Q, k] say of each query, ties broken as trec_eval does.
 
     The document with the query's own id is left out where the collection asks for it.
     """
-    ranked: dict[str, list[str]] = {}
+    ranked: Ranked = {}
     for query_id, row, places in zip(collection.query_ids, similarities, indices, strict=True):
-        ids = trec_order([collection.document_ids[place] for place in places], row)
-        if collection.ignore_identical_ids:
-            ids = [document_id for document_id in ids if document_id != query_id]
-        ranked[query_id] = ids
+        near = dict(zip((collection.document_ids[place] for place in places), row.tolist(), strict=True))
+        own = query_id if collection.ignore_identical_ids else None
+        ranked[query_id] = [(d, near[d]) for d in trec_order(list(near), list(near.values())) if d != own]
     return ranked
-
-
-def exact_search(queries: np.ndarray, documents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k documents [P, D] of the largest inner product with each query [Q, D].
-
-    Returns (scores float32 [Q, k], indices int64 [Q, k]), best first; fewer than k columns where P < k. Documents are
-    searched a block at a time, so the copy that faiss keeps stays below BLOCK_BYTES. Raises InputError without faiss.
-    """
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    scores = np.empty((len(queries), 0), dtype=np.float32)
-    indices = np.empty((len(queries), 0), dtype=np.int64)
-    for start, block in _blocks(documents):
-        block_scores, block_indices = _search_block(queries, block, k)
-        scores = np.concatenate([scores, block_scores], axis=1)
-        indices = np.concatenate([indices, block_indices + start], axis=1)
-        # Stable: of equal scores the earlier document stays first, whatever the size of a block.
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, indices = np.take_along_axis(scores, best, 1), np.take_along_axis(indices, best, 1)
-    return scores, indices
-
-
-def _blocks(documents: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(First row, float32 rows) of consecutive blocks of `documents` [P, D]."""
-    rows = max(1, BLOCK_BYTES // (4 * max(1, documents.shape[1])))
-    for start in range(0, len(documents), rows):
-        yield start, np.ascontiguousarray(documents[start : start + rows], dtype=np.float32)
-
-
-def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`exact_search` in one block, by faiss."""
-    try:
-        import faiss
-    except ImportError:
-        raise InputError("faiss is not installed; install `effir_dist[cpu]`, or `effir_dist[gpu]` with a GPU") from None
-    index = faiss.IndexFlatIP(block.shape[1])
-    index.add(block)
-    scores, indices = index.search(queries, min(k, len(block)))
-    return scores, indices
 
 
 def _check_vectors(kind: str, vectors: np.ndarray, count: int) -> None:

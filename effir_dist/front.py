@@ -1,4 +1,4 @@
-"""The Pareto front of parameters (down) against nDCG@10 (up), and how much it covers."""
+"""Geometry of fronts and hypervolumes; which records are complete and which is the unpruned model's; plans in words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10")
+"""The qualities of a record, means over queries and then over data sets."""
 Point = tuple[float, float]
 """Size (down), quality (up)."""
 REFERENCE: Point = (1.0, 0.0)
@@ -35,36 +37,59 @@ def hypervolume(points: Sequence[Point], reference: Point = REFERENCE) -> float:
     return area
 
 
+def non_dominated_losses(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points, all of whose N coordinates are to be small, that none is at least as good as, in order.
+
+    Of equal points the first stays; points with NaN or infinite values are left out.
+    """
+    import numpy as np
+
+    if not points:
+        return []
+    if len(points[0]) == 2:
+        return sorted(non_dominated([(p[0], -p[1]) for p in points]))
+    losses = np.asarray(points, float)
+    finite = np.isfinite(losses).all(axis=1)
+    found: list[int] = []
+    for i in np.flatnonzero(finite):
+        as_good = (losses <= losses[i]).all(axis=1) & finite
+        equal = (losses == losses[i]).all(axis=1)
+        if not (as_good & ~equal).any() and int(np.flatnonzero(equal & finite)[0]) == i:
+            found.append(int(i))
+    return found
+
+
+def hypervolume_losses(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume that `points` (all coordinates to be small, two or three of them) dominate within `reference`."""
+    inside = [p for p in points if all(math.isfinite(v) and v < r for v, r in zip(p, reference, strict=True))]
+    if len(reference) == 2:
+        return hypervolume([(p[0], -p[1]) for p in inside], (reference[0], -reference[1]))
+    # A slab for each step of the last coordinate: what dominates there is an area of the other two.
+    inside.sort(key=lambda p: p[2])
+    volume, flat = 0.0, list[Sequence[float]]()
+    for number, point in enumerate(inside):
+        flat = [*flat, point[:2]]
+        flat = [flat[i] for i in non_dominated_losses(flat)]
+        above = inside[number + 1][2] if number + 1 < len(inside) else reference[2]
+        if above > point[2]:
+            volume += (above - point[2]) * hypervolume_losses(flat, reference[:2])
+    return volume
+
+
 def complete(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records with a score."""
     return [r for r in records if r["state"] == "complete" and r.get("ndcg_at_10") is not None]
 
 
-def front(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records on the front, largest first: how much is lost by going smaller reads downwards."""
-    scored = complete(records)
-    return [scored[i] for i in reversed(non_dominated([(r["parameters"], r["ndcg_at_10"]) for r in scored]))]
-
-
 def unpruned(records: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first scored record of the whole model, where there is one."""
-    return next((r for r in complete(records) if r["parameters"] == r["full_parameters"]), None)
+    """The first scored record of the whole model, its vectors whole too, where there is one."""
+    return next((r for r in complete(records) if is_whole(r)), None)
 
 
-def normalised(records: Iterable[dict[str, Any]]) -> list[Point]:
-    """Scored records as (share of the full model's parameters, share of the unpruned model's nDCG@10).
-
-    Without a scored unpruned model the nDCG@10 stays as it is.
-    """
-    scored = complete(records)
-    whole = unpruned(scored)
-    best = whole["ndcg_at_10"] if whole and whole["ndcg_at_10"] > 0 else 1.0
-    return [(r["parameters"] / r["full_parameters"], r["ndcg_at_10"] / best) for r in scored]
-
-
-def covered(records: Iterable[dict[str, Any]]) -> float:
-    """Hypervolume of the normalised records: what a search tries to raise."""
-    return hypervolume(normalised(records))
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether nothing was taken away: no parameters, and no dimensions of the vectors."""
+    full = record.get("full_index_bytes")
+    return record["parameters"] == record.get("full_parameters") and (not full or record.get("index_bytes") == full)
 
 
 def parameters_text(parameters: float) -> str:

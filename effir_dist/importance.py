@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from effir_dist import backbones
 from effir_dist.config import replace
 from effir_dist.errors import InputError, command
-from effir_dist.ranking import DISTANCES, KINDS, LEVELS, Importance, Method, greedy_order, score_model
-from effir_dist.settings import DTYPES, RunConfig
+from effir_dist.ranking import KINDS, Importance, Method, score_model
+from effir_dist.settings import DISTANCES, DTYPES, LEVELS, RunConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +48,9 @@ def main() -> None:
     args = parser().parse_args()
     texts = calibration_texts(args)
     encoder = _load(args)
-    method = Method(args.distance, args.level)
+    method = Method(args.distance, args.level, args.greedy)
     importance = score_model(encoder, texts, method=method).importance
     orders = {kind: importance.drop_order(kind) for kind in KINDS}
-    if args.greedy:
-        for kind in KINDS:
-            make = functools.partial(_without, encoder, kind)
-            orders[kind] = greedy_order(make, kind, len(importance.mlp), texts, method)
     table = order_table(importance, orders)
     print(f"{args.model or args.backbone}: {len(texts)} texts, {args.distance} per {args.level}")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
@@ -72,11 +67,7 @@ def calibration_texts(args: argparse.Namespace) -> list[str]:
         folder = data_files.part(data.resolve(args.data), "train")
         texts = list(data_files.read_corpus(folder / "corpus.jsonl").values())[: args.samples]
     else:
-        try:
-            lines = args.texts.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read --texts {args.texts}: {error}") from None
-        texts = [line for line in lines if line.strip()][: args.samples]
+        texts = [line for _, line in data_files.lines(args.texts)][: args.samples]
     if not texts:
         raise InputError(f"no calibration text in {args.texts or args.data}; it needs one at least")
     return texts
@@ -91,18 +82,6 @@ def _load(args: argparse.Namespace) -> Encoder:
     checkpoints.check_weights(source)
     base = checkpoints.load_base(source, dtype)
     return build_encoder(base, make_settings(config.model, source.config), dtype).to(default_device())
-
-
-def _without(encoder: Encoder, kind: str, gone: list[int]) -> Encoder:
-    """A copy of the encoder without those sub-layers or blocks."""
-    import copy
-
-    from effir_dist.encoder import prune_encoder
-    from effir_dist.pruning import make_plan
-
-    mlp = gone if kind in ("mlp", "block") else []
-    attention = gone if kind in ("attention", "block") else []
-    return prune_encoder(copy.deepcopy(encoder), make_plan(encoder.model_config, mlp, attention), None)
 
 
 def order_table(importance: Importance, orders: dict[str, list[int]]) -> pd.DataFrame:
@@ -139,7 +118,7 @@ def heat_map(orders: dict[str, list[int]], name: str) -> Figure:
 
 
 def _write(folder: Path, table: pd.DataFrame, figure: Figure) -> None:
-    from effir_dist.records import write_bytes_atomic, write_text_atomic
+    from effir_dist.files import write_bytes_atomic, write_text_atomic
 
     image = io.BytesIO()
     figure.savefig(image, format="png")

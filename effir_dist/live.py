@@ -17,7 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.front import complete, covered, front, parameters_text
+from effir_dist.front import complete, parameters_text
+from effir_dist.objectives import MEASURES, Goal
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
@@ -43,11 +44,12 @@ class LiveView:
         *,
         known: Iterable[dict[str, Any]] = (),
         time_budget: float = 0.0,
+        goal: Goal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`known` are the records that a resumed search starts from; `time_budget` in seconds, 0 is none."""
         self.console, self.title, self.total, self.full_parameters = console, title, total, full_parameters
-        self._records = list(known)
+        self._records, self._goal = list(known), goal or Goal()
         self._known, self._saved, self._most_running = len(self._records), 0, 1
         self._budget, self._clock = time_budget, clock
         self._started = self._last_line = clock()
@@ -121,6 +123,15 @@ class LiveView:
         if not self._live:
             self._line(line)
 
+    def rung_finished(self, scored: dict[str, Any], where: str) -> None:
+        """A trial was scored on its way, and goes on only if it is chosen. where: such as `untrained`."""
+        with self._lock:
+            self._running.pop(scored["trial"], None)
+        if not self._live:
+            parts = [*self._plan_parts(scored), f"nDCG@10 {scored['ndcg_at_10']:.4f} {where}"]
+            indent = " " * (2 * len(str(self.total)) + 4)
+            self._line(f"{indent}{scored['trial']}  " + "  ".join([*parts, f"{scored['total_seconds']:.0f} s"]))
+
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
         with self._lock:
@@ -149,18 +160,29 @@ class LiveView:
         start = f"[{len(self._records):{width}d}/{self.total}] {record['trial']}  "
         if record["state"] != "complete":
             return f"{start}failed after {duration(record.get('total_seconds') or 0)}: {_one_line(record)}"
-        share = 100 * record["parameters"] / self.full_parameters
         parts = [
-            f"{_dropped(record):<16}",
-            f"width {record['width_ratio']:<4.3g}",
-            f"{parameters_text(record['parameters'])} ({share:3.0f} %)",
+            *self._plan_parts(record),
+            *(f"{name} {value}" for name, value in self._others(record).items()),
             f"nDCG@10 {record['ndcg_at_10']:.4f}",
             f"{record.get('total_seconds') or 0:.0f} s",
-            "* front" if record in front(self._records) else "       ",
-            f"hv {covered(self._records):.3f}",
+            "* front" if self._on_front(record) else "       ",
+            f"hv {self._goal.covered(self._records):.3f}",
         ]
         left = self.seconds_left() if len(self._records) < self.total else None
         return start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
+
+    def _plan_parts(self, record: dict[str, Any]) -> list[str]:
+        share = 100 * record["parameters"] / self.full_parameters
+        size = f"{parameters_text(record['parameters'])} ({share:3.0f} %)"
+        return [f"{_dropped(record):<16}", f"width {record['width_ratio']:<4.3g}", size]
+
+    def _others(self, record: dict[str, Any]) -> dict[str, str]:
+        """The objectives that every line does not show anyway."""
+        names = [name for name in self._goal.objectives if name not in ("parameters", "ndcg_at_10")]
+        return {MEASURES[n].text: f"{record[n]:.4g}" for n in names if record.get(n) is not None}
+
+    def _on_front(self, record: dict[str, Any]) -> bool:
+        return record["trial"] in {r["trial"] for r in self._goal.front(self._records)}
 
     def picture(self) -> RenderableType:
         """The whole view, not taller than the terminal."""
@@ -193,23 +215,24 @@ class LiveView:
         return grid
 
     def _front_table(self, room: int) -> RenderableType:
-        best = front(self._records)
+        best = self._goal.front(self._records)
         if not best:
-            return Text("front: no trial is complete yet", style="dim")
+            kept = "" if not complete(self._records) else " that keeps to the constraints"
+            return Text(f"front: no trial is complete yet{kept}", style="dim")
         shown = best if len(best) <= room else best[: room - 1]
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         table.add_column("front", no_wrap=True, min_width=5)
         table.add_column("MLPs dropped", no_wrap=True, overflow="ellipsis", max_width=24)
-        for name in ("width", "parameters", "", "nDCG@10", "seconds"):
+        for name in ("width", "parameters", "", *self._others(best[0]), "nDCG@10", "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
         for r in shown:
             share = f"{100 * r['parameters'] / self.full_parameters:.0f} %"
-            scores = (f"{r['ndcg_at_10']:.4f}", f"{r.get('total_seconds') or 0:.0f}")
+            scores = (*self._others(r).values(), f"{r['ndcg_at_10']:.4f}", f"{r.get('total_seconds') or 0:.0f}")
             table.add_row(
                 r["trial"], _dropped(r), f"{r['width_ratio']:.3g}", parameters_text(r["parameters"]), share, *scores
             )
         more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
-        return Group(table, Text(f"hypervolume {covered(self._records):.3f}{more}", style="dim"))
+        return Group(table, Text(f"hypervolume {self._goal.covered(self._records):.3f}{more}", style="dim"))
 
     def _running_table(self, rows: list[tuple[str, _Running]]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.backbones import Family, ModelDict, block_count, family, mlp_width
+from effir_dist.backbones import ModelDict, block_count, family, mlp_width
 from effir_dist.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def make_plan(
     config: ModelDict,
     dropped_mlp: Iterable[int] = (),
     dropped_attention: Iterable[int] = (),
-    width_ratio: float = 1.0,
+    width_ratio: float | Sequence[float] = 1.0,
     neuron_scores: np.ndarray | None = None,
     ranking: str = "",
     multiple: int = 1,
@@ -77,18 +78,20 @@ def make_plan(
     """A plan that drops sub-layers, then keeps the best `width_ratio` of the neurons that are left.
 
     Neurons are ranked globally over all MLPs that stay (paper, section 3.2), so widths differ per block; an MLP
-    left without neurons is dropped. neuron_scores: [L, F], higher stays; needed where width_ratio < 1. Widths are
-    multiples of `multiple`.
+    left without neurons is dropped. Several ratios are for as many `block_groups`: neurons are then ranked within each.
+    neuron_scores: [L, F], higher stays; needed where a ratio is below 1. Widths are multiples of `multiple`.
     """
     dropped = sorted(set(dropped_mlp))
     full = mlp_width(config)
-    staying = [block for block in range(block_count(config)) if block not in dropped]
+    ratios = [width_ratio] if isinstance(width_ratio, int | float) else list(width_ratio)
     widths: dict[int, int] = {}
-    if width_ratio < 1.0 and staying:
-        if neuron_scores is None:
-            raise ValueError("neuron_scores are needed to narrow MLPs")
-        kept = rounded(kept_by_rank(neuron_scores[staying], width_ratio), multiple, full)
-        widths = {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
+    for ratio, group in zip(ratios, block_groups(block_count(config), len(ratios)), strict=True):
+        staying = [block for block in group if block not in dropped]
+        if ratio < 1.0 and staying:
+            if neuron_scores is None:
+                raise ValueError("neuron_scores are needed to narrow MLPs")
+            kept = rounded(kept_by_rank(neuron_scores[staying], ratio), multiple, full)
+            widths |= {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
     dropped = sorted({*dropped, *(block for block, width in widths.items() if width == 0)})
     narrowed = tuple(sorted((block, width) for block, width in widths.items() if width))
     plan = PruningPlan(tuple(dropped), tuple(sorted(set(dropped_attention))), narrowed, ranking if narrowed else "")
@@ -96,13 +99,24 @@ def make_plan(
     return plan
 
 
+def block_groups(blocks: int, groups: int) -> list[range]:
+    """The blocks in `groups` runs of consecutive ones, as equal as they can be, first blocks first."""
+    edges = [round(blocks * i / groups) for i in range(groups + 1)]
+    return [range(low, high) for low, high in itertools.pairwise(edges)]
+
+
 def kept_by_rank(scores: np.ndarray, ratio: float) -> np.ndarray:
     """How many neurons of each row are among the best `ratio` of all rows. scores: [N, F] -> [N]; ties keep order."""
     import numpy as np
 
     keep = round(ratio * scores.size)
-    best = np.argsort(-scores, axis=None, kind="stable")[:keep]
-    return np.bincount(best // scores.shape[1], minlength=scores.shape[0])
+    if not keep:
+        return np.zeros(len(scores), np.int64)
+    # A selection, not a sort: a strategy asks this of hundreds of plans for each trial.
+    least = np.partition(scores, scores.size - keep, axis=None)[scores.size - keep]
+    kept = (scores > least).sum(axis=1)
+    tied = np.flatnonzero(scores == least)[: keep - kept.sum()]
+    return kept + np.bincount(tied // scores.shape[1], minlength=len(scores))
 
 
 def rounded(widths: np.ndarray, multiple: int, full: int) -> np.ndarray:
@@ -124,9 +138,7 @@ def kept_neurons(plan: PruningPlan, neuron_scores: np.ndarray) -> dict[int, np.n
     """Indices of the neurons that stay in each narrowed MLP, ascending. neuron_scores: [L, F]."""
     import numpy as np
 
-    return {
-        block: np.sort(np.argsort(-neuron_scores[block], kind="stable")[:width]) for block, width in plan.widths
-    }
+    return {block: np.sort(np.argsort(-neuron_scores[block], kind="stable")[:width]) for block, width in plan.widths}
 
 
 def count_parameters(config: ModelDict, plan: PruningPlan | None = None) -> int:
@@ -138,6 +150,16 @@ def count_parameters(config: ModelDict, plan: PruningPlan | None = None) -> int:
     total += sum(row.mlp_parameters(config, widths.get(b, full)) for b in range(blocks) if b not in plan.dropped_mlp)
     first_missing = 0 if 0 in plan.dropped_attention else row.first_attention_saves(config)
     return total + row.attention_parameters(config) * (blocks - len(plan.dropped_attention)) - first_missing
+
+
+def moving_share(config: ModelDict, plan: PruningPlan) -> float:
+    """Parameters that each token is multiplied with, as a share of the unpruned model's: all but the embeddings.
+
+    What a step of training or a scored token costs, as a share of the unpruned model's.
+    """
+    every = tuple(range(block_count(config)))
+    fixed = count_parameters(config, PruningPlan(every, every))
+    return (count_parameters(config, plan) - fixed) / (count_parameters(config) - fixed)
 
 
 def mlp_widths(config: ModelDict, plan: PruningPlan) -> list[int]:
@@ -157,36 +179,12 @@ def apply_plan(
     """
     import torch
 
+    from effir_dist.modeling_effir import drop, narrow
+
     plan.check(config)
     row = family(config)
     blocks: Any = model.get_submodule(row.blocks)
     for block, width in plan.widths:
-        index = torch.as_tensor(kept[block]) if kept is not None else torch.arange(width)
-        _narrow(blocks[block], row, index)
+        narrow(blocks[block], row, torch.as_tensor(kept[block]) if kept is not None else torch.arange(width))
     for block in sorted({*plan.dropped_mlp, *plan.dropped_attention}):
-        _drop(blocks[block], row, block in plan.dropped_attention, block in plan.dropped_mlp)
-
-
-def _narrow(block: nn.Module, row: Family, index: Any) -> None:
-    import torch
-    from torch import nn
-
-    for name in row.mlp_in:
-        linear: Any = block.get_submodule(name)
-        full = linear.out_features // row.fused
-        rows = torch.cat([index + part * full for part in range(row.fused)])
-        linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), linear.weight.requires_grad)
-        if linear.bias is not None:
-            linear.bias = nn.Parameter(linear.bias.detach()[rows].clone(), linear.bias.requires_grad)
-        linear.out_features = len(rows)
-    out: Any = block.get_submodule(row.mlp_out)
-    out.weight = nn.Parameter(out.weight.detach()[:, index].clone(), out.weight.requires_grad)
-    out.in_features = len(index)
-
-
-def _drop(block: nn.Module, row: Family, attention: bool, mlp: bool) -> None:
-    from effir_dist.surgery import pruned_block_class
-
-    for name in (*(row.attention if attention else ()), *(row.mlp if mlp else ())):
-        delattr(block, name)
-    block.__class__ = pruned_block_class(type(block), row, attention, mlp)
+        drop(blocks[block], row, block in plan.dropped_attention, block in plan.dropped_mlp)

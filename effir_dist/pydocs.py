@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import gc
 import hashlib
 import importlib.metadata
@@ -86,13 +87,26 @@ def _missing(distribution: str) -> InputError:
 
 def versions() -> dict[str, str]:
     """Distribution -> installed version. InputError for one that is not installed."""
-    found = {}
+    found, installed = {}, tuple((path, _changed(path)) for path in sys.path)
     for distribution in sorted(name for names in PACKAGES.values() for name in names):
         try:
-            found[distribution] = importlib.metadata.version(distribution)
+            found[distribution] = _version(distribution, installed)
         except importlib.metadata.PackageNotFoundError:
             raise _missing(distribution) from None
     return found
+
+
+@functools.lru_cache
+def _version(distribution: str, _installed: tuple[tuple[str, int], ...]) -> str:
+    return importlib.metadata.version(distribution)
+
+
+def _changed(folder: str) -> int:
+    """When a package was last put into a folder or taken out of it: the time of its own entry, 0 where it is none."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _package_folder(distribution: str) -> Path:
@@ -256,13 +270,18 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effir_dist"
 
 
+def built_folder() -> Path:
+    """Where the data set for the installed versions is, once it is built. Raises InputError for a missing package."""
+    key = repr((FORMAT, sys.version_info[:2], PACKAGES, versions()))
+    return cache_root() / f"pydocs-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
 def folder() -> Path:
     """The folder of the data set for the installed versions, built first where it is not there yet (about 20 s).
 
     Raises InputError for a package that is missing or a cache folder that cannot be written.
     """
-    key = repr((FORMAT, sys.version_info[:2], PACKAGES, versions()))
-    target = cache_root() / f"pydocs-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    target = built_folder()
     if target.is_dir():
         return target
     print("building the data set pydocs from installed packages (once, about half a minute)", file=sys.stderr)

@@ -6,13 +6,16 @@ then the mean over all real tokens of all texts. Attention and MLP sub-layers ar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from effir_dist.backbones import Family, block_count, family, mlp_width
+from effir_dist.pruning import make_plan
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
 
 KINDS = ("mlp", "attention", "block")
 """What is scored and may be dropped; a block is its attention and its MLP."""
-DISTANCES = ("cosine", "l2")
-LEVELS = ("token", "pooled")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Method:
     """Between the stream before and after: 1 - cos, or `l2`: ||F(x)|| / ||x||."""
     level: str = "token"
     """Per token, or of the `pooled` stream, one vector a text."""
+    greedy: bool = False
+    """Whether the drop order comes from scoring again after each drop."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ class Importance:
     block: tuple[float, ...]
     """Of both sub-layers together: from where the residual stream enters a block to where it leaves."""
 
+    orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Kind -> its drop order, where that is not by these scores but by those after each drop."""
+
     def drop_order(self, kind: str = "mlp") -> list[int]:
-        """Blocks by rising score: the first is dropped first."""
+        """Blocks by rising score, or as `orders` has it: the first is dropped first."""
+        if kind in self.orders:
+            return list(self.orders[kind])
         scores: tuple[float, ...] = getattr(self, kind)
         return sorted(range(len(scores)), key=lambda block: (scores[block], block))
 
@@ -80,12 +88,18 @@ class _Sums:
 
 
 def score_model(
-    encoder: Encoder, texts: Sequence[str], batch_tokens: int = 4096, method: Method | None = None
+    encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, method: Method | None = None
 ) -> Scores:
     """Importance of each sub-layer and the rankings of neurons, from `texts` encoded as documents."""
-    row, sums = family(encoder.model_config), _listen_to(encoder, texts, batch_tokens, method or Method())
-    count = sums.tokens if (method or Method()).level == "token" else sums.texts
-    importance = Importance(**{kind: tuple((sums.changes[kind] / count).tolist()) for kind in KINDS})
+    method = method or Method()
+    row, sums = family(encoder.model_config), _listen_to(encoder, texts, batch_tokens, method)
+    count = sums.tokens if method.level == "token" else sums.texts
+    orders = {}
+    if method.greedy:
+        once, blocks = replace(method, greedy=False), block_count(encoder.model_config)
+        makers = {kind: partial(_without, encoder, kind) for kind in KINDS}
+        orders = {kind: tuple(greedy_order(make, kind, blocks, texts, once)) for kind, make in makers.items()}
+    importance = Importance(**{kind: tuple((sums.changes[kind] / count).tolist()) for kind in KINDS}, orders=orders)
     if encoder.plan.dropped_mlp or encoder.plan.dropped_attention:
         return Scores(importance, {})  # neurons are ranked on the whole model
     return Scores(importance, {"activation": _activation(encoder, row, sums), "magnitude": _magnitude(encoder, row)})
@@ -106,11 +120,22 @@ def greedy_order(
     return order
 
 
+def _without(encoder: Encoder, kind: str, gone: list[int]) -> Encoder:
+    """A copy of the encoder without those sub-layers or blocks."""
+    from effir_dist.encoder import prune_encoder
+
+    mlp = gone if kind in ("mlp", "block") else []
+    attention = gone if kind in ("attention", "block") else []
+    return prune_encoder(copy.deepcopy(encoder), make_plan(encoder.model_config, mlp, attention), None)
+
+
 def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method: Method) -> _Sums:
     """Encode the texts with ears at every block."""
     import torch
 
-    from effir_dist.encoder import length_sorted_batches, pad
+    from effir_dist.encoder import pad
+    from effir_dist.encoding import auto_tokens
+    from effir_dist.grouping import within
 
     tokens = encoder.tokenize(list(texts), "document")
     config, row = encoder.model_config, family(encoder.model_config)
@@ -120,7 +145,7 @@ def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method
     hooks = [hook for i in range(blocks) for hook in _listen(encoder, row, i, sums)]
     try:
         with torch.inference_mode():
-            for indices in length_sorted_batches(tokens.lengths, batch_tokens):
+            for indices in within(tokens.lengths, batch_tokens or auto_tokens(encoder)):
                 ids, mask = pad(tokens, indices, encoder.pad_id, encoder.device)
                 sums.seen["mask"] = mask.bool()
                 encoder(ids, mask)

@@ -3,117 +3,35 @@
 config.yaml                  the configuration, and under `run` what else was settled at the start
 trials/0003/trial.json       what was suggested: there from the moment a trial is started
 trials/0003/result.json      the record: written once, whole or not at all; a trial without it starts over
+trials/0003/rungs.json       scores on the rungs below the top: a trial with these and no record stopped there
+trials/0003/checkpoint.safetensors   the state of a training that goes on: a trial that died goes on from here
 trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
-scores/ report/              importance scores; tables and plots
+trials/0003/held_out.json    and held_out_queries.csv: the same on data sets that the search never read
+scores/ report/              importance scores; the page, tables and plots
 study.db                     Optuna's study, derived from the records
 """
 
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import io
-import json
-import logging
-import math
-import os
-import shutil
-import socket
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from effir_dist.config import read_yaml
+from effir_dist.config import parse_yaml
 from effir_dist.errors import InputError
+from effir_dist.files import SCHEMA, TEMPORARY, plain, read_json, write_json_atomic, write_text_atomic
+from effir_dist.front import METRICS
+from effir_dist.locks import locked
+from effir_dist.places import absolute, exists, is_remote, names, place, read_bytes, remove
 
-SCHEMA = 1
-METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10")
-TEMPORARY = ".partial-"
+SPLITS = {"search": "queries.csv", "test": "test_queries.csv", "held out": "held_out_queries.csv"}
+"""What was scored -> the file of the per-query scores in a trial's folder."""
 PerQuery = dict[str, dict[str, dict[str, float]]]  # data set -> query id -> metric -> value
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or forbidden disk met while writing `path` into an InputError; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"no space left on {path.parent} while writing {path.name}; "
-                f"free some and run the command again (a search goes on with --resume {_run_of(path)})"
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
-        raise
-
-
-def _run_of(path: Path) -> Path | str:
-    return next((p for p in path.parents if (p / "config.yaml").exists()), "runs/NAME")
-
-
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all, whatever dies when; missing folders are made.
-
-    Raises InputError when the disk is full or the folder may not be written.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        # Or a machine that loses power may forget the rename, and with it a finished trial.
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """`write_bytes_atomic` for text, as UTF-8."""
-    write_bytes_atomic(path, text.encode())
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """`write_bytes_atomic` for plain data. NaN and infinities become null, numpy's numbers plain ones."""
-    write_text_atomic(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The record in `path`. Raises InputError where it is no JSON object, or was written by a newer version."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is not a record (no JSON object); remove it and its trial starts over with --resume")
-    if record.get("schema", SCHEMA) > SCHEMA:
-        newer = f"schema {record['schema']}, this one reads up to {SCHEMA}"
-        raise InputError(f"{path} was written by a newer version of effir_dist ({newer}); update effir_dist")
-    return record
 
 
 def write_queries(path: Path, scores: PerQuery) -> None:
@@ -127,9 +45,8 @@ def write_queries(path: Path, scores: PerQuery) -> None:
 def read_queries(path: Path) -> PerQuery:
     """The inverse of `write_queries`."""
     scores: PerQuery = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            scores.setdefault(row["dataset"], {})[row["query_id"]] = {m: float(row[m]) for m in METRICS}
+    for row in csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")):
+        scores.setdefault(row["dataset"], {})[row["query_id"]] = {m: float(row[m]) for m in METRICS}
     return scores
 
 
@@ -137,8 +54,10 @@ class Run:
     """One run folder. Reading needs nothing; a driver that writes holds `locked()`."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.name = self.folder.resolve().name
+        self.folder = place(folder)
+        self.location = absolute(self.folder)
+        """The folder as text, for other processes."""
+        self.name = self.location.rsplit("/", 1)[-1]
         self.scores_folder = self.folder / "scores"
         self.report_folder = self.folder / "report"
         self.trials_folder = self.folder / "trials"
@@ -153,7 +72,7 @@ class Run:
         """
         run = cls(folder)
         # What a driver killed before its configuration was written left is no run and nothing worth keeping.
-        if run.folder.exists() and (run.folder.is_file() or set(run.folder.iterdir()) - set(run._partial())):
+        if exists(run.folder) or any(not name.startswith(TEMPORARY) for name in names(run.folder)):
             raise InputError(f"{folder} exists already; choose another --name, or go on with --resume {folder}")
         run.write_config(config, extra or {})
         return run
@@ -162,38 +81,58 @@ class Run:
     def open(cls, folder: str | Path) -> Run:
         """An existing run. Raises InputError where `folder` is none."""
         run = cls(folder)
-        if not run.folder.is_dir():
+        if not (names(run.folder) if is_remote(run.folder) else run.folder.is_dir()):
             raise InputError(f"there is no run folder {folder}")
-        if not (run.folder / "config.yaml").is_file():
+        if not exists(run.folder / "config.yaml"):
             raise InputError(f"{folder} is no run: it has no config.yaml")
         return run
 
     @property
     def config(self) -> dict[str, Any]:
         """The configuration, as `config.from_dict` takes it."""
-        return {k: v for k, v in read_yaml(self.folder / "config.yaml").items() if k != "run"}
+        return {k: v for k, v in self._tree().items() if k != "run"}
 
     @property
     def extra(self) -> dict[str, Any]:
         """What else was settled at the start."""
-        return dict(read_yaml(self.folder / "config.yaml").get("run") or {})
+        return dict(self._tree().get("run") or {})
+
+    def _tree(self) -> dict[str, Any]:
+        path = self.folder / "config.yaml"
+        return parse_yaml(read_bytes(path).decode(), path)
 
     def write_config(self, config: dict[str, Any], extra: dict[str, Any] | None = None) -> None:
         """Replace the configuration (a resumed search may want more trials); `extra` stays unless given."""
-        tree = _plain({**config, "run": self.extra if extra is None else extra})
+        tree = plain({**config, "run": self.extra if extra is None else extra})
         write_text_atomic(self.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
     def trial_folder(self, trial: str) -> Path:
         """A trial's folder; made by the first write."""
         return self.trials_folder / trial
 
-    def queries_path(self, trial: str, test: bool = False) -> Path:
-        """Where a trial's per-query scores are."""
-        return self.trial_folder(trial) / ("test_queries.csv" if test else "queries.csv")
+    def queries_path(self, trial: str, split: str = "search") -> Path:
+        """Where a trial's per-query scores are. split: one of SPLITS."""
+        return self.trial_folder(trial) / SPLITS[split]
+
+    def checkpoint_path(self, trial: str) -> Path:
+        """Where a trial that trains leaves its state; gone once it has its record."""
+        return self.trial_folder(trial) / "checkpoint.safetensors"
+
+    def note_out_of_memory(self, trial: str, reason: str) -> None:
+        """Note that a trial ran out of memory, for its next attempt to take less."""
+        write_text_atomic(self._memory_path(trial), reason)
+
+    def out_of_memory(self, trial: str) -> str:
+        """How an earlier attempt of a trial ran out of memory; empty where none did."""
+        path = self._memory_path(trial)
+        return read_bytes(path).decode() if exists(path) else ""
+
+    def _memory_path(self, trial: str) -> Path:
+        return self.trial_folder(trial) / "out_of_memory"
 
     def trials(self) -> list[str]:
         """Every trial that was ever started, by number."""
-        return sorted((f.name for f in self.trials_folder.glob("*") if f.name.isdigit()), key=int)
+        return sorted((name for name in names(self.trials_folder) if name.isdigit()), key=int)
 
     def next_number(self) -> int:
         """The number no trial has had yet."""
@@ -209,11 +148,15 @@ class Run:
 
     def has_weights(self, trial: str) -> bool:
         """Whether a trial's model is on disk."""
-        return any(self.trial_folder(trial).glob("*.safetensors"))
+        return exists(self.trial_folder(trial) / "model.safetensors")
 
     def tests(self) -> dict[str, dict[str, Any]]:
         """Trial -> its scores on the test queries, of the trials that have them."""
         return dict(self._records("test.json"))
+
+    def held_out(self) -> dict[str, dict[str, Any]]:
+        """Trial -> its scores on the held-out data sets, of the trials that have them."""
+        return dict(self._records("held_out.json"))
 
     def pending(self) -> list[dict[str, Any]]:
         """The suggestions that were started and have no record, by number."""
@@ -221,12 +164,29 @@ class Run:
 
     def finished(self, trial: str) -> bool:
         """Whether a trial has its record."""
-        return (self.trial_folder(trial) / "result.json").exists()
+        return exists(self.trial_folder(trial) / "result.json")
+
+    def rungs(self, trial: str) -> list[dict[str, Any]]:
+        """What a trial scored on the rungs below the top, lowest first."""
+        path = self.trial_folder(trial) / "rungs.json"
+        return list(read_json(path)["rungs"]) if exists(path) else []
+
+    def write_rung(self, trial: str, rung: dict[str, Any]) -> None:
+        """Add the score of a rung; one that is there already stays. Raises InputError when the disk is full."""
+        known = self.rungs(trial)
+        if all(other["rung"] != rung["rung"] for other in known):
+            tree = {"schema": SCHEMA, "trial": trial, "rungs": [*known, rung]}
+            write_json_atomic(self.trial_folder(trial) / "rungs.json", tree)
+
+    def reached(self, head: dict[str, Any]) -> bool:
+        """Whether a trial was scored on the rung that it was started for, or has its record."""
+        scored = {rung["rung"] for rung in self.rungs(head["trial"])}
+        return head.get("rung") in scored or self.finished(head["trial"])
 
     def _records(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for trial in self.trials():
             path = self.trial_folder(trial) / name
-            if path.exists():
+            if exists(path):
                 yield trial, read_json(path)
 
     def write_suggestion(self, trial: str, suggestion: dict[str, Any]) -> None:
@@ -241,57 +201,38 @@ class Run:
         path = self.trial_folder(trial) / "result.json"
         if not self.finished(trial):
             write_json_atomic(path, {"schema": SCHEMA, **record})
+        remove(self.checkpoint_path(trial))
         return read_json(path)
 
     def write_test(self, trial: str, scores: dict[str, Any]) -> None:
         """Write a trial's scores on the test queries. Raises InputError when the disk is full."""
         write_json_atomic(self.trial_folder(trial) / "test.json", {"schema": SCHEMA, **scores})
 
+    def write_held_out(self, trial: str, scores: dict[str, Any]) -> None:
+        """Write a trial's scores on the held-out data sets. Raises InputError when the disk is full."""
+        write_json_atomic(self.trial_folder(trial) / "held_out.json", {"schema": SCHEMA, **scores})
+
     def clear_pending(self, trial: str) -> None:
-        """Remove what an unfinished trial left (weights, checkpoints) except its suggestion; a finished one stays."""
-        if self.finished(trial) or not self.trial_folder(trial).is_dir():
+        """Remove what an unfinished trial left, except its suggestion and its checkpoint; a finished one stays."""
+        if self.finished(trial):
             return
-        for path in self.trial_folder(trial).iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != "trial.json":
-                path.unlink()
+        kept = ("trial.json", "rungs.json", self.checkpoint_path(trial).name, self._memory_path(trial).name)
+        for name in names(self.trial_folder(trial)):
+            if name not in kept:
+                remove(self.trial_folder(trial) / name)
 
     def remove_weights(self, trial: str) -> None:
         """Delete a trial's weights (off the front, they are only weight); its record stays."""
-        for path in self.trial_folder(trial).rglob("*.safetensors"):
-            path.unlink(missing_ok=True)
+        remove(self.trial_folder(trial) / "model.safetensors")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be this run's only driver, and sweep what a killed one left half written.
 
-        The kernel drops the lock with the process, kill -9 included. Raises InputError where another driver has it.
+        Raises InputError where another driver has it.
         """
-        with ExitStack() as stack:
-            with disk_errors(self.folder / "lock"):
-                self._lock(stack.enter_context(open(self.folder / "lock", "a+", encoding="utf-8")))
-                for path in self._partial():
+        with locked(self.folder):
+            if not is_remote(self.folder):  # a bucket has nothing half written
+                for path in self.folder.rglob(f"{TEMPORARY}*"):
                     path.unlink(missing_ok=True)
             yield
-
-    def _partial(self) -> list[Path]:
-        return list(self.folder.rglob(f"{TEMPORARY}*"))
-
-    def _lock(self, file: io.TextIOWrapper) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
-                logging.getLogger(__name__).warning("%s cannot be locked: start no second search there", self.folder)
-                return
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            file.seek(0)
-            raise InputError(
-                f"{self.folder} is being searched by {file.read().strip() or 'another process'}; "
-                "wait for it, stop it, or choose another --name"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()

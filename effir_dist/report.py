@@ -1,98 +1,48 @@
-"""Tables and a plot of a run, from its records: `python -m effir_dist.report runs/NAME`, also while it runs."""
+"""The report of a run, or of several as one front: `python -m effir_dist.report runs/NAME`, also while it runs."""
 
 from __future__ import annotations
 
 import argparse
-import io
-from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effir_dist.config import setting_names
-from effir_dist.errors import InputError, command
-from effir_dist.front import front, plan_text
-from effir_dist.records import METRICS, Run, write_bytes_atomic, write_text_atomic
+from effir_dist.errors import command
+from effir_dist.frames import front_of
+from effir_dist.objectives import MEASURES, QUALITY, Goal
+from effir_dist.places import place
+from effir_dist.records import Run
+from effir_dist.report_files import write_comparison, write_run
+from effir_dist.side_by_side import Loaded, common_trials, load
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-INK, GREY, LIGHT = "#222222", "#6b6b6b", "#b9c2cb"
-FRONT, TEST = "#0072b2", "#d55e00"  # told apart with any kind of colour blindness (Okabe and Ito)
-# Where a label is tried: degrees and points away. Above left first: a trial there would be on the front itself.
-ANGLES = (135, 110, 160, 90, 180, 60, 30, -45, -20, 0, -70, -90)
-DISTANCES = (8, 13, 18, 24, 31)
-CAPTION = "A point is one trial: pruned, tuned, scored. Labels: MLP layers dropped, width of those that stay."
-SECONDS = ("train_seconds", "score_seconds", "other_seconds", "total_seconds")
 
 
-def trials_table(run: Run) -> pd.DataFrame:
-    """All finished trials by number, failed ones too; scores that are not there are NaN.
+def front_text(table: pd.DataFrame, goal: Goal | None = None) -> str:
+    """A front for a terminal of 80 columns; wider with attentions dropped, other objectives, or several runs.
 
-    Raises InputError where no trial has finished.
+    With neighbours.COLUMNS, a model that is not told apart from the one above is marked.
     """
-    import pandas as pd
-
-    records, tests = run.results(), run.tests()
-    if not records:
-        raise InputError(f"no trial of {run.folder} has finished yet")
-    on_front = {r["trial"] for r in front(records)}
-    settings = [n for n in setting_names() if any(n in r.get("suggested", {}) for r in records)]
-    datasets = list(dict.fromkeys(name for r in records for name in r.get("datasets") or {}))
-    rows = [
-        _row(r, tests.get(r["trial"], {}), settings, datasets if len(datasets) > 1 else [])
-        | {"on_front": r["trial"] in on_front, "reason": r.get("reason", "")}
-        for r in records
-    ]
-    # Not float where a trial failed before it had a size: 22713216 is no 22713216.0.
-    return pd.DataFrame(rows).astype({"parameters": "Int64", "full_parameters": "Int64"})
-
-
-def _row(record: dict[str, Any], test: dict[str, Any], settings: list[str], datasets: list[str]) -> dict[str, Any]:
-    row = {name: record.get(name) for name in ("trial", "state")}
-    row |= {name: _number(record, name) for name in ("parameters", "parameters_fraction", "full_parameters")}
-    row |= {"ndcg_at_10": _number(record, "ndcg_at_10"), "test_ndcg_at_10": _number(test, "ndcg_at_10")}
-    for name in datasets:
-        for prefix, scores in (("", record), ("test_", test)):
-            row[f"{prefix}ndcg_at_10[{name}]"] = _number((scores.get("datasets") or {}).get(name, {}), "ndcg_at_10")
-    row |= {name: _number(record, name) for name in METRICS[1:]}
-    row |= {name: ",".join(map(str, record.get(name) or [])) for name in ("dropped_mlp", "dropped_attention")}
-    row["width_ratio"] = _number(record, "width_ratio")
-    row |= {name: record.get("suggested", {}).get(name) for name in settings}
-    return row | {name: _number(record, name) for name in SECONDS}
-
-
-def _number(record: dict[str, Any], name: str) -> float:
-    value = record.get(name)
-    return float("nan") if value is None else value
-
-
-def front_table(run: Run) -> pd.DataFrame:
-    """The trials on the front, largest first, in the columns of `trials_table`. Raises InputError as it does."""
-    return front_of(trials_table(run))
-
-
-def front_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a `trials_table` that are on the front, largest first."""
-    rows = table[table["on_front"]].sort_values("parameters", ascending=False)
-    return rows.drop(columns="on_front").reset_index(drop=True)
-
-
-def front_text(table: pd.DataFrame) -> str:
-    """A `front_table` for a terminal of 80 columns; of 91 where attentions went too."""
+    costs = [name for name in (goal or Goal()).objectives if name not in ("parameters", QUALITY)]
     shown = table.assign(
         parameters=[f"{p:,.0f}" for p in table["parameters"]],
         share=[f"{100 * f:.1f} %" for f in table["parameters_fraction"]],
         dropped=[_shortened(d) for d in table["dropped_mlp"]],
         attention=[_shortened(d) for d in table["dropped_attention"]],
         seconds=[f"{s:.0f}" for s in table["total_seconds"]],
+        alike=["~" if apart is False else "" for apart in table.get("told_apart", [None] * len(table))],
     )
     headers = {"trial": "trial", "dropped": "dropped MLPs", "attention": "attentions", "width_ratio": "width"}
-    headers |= {"parameters": "parameters", "share": "share", "ndcg_at_10": "nDCG@10", "test_ndcg_at_10": "test"}
+    headers |= {"parameters": "parameters", "share": "share", **{n: MEASURES[n].text for n in costs}}
+    headers |= {"ndcg_at_10": "nDCG@10", "test_ndcg_at_10": "test"}
+    if "held_out_ndcg_at_10" in table:
+        headers["held_out_ndcg_at_10"] = "held out"
+    if "told_apart" in table and (table["told_apart"] == False).any():  # noqa: E712  # None where it is not known
+        headers["alike"] = ""
     headers["seconds"] = "seconds"
     if not any(shown["attention"]):
         del headers["attention"]
+    if table["run"].nunique() > 1:
+        headers = {"run": "run", **headers}
     number = "{:.4g}".format
     return str(shown[[*headers]].to_string(index=False, header=[*headers.values()], na_rep="-", float_format=number))
 
@@ -101,200 +51,50 @@ def _shortened(text: str, most: int = 17) -> str:
     return text if len(text) <= most else text[: text.rfind(",", 0, most - 2) + 1] + ".."
 
 
-def write_report(run: Run) -> list[Path]:
-    """Write trials.csv, front.csv and front.png (once a trial is complete) to the run's report folder.
-
-    Raises InputError where no trial has finished, and when the disk is full.
-    """
-    table = trials_table(run)
-    best = front_of(table)
-    paths = [run.report_folder / name for name in ("trials.csv", "front.csv", "front.png")]
-    write_text_atomic(paths[0], table.to_csv(index=False))
-    write_text_atomic(paths[1], best.to_csv(index=False))
-    if best.empty:
-        return paths[:2]
-    image = io.BytesIO()
-    front_figure(table, _title(run), run.name).savefig(image, format="png")
-    write_bytes_atomic(paths[2], image.getvalue())
-    return paths
+def _no_front(loaded: list[Loaded], page: str) -> str:
+    if any(r.goal.scored(r.records) for r in loaded):
+        return f"no trial keeps to {', '.join(c.text for c in loaded[0].goal.constraints)}; {page} has them all"
+    return f"no trial is complete; {page} says why"
 
 
-def _title(run: Run) -> str:
-    config = run.config
-    model, paths = config.get("model", {}), config.get("data", {}).get("paths", [])
-    backbone = Path(model["path"]).name if model.get("path") else model.get("backbone", run.name)
-    title = f"Size against quality: pruned {backbone} on {', '.join(Path(p).name for p in paths)}"
-    return title if len(title) <= 72 else title[:70] + " \N{HORIZONTAL ELLIPSIS}"
-
-
-def front_figure(table: pd.DataFrame, title: str, note: str = "") -> Figure:
-    """The plot of a `trials_table` with at least one complete trial, with room for title, legend and footnote."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), dpi=200, facecolor="white")
-    ax = figure.subplots()
-    figure.subplots_adjust(left=0.085, right=0.97, top=0.83, bottom=0.185)
-    plain: dict[str, Any] = {"x": 0.022, "va": "center", "parse_math": False}
-    figure.text(y=0.955, s=title, fontsize=14, fontweight="bold", color=INK, **plain)
-    figure.text(y=0.915, s=CAPTION, fontsize=9, color=GREY, **plain)
-    draw_front(ax, table)
-    style: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handletextpad": 0.4}
-    figure.legend(loc="lower left", bbox_to_anchor=(0.012, 0.045), ncols=5, columnspacing=1.6, **style)
-    failed = int((table["state"] != "complete").sum())
-    counts = f"{len(table)} trials" + (f", {failed} failed (not shown)" if failed else "")
-    figure.text(y=0.03, s=f"{note}: {counts}" if note else counts, fontsize=8, color=GREY, **plain)
-    return figure
-
-
-def draw_front(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Draw a `trials_table`: every complete trial, the front as a step line, test scores hollow, the whole model.
-
-    `ax` has its final size already: labels are placed where they overlap nothing.
-    """
-    scored = table[table["ndcg_at_10"].notna() & (table["state"] == "complete")]
-    scored = scored.assign(millions=scored["parameters"].astype(float) / 1e6)
-    best = front_of(scored).iloc[::-1]
-    whole = scored[scored["parameters"] == scored["full_parameters"]].nlargest(1, "ndcg_at_10")
-    _set_limits(ax, scored, best)
-    _draw_points(ax, scored, best, whole)
-    _style(ax, float(scored["full_parameters"].iloc[0]))
-    _label(ax, best, whole, scored)
-    return ax
-
-
-def _set_limits(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame) -> None:
-    x, front_y = scored["millions"], [*best["ndcg_at_10"], *best["test_ndcg_at_10"].dropna()]
-    wide = max(x.max() - x.min(), 0.05 * x.max())
-    ax.set_xlim(x.min() - 0.10 * wide, x.max() + 0.06 * wide)
-    # One collapsed trial must not flatten the front: what lies far below it is drawn at the edge.
-    lowest = min(scored["ndcg_at_10"].min(), *front_y)
-    low = max(lowest, min(front_y) - 0.5 * max(max(front_y) - min(front_y), 0.05))
-    high = max(front_y)
-    tall = max(high - low, 0.02)
-    ax.set_ylim(low - 0.08 * tall, high + 0.14 * tall)
-
-
-def _draw_points(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame, whole: pd.DataFrame) -> None:
-    bottom = ax.get_ylim()[0]
-    x, y = _steps(ax, best)
-    ax.fill_between(x, y, bottom, color=FRONT, alpha=0.06, linewidth=0)
-    ax.plot(x, y, color=FRONT, linewidth=1.4, zorder=3)
-    rest = scored[~scored["on_front"]]
-    below = rest["ndcg_at_10"] < bottom
-    _mark(ax, rest[~below], "ndcg_at_10", "trial", "o", 5, color=LIGHT, zorder=2)
-    edge = rest[below].assign(ndcg_at_10=bottom)
-    _mark(ax, edge, "ndcg_at_10", "trial far below", "v", 6, color=LIGHT, clip_on=False, zorder=2)
-    _mark(ax, best, "ndcg_at_10", "Pareto front", "o", 7.5, color=FRONT, markeredgecolor="white", zorder=5)
-    hollow = {"markerfacecolor": "white", "markeredgewidth": 1.4}
-    _mark(ax, best, "test_ndcg_at_10", "front on the test queries", "D", 6, color=TEST, zorder=4, **hollow)
-    hollow = {"markerfacecolor": "none", "markeredgewidth": 1.2}
-    _mark(ax, whole, "ndcg_at_10", "unpruned model", "o", 13, color=INK, zorder=6, **hollow)
-
-
-def _steps(ax: Axes, best: pd.DataFrame) -> tuple[list[float], list[float]]:
-    # A trial beats all to its right and below: between two trials of the front the smaller one's score holds.
-    x = [v for v in best["millions"] for _ in range(2)]
-    y = [v for v in best["ndcg_at_10"] for _ in range(2)]
-    return [*x, ax.get_xlim()[1]], [ax.get_ylim()[0], *y]
-
-
-def _mark(ax: Axes, rows: pd.DataFrame, y: str, label: str, marker: str, size: float, **style: Any) -> None:
-    rows = rows[rows[y].notna()]
-    if len(rows):
-        ax.plot(rows["millions"], rows[y], marker, label=label, markersize=size, **style)
-
-
-def _style(ax: Axes, full: float) -> None:
-    billions = full >= 1e9
-    unit, scale = ("billion", 1e3) if billions else ("million", 1.0)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
-    ax.set_xlabel(f"parameters ({unit})", color=INK)
-    ax.set_ylabel("nDCG@10", color=INK)
-    factor: Any = 1e8 / full
-    top = ax.secondary_xaxis("top", functions=(lambda millions: millions * factor, lambda share: share / factor))
-    top.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    top.set_xlabel("share of the unpruned model's parameters", color=GREY, fontsize=9)
-    top.tick_params(colors=GREY, labelsize=9, length=3)
-    ax.tick_params(colors=INK, length=3)
-    ax.grid(color="#e8e8e8", linewidth=0.7)
-    ax.set_axisbelow(True)
-    for spine in (*ax.spines.values(), *top.spines.values()):
-        spine.set_color("#c8c8c8")
-
-
-def _label(ax: Axes, best: pd.DataFrame, whole: pd.DataFrame, scored: pd.DataFrame) -> None:
-    """Name the front's trials and the whole model, each where the name covers no mark, line or other name."""
-    import numpy as np
-
-    def pixels(rows: pd.DataFrame, y: str) -> Any:
-        return ax.transData.transform(rows.loc[rows[y].notna(), ["millions", y]].to_numpy(float))
-
-    line = ax.transData.transform(np.column_stack(_steps(ax, best)))
-    along = [np.linspace(a, b, max(2, int(np.abs(b - a).max() / 4))) for a, b in pairwise(line)]
-    labels = _Labels(ax, np.concatenate([pixels(scored, "ndcg_at_10"), pixels(best, "test_ndcg_at_10"), *along]))
-    named = {row["trial"]: row for row in [*whole.to_dict("records"), *best.to_dict("records")]}
-    for row in named.values():
-        mlps, attentions = (len([n for n in row[k].split(",") if n]) for k in ("dropped_mlp", "dropped_attention"))
-        text = plan_text(mlps, row["width_ratio"], attentions, minus="\N{MINUS SIGN}")
-        labels.place((row["millions"], row["ndcg_at_10"]), text)
-
-
-class _Labels:
-    """Places texts beside points so that they cover no mark, no line and no other text; else leaves them out."""
-
-    def __init__(self, ax: Axes, taken: Any) -> None:
-        """`taken` [N, 2]: what no text may cover, in pixels."""
-        self.ax, self.taken, self.pixels = ax, taken, ax.figure.dpi / 72
-
-    def place(self, at: tuple[float, float], text: str) -> None:
-        """Write `text` beside the point `at` of the data, with a thin line where it is not next to it."""
-        import numpy as np
-
-        style: dict[str, Any] = {"fontsize": 8.5, "color": INK, "zorder": 7, "ha": "center", "va": "center"}
-        note = self.ax.annotate(text, at, (0, 0), textcoords="offset points", **style)
-        extent, origin = note.get_window_extent(), self.ax.transData.transform(at)
-        size = np.array([extent.width, extent.height])
-        tried = (self._try(origin, size, distance, angle) for distance in DISTANCES for angle in ANGLES)
-        found = next((way for way in tried if way), None)
-        if found is None:
-            note.remove()
-            return
-        centre, leader = found
-        note.set_position(tuple((centre - origin) / self.pixels))
-        self.ax.plot(*self.ax.transData.inverted().transform(leader).T, color=GREY, linewidth=0.6, zorder=4)
-        grid = np.stack(np.meshgrid(*(np.linspace(-s / 2, s / 2, max(3, int(s / 6))) for s in size)), -1)
-        self.taken = np.concatenate([self.taken, leader, centre + grid.reshape(-1, 2)])
-
-    def _try(self, origin: Any, size: Any, distance: float, angle: float) -> tuple[Any, Any] | None:
-        """Centre of the text and the points of its line, in pixels, or None where it would cover something."""
-        import numpy as np
-
-        towards = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-        anchor = origin + towards * distance * self.pixels
-        centre = anchor + np.clip(1.5 * towards, -1, 1) * size / 2
-        low, high = centre - size / 2 - 3 * self.pixels, centre + size / 2 + 3 * self.pixels
-        outside = (low < self.ax.bbox.min).any() or (high > self.ax.bbox.max).any()
-        if outside or ((self.taken > low) & (self.taken < high)).all(axis=1).any():
-            return None
-        steps = np.linspace(5 / distance, 1, 12 if distance > DISTANCES[1] else 0)[:, None]
-        leader = origin + steps * (anchor - origin)
-        others = self.taken[np.linalg.norm(self.taken - origin, axis=1) > 10 * self.pixels]
-        crossed = np.linalg.norm(others[:, None] - leader, axis=2) < 3 * self.pixels
-        return None if crossed.any() else (centre, leader)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m effir_dist.report",
+        description="Write the page (report.html), tables and plots of a run into its report folder, also while it "
+        "runs; or of several runs, as one front.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as runs/demo; several are compared")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--out", help="folder to write to; of several runs by default report-NAME-NAME where you are")
+    instead.add_argument("--serve", action="store_true", help="write nothing: the page on 127.0.0.1, kept up to date")
+    parser.add_argument("--port", type=int, default=8008, help="for --serve; 0 takes a free one (default: %(default)s)")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command: write the report of a run and print its front."""
-    parser = argparse.ArgumentParser(
-        prog="python -m effir_dist.report",
-        description="Write the tables (trials.csv, front.csv) and the plot (front.png) of a run, also while it runs.",
-    )
-    parser.add_argument("run", help="run folder, for example runs/demo")
-    run = Run.open(parser.parse_args(arguments).run)
-    paths = write_report(run)
-    best = front_table(run)
-    print(f"no trial is complete; {paths[0]} says why" if best.empty else front_text(best))
-    print("\n".join(f"wrote {path}" for path in paths))
+    """The command: write the report of a run and print its front; or compare runs; or serve the page."""
+    options = _parser().parse_args(arguments)
+    runs = [Run.open(folder) for folder in options.runs]
+    if options.serve:
+        from effir_dist.serve import serve
+
+        serve(runs, options.port)
+        return
+    loaded = load(runs)
+    table = common_trials(loaded)
+    out = options.out or (f"report-{'-'.join(run.name for run in runs)}" if len(runs) > 1 else None)
+    folder = place(out) if out else runs[0].report_folder
+    paths = write_comparison(loaded, folder) if len(runs) > 1 else write_run(loaded[0], folder)
+    goal = loaded[0].goal
+    best = front_of(table, goal) if len(runs) > 1 else loaded[0].some_frames.front.assign(run=runs[0].name)
+    print(front_text(best, goal) if len(best) else _no_front(loaded, f"{paths[0]}"))
+    if len(runs) == 1 and (best["told_apart"] == False).any():  # noqa: E712
+        print("~ not told apart from the line above: 0 lies in the 95 % interval of the difference, paired by query")
+    stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
+    if stopped:
+        print(f"{len(stopped)} more trials were scored on a lower rung only: rungs.csv")
+    print(f"wrote {paths[0]}")
+    print(f"beside it {', '.join(path.name for path in paths[1:])}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from effir_dist.settings import ResourceConfig
 
 BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"
 """`ray up` leaves the cluster's configuration here, on the head node."""
+WAITING_CPUS = 0.01
+"""What the process takes that waits for a trial's several workers."""
 CPUS_WITHOUT_GPU = 8.0
 """Threads of a CPU trial by default: a small encoder gains little from more."""
 
@@ -52,7 +54,7 @@ def growth() -> dict[str, float]:
 
 def check_local(config: ResourceConfig) -> None:
     """Before Ray starts on this machine alone. Raises InputError where a trial asks for more than it has."""
-    asked = {"GPU": (config.gpus_per_trial or 0.0, local_gpus()), "CPU": (config.cpus_per_trial or 0.0, _local_cpus())}
+    asked = {"GPU": (config.gpus or 0.0, local_gpus()), "CPU": (config.cpus_per_trial or 0.0, _local_cpus())}
     for kind, (wanted, present) in asked.items():
         if wanted > present:
             raise InputError(
@@ -76,7 +78,7 @@ def settle(config: ResourceConfig, present: Mapping[str, float], may_grow_to: Ma
     """
     have = {kind: max(present.get(kind, 0.0), may_grow_to.get(kind, 0.0)) for kind in ("CPU", "GPU")}
     workers = config.workers_per_trial
-    gpus = config.gpus_per_trial if config.gpus_per_trial is not None else (float(workers) if have["GPU"] else 0.0)
+    gpus = config.gpus if config.gpus is not None else (float(workers) if have["GPU"] else 0.0)
     cpus = config.cpus_per_trial or _usual_cpus(workers, gpus, have, config.max_concurrent or 1)
     for kind, wanted in (("GPU", gpus), ("CPU", cpus)):
         if wanted > have[kind]:

@@ -6,6 +6,7 @@ untouched, so both rankings read the same place: slimming where z has moved to, 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from effir_dist.backbones import family, mlp_width
-from effir_dist.batches import Examples, batch_loss, batches
+from effir_dist.batches import Batch, Examples, batches
+from effir_dist.chunks import step_loss
+from effir_dist.engine import Groups
 from effir_dist.errors import InputError
 from effir_dist.settings import PruneConfig, TrainConfig
+from effir_dist.steps import Maker
 
 if TYPE_CHECKING:
     from effir_dist.encoder import Encoder
@@ -90,11 +94,10 @@ def taylor_scores(encoder: Encoder, examples: Examples, prune: PruneConfig, trai
     return (torch.stack(sums) / prune.slim_steps).cpu().numpy()
 
 
-def _loss(encoder: Encoder, examples: Examples, batch: tuple[np.ndarray, np.ndarray], train: TrainConfig) -> Tensor:
-    def towers(queries: tuple[Tensor, Tensor], passages: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return encoder(*queries), encoder(*passages)
-
-    return batch_loss(towers, encoder, examples, batch, train.temperature)
+def _loss(encoder: Encoder, examples: Examples, batch: Batch, train: TrainConfig) -> Tensor:
+    plain = dataclasses.replace(train, distill_scores=0.0, distill_similarities=0.0, distill_embeddings=0.0)
+    step = Maker(encoder, examples, plain).step(batch).map(lambda tensor: tensor.to(encoder.device))
+    return step_loss(Groups(encoder), step, plain)
 
 
 def random_scores(blocks: int, width: int, seed: int) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Search spaces as YAML files: reading, checking, writing.
 
-    drop_mlp: {max: 4}                                  # a set of 0 to 4 MLP layers; below 1, a share of the layers
-    drop_attention: {max: 0.25}                         # likewise
-    width_ratio: {low: 0.3, high: 1.0, step: 0.1}       # of the neurons in the MLPs that stay
-    train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
-    train.temperature: [0.02, 0.05]                     # a list: any of these
-    plans: {16M: {drop_mlp: 0.5}, ends: {drop_mlp: [0, 5]}}   # instead of the first three: these plans and no others
-    settings: {train.steps: 1000}                       # settings for every trial; the command line overrides them
+drop_mlp: {max: 4}                                  # a set of 0 to 4 MLP layers; below 1, a share of the layers
+drop_attention: {max: 0.25}                         # likewise
+layers: flips                                       # how those are suggested: set (the default), prefix, flips
+width_ratio: {low: 0.3, high: 1.0, step: 0.1}       # of the neurons in the MLPs that stay; groups: 2 for two ratios
+train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+train.temperature: [0.02, 0.05]                     # a list: any of these
+plans: {16M: {drop_mlp: 0.5}, ends: {drop_mlp: [0, 5]}}   # instead of the first three: these plans and no others
+settings: {train.steps: 1000}                       # settings for every trial; the command line overrides them
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from effir_dist.ranking import KINDS
 from effir_dist.settings import RunConfig
 from effir_dist.space import SEARCHABLE, FixedPlan, Range, Space, as_setting
 
+LAYERS = ("set", "prefix", "flips")
 DROPS = {f"drop_{kind}": kind for kind in KINDS}
 
 
@@ -44,10 +46,11 @@ def read_space(path: str | Path) -> Space:
 
 def parse_space(tree: dict[str, Any], source: str) -> Space:
     """A search space from plain data; `source` names it in errors."""
-    known = [*DROPS, "width_ratio", "plans", "settings"]
+    known = [*DROPS, "layers", "width_ratio", "plans", "settings"]
     plans: dict[str, FixedPlan] = {}
     dropped: dict[str, float] = {}
     width: Range | None = None
+    groups, layers = 1, "set"
     parameters: dict[str, Range | tuple[Any, ...]] = {}
     settings: dict[str, Any] = {}
     for key, value in tree.items():
@@ -55,9 +58,14 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
         if key in DROPS:
             dropped[DROPS[key]] = _maximum(where, value)
         elif key == "width_ratio":
-            width = _range(where, value)
+            groups, rest = _groups(where, value)
+            width = _range(where, rest)
             if not 0 < width.low <= width.high <= 1:
                 raise InputError(f"{where} must lie above 0 and up to 1, got {value!r}")
+        elif key == "layers":
+            if value not in LAYERS:
+                raise InputError(f"{where} must be one of {', '.join(LAYERS)}, got {value!r}")
+            layers = value
         elif key == "plans":
             plans = _plans(where, value)
         elif key == "settings":
@@ -71,10 +79,15 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
         else:
             hint = suggest(str(key), [*known, *config.setting_names()])
             raise InputError(f"{source}: unknown key {key!r}; {hint}")
-    config.replace(RunConfig(), settings)
+    try:
+        config.replace(RunConfig(), settings)
+    except InputError as error:
+        raise InputError(f"{source}: settings: {error}") from None
+    if layers != "set" and not dropped:
+        raise InputError(f"{source}: `layers` says how those of drop_mlp and the like are suggested; add drop_mlp")
     if plans and (dropped or width or not all(isinstance(values, tuple) for values in parameters.values())):
         raise InputError(f"{source}: with `plans`, settings may vary as lists only, and nothing else may")
-    return Space(dropped, width, parameters, settings, plans)
+    return Space(dropped, width, groups, layers, parameters, settings, plans)
 
 
 def _plans(where: str, value: Any) -> dict[str, FixedPlan]:
@@ -112,6 +125,16 @@ def _maximum(where: str, value: Any) -> float:
     return float(number)
 
 
+def _groups(where: str, value: Any) -> tuple[int, Any]:
+    """The number of groups of a width ratio, and the rest of it."""
+    if not isinstance(value, dict) or "groups" not in value:
+        return 1, value
+    groups = value["groups"]
+    if type(groups) is not int or groups < 1:
+        raise InputError(f"{where}: groups must be a whole number above 0, of runs of blocks, got {groups!r}")
+    return groups, {name: each for name, each in value.items() if name != "groups"}
+
+
 def _range(where: str, value: Any) -> Range:
     shape = "{low: A, high: B}, with step: or log: true if wanted"
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "step", "log"}:
@@ -143,6 +166,10 @@ def to_dict(space: Space) -> dict[str, Any]:
     entries = {**({"width_ratio": space.width_ratio} if space.width_ratio else {}), **space.parameters}
     for name, value in entries.items():
         tree[name] = list(value) if isinstance(value, tuple) else _range_dict(value)
+    if space.width_groups > 1:
+        tree["width_ratio"]["groups"] = space.width_groups
+    if space.layers != "set":
+        tree["layers"] = space.layers
     return {**tree, "settings": dict(space.settings)} if space.settings else tree
 
 
@@ -158,5 +185,3 @@ def _range_dict(value: Range) -> dict[str, Any]:
     if value.log:
         tree["log"] = True
     return tree
-
-

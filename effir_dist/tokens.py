@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effir_dist.errors import InputError
+from effir_dist.kept import Kept
 
 BATCH = 1024
+MOST_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -65,23 +67,32 @@ def _with_eos(row: list[int], eos: int, max_length: int) -> list[int]:
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], max_length: int, eos: int | None) -> Tokens:
-    options = {"return_attention_mask": False, "return_token_type_ids": False}
-    rows = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        options = {"return_attention_mask": False, "return_token_type_ids": False}
+        rows = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+    else:
+        # The same without what transformers wraps around each text, one core's work that all others wait for.
+        backend.no_padding()
+        backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+        rows = [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
     return _ragged(rows if eos is None else [_with_eos(row, eos, max_length) for row in rows])
 
 
-def _tokenizer_identity(tokenizer: Any) -> bytes:
+def tokenizer_identity(tokenizer: Any) -> bytes:
+    """Equal for tokenizers that make the same tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return f"{type(tokenizer).__name__} {tokenizer.name_or_path} {len(tokenizer)}".encode()
+        name = f"{type(tokenizer).__name__} {tokenizer.name_or_path} {len(tokenizer)}"
+        return hashlib.sha256(name.encode()).digest()
     # Both are left behind by the last call, and set again by the next: no part of what the tokenizer is.
     backend.no_truncation()
     backend.no_padding()
-    return bytes(backend.to_str(), "utf-8")
+    return hashlib.sha256(bytes(backend.to_str(), "utf-8")).digest()
 
 
 def _key(tokenizer: Any, texts: Sequence[str], prompt: str, max_length: int, eos: int | None) -> str:
-    digest = hashlib.sha256(_tokenizer_identity(tokenizer))
+    digest = hashlib.sha256(tokenizer_identity(tokenizer))
     digest.update(repr((prompt, max_length, eos, tokenizer.truncation_side, len(texts))).encode())
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
@@ -118,12 +129,25 @@ def tokenize(
 ) -> Tokens:
     """Ids of `prompt` + text for each of `texts`, cut to `max_length`, with the tokenizer's own special tokens.
 
-    `append_eos` makes `eos_token_id` the last one, within `max_length`. `cache` is a folder, or None to keep nothing.
+    `append_eos` makes `eos_token_id` the last one, within `max_length`. `cache` is a folder, or None to keep nothing;
+    with one, the same list of texts is neither read nor hashed again by this process.
     Raises InputError where `append_eos` asks for a token that the tokenizer lacks, or the cache cannot be written.
     """
     eos = tokenizer.eos_token_id if append_eos else None
     if append_eos and eos is None:
         raise InputError("the tokenizer has no end-of-text token to pool; set model.pooling to mean or cls")
+    if cache is None:
+        return _tokenize(tokenizer, texts, prompt, max_length, eos, None)
+    key = (tokenizer_identity(tokenizer), tokenizer.truncation_side, prompt, max_length, eos, len(texts), cache)
+    return _kept.get(texts, key, lambda: _tokenize(tokenizer, texts, prompt, max_length, eos, cache))
+
+
+_kept: Kept[Tokens] = Kept(MOST_KEPT)
+
+
+def _tokenize(
+    tokenizer: Any, texts: Sequence[str], prompt: str, max_length: int, eos: int | None, cache: Path | None
+) -> Tokens:
     file = cache / f"tokens-{_key(tokenizer, texts, prompt, max_length, eos)}.npz" if cache else None
     cached = _load(file) if file else None
     if cached is not None:

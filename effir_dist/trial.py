@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import gc
-import io
-import resource
-import socket
-import time
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from effir_dist import checkpoints, data, pydocs
-from effir_dist.backbones import block_count, mlp_width
-from effir_dist.batches import examples_of
+from effir_dist import checkpoints, data, preemption
 from effir_dist.config import replace
+from effir_dist.costs import Clock, peak_memory, release_memory
 from effir_dist.encoder import (
     Encoder,
     build_encoder,
@@ -31,65 +23,174 @@ from effir_dist.encoder import (
     prune_encoder,
     resolve_dtype,
 )
-from effir_dist.engine import TrainingDiverged, start_distributed
-from effir_dist.evaluation import Scores, score
-from effir_dist.outcomes import failed_record, load_scores, now, plan_facts
+from effir_dist.engine import TrainingDiverged
+from effir_dist.evaluation import Scores, score, speeds
+from effir_dist.files import disk_errors
+from effir_dist.objectives import Goal
+from effir_dist.outcomes import failed_record, load_scores, plan_facts
+from effir_dist.pairs import training_pairs
+from effir_dist.places import read_locally, written_locally
 from effir_dist.pruning import PruningPlan
-from effir_dist.ranking import score_model
-from effir_dist.records import METRICS, Run, disk_errors, write_bytes_atomic, write_json_atomic, write_queries
+from effir_dist.records import METRICS, Run, write_queries
+from effir_dist.schedule import count_steps
+from effir_dist.scores import load_teacher, low_data, token_cache
 from effir_dist.settings import DataConfig, RunConfig
-from effir_dist.slimming import random_scores, slimming_scores, taylor_scores
 from effir_dist.space import settings_of
+from effir_dist.train_state import TrainState, read_state, write_state
 from effir_dist.training import TrainOutcome, train
 
 Report = Callable[[dict[str, Any]], None]
+OUT_OF_MEMORY = "out of memory"
 
 
 def run_trial(run: Run, config: RunConfig, head: dict[str, Any], report: Report) -> dict[str, Any]:
     """Run one trial and write its record, which is returned. On several ranks each calls it; rank 0 writes.
 
-    head: what was suggested (`study.Suggestion.to_dict`). A trial that runs out of memory or diverges is recorded as
-    failed with its reason; on several ranks it then raises as well, since the others wait for it. Any other error is
-    raised.
+    head: what was suggested (`study.Suggestion.to_dict`), in a search with rungs also the `rung` to go to and its cost.
+    Below the top the trial ends there with its score in `rungs.json`, which is returned, and goes on from its
+    checkpoint when it is called for a higher one. A trial that runs out of memory is tried once more with less
+    (`in_less_memory`). One that does again, or diverges, is recorded as failed with its reason. On several ranks either
+    raises as well, since the others wait for it: whoever calls then starts them anew. Any other error is raised.
     """
-    clock = _Clock()
+    clock = Clock()
+    record = _try(run, config, head, report, clock)
+    if record is None:
+        release_memory()
+        record = _try(run, config, head, report, clock)
+    assert record is not None
+    return record
+
+
+def _try(run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: Clock) -> dict[str, Any] | None:
+    """The trial's record; None where it ran out of memory for the first time."""
+    first = run.out_of_memory(head["trial"])
     try:
-        record = {**head, **_attempt(run, config, head, report, clock)}
+        if head.get("rung", len(config.search.rungs)) < len(config.search.rungs):
+            return _to_rung(run, config, head, report, clock, bool(first))
+        lower = {"rungs": run.rungs(head["trial"])} if "rung" in head else {}
+        record = {**head, **lower, **_attempt(run, config, head, report, clock, bool(first)), "retried": first}
     except (RuntimeError, MemoryError, FloatingPointError) as error:
         reason = failure_reason(error)
         if reason is None:
             raise
-        model_config = checkpoints.find(config.model.backbone, config.model.path).config
-        record = run.write_result(head["trial"], failed_record(model_config, head, reason, clock.started))
+        again = not first and reason.startswith(OUT_OF_MEMORY)
+        if again:
+            run.note_out_of_memory(head["trial"], reason)
+        else:
+            model_config = checkpoints.find(config.model.backbone, config.model.path).config
+            record = failed_record(model_config, head, reason, clock.started, config.model.dimension)
+            record = run.write_result(head["trial"], {**record, "retried": first})
         if _several_ranks():
             raise
-        return record
+        return None if again else record
     return run.write_result(head["trial"], record) if _rank() == 0 else record
 
 
-def _attempt(run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: _Clock) -> dict[str, Any]:
-    config = replace(config, settings_of(head["suggested"]))
-    plan = PruningPlan.from_dict(head["plan"])
-    report({"phase": "prune"})
-    encoder = pruned_encoder(run, config, plan)
-    outcome = train(encoder, data.training_pairs(config.data, config.search.seed), config.train, report, token_cache())
-    _release_memory()
-    report({"phase": "score"})
-    encoder.to(default_device(), getattr(torch, resolve_dtype(config.score.dtype)))
-    scores = _score_all(encoder, config, data.search_collection)
+def in_less_memory(config: RunConfig) -> RunConfig:
+    """Settings that compute the same in less memory, and take longer: small chunks, activations computed again."""
+    share = max(1, config.train.batch_size // config.resources.workers_per_trial // 8)
+    less: dict[str, Any] = {"train.gradient_checkpointing": True}
+    if config.train.chunk_tokens:
+        less["train.chunk_tokens"] = max(1, config.train.chunk_tokens // 8)
+    else:
+        less["train.chunk"] = min(config.train.chunk or share, share)
+    return replace(config, {**less, "score.batch_tokens": max(1, (config.score.batch_tokens or 4096) // 8)})
+
+
+def _attempt(
+    run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: Clock, little_memory: bool
+) -> dict[str, Any]:
+    config = _settled(config, head, little_memory)
+    encoder, outcome = _trained(run, config, head, report)
+    scores = _score_all(encoder, config, config.data.paths, data.search_collection)
     if _rank() == 0:
         if config.search.keep_weights != "none":
             folder = run.trial_folder(head["trial"])
-            with disk_errors(folder / "model.safetensors"):
-                encoder.save(folder)
+            with disk_errors(folder / "model.safetensors"), written_locally(folder) as local:
+                encoder.save(local)
         write_queries(run.queries_path(head["trial"]), {name: s.per_query for name, s in scores.items()})
     return {
         "state": "complete",
         "reason": "",
-        **plan_facts(encoder.model_config, head),
-        **_means(scores),
+        **plan_facts(encoder.model_config, head, config.model.dimension),
+        **_means(scores, config.search.quality_sets),
+        **speeds([*scores.values()]),
+        **_measured(encoder, config),
         **clock.costs(outcome, sum(s.seconds for s in scores.values())),
     }
+
+
+def _settled(config: RunConfig, head: dict[str, Any], little_memory: bool) -> RunConfig:
+    config = replace(config, settings_of(head["suggested"]))
+    return in_less_memory(config) if little_memory else config
+
+
+def _trained(
+    run: Run, config: RunConfig, head: dict[str, Any], report: Report, share: float = 1.0
+) -> tuple[Encoder, TrainOutcome]:
+    """The pruned model after a share of its training, ready to be scored."""
+    plan = PruningPlan.from_dict(head["plan"])
+    report({"phase": "prune"})
+    encoder, neurons = base_encoder(config), load_scores(run)[1][plan.ranking] if plan.widths else None
+    if not config.train.before_pruning:
+        prune_encoder(encoder, plan, neurons)
+    outcome = TrainOutcome(0, 0.0, 0.0, math.nan)
+    if share:
+        pairs = training_pairs(config.data, config.search.seed)
+        steps = count_steps(config.train, len(pairs.queries), dist.get_world_size() if _several_ranks() else 1)
+        until = max(1, round(share * steps)) if share < 1 and steps else 0
+        checkpoints, teacher = _Checkpoints(run, head), load_teacher(run, config.train)
+        outcome = train(encoder, pairs, config.train, report, token_cache(), teacher, checkpoints, until)
+    if config.train.before_pruning:
+        prune_encoder(encoder, plan, neurons)
+    release_memory()
+    report({"phase": "score"})
+    encoder.to(default_device(), getattr(torch, resolve_dtype(config.score.dtype))).eval()
+    return encoder, outcome
+
+
+def _to_rung(
+    run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: Clock, little_memory: bool
+) -> dict[str, Any]:
+    """Train up to a rung below the top and score there, on less; what is written to `rungs.json`."""
+    config, share = _settled(config, head, little_memory), config.search.rungs[head["rung"]]
+    encoder, outcome = _trained(run, config, head, report, share)
+    less = dataclasses.replace(config, data=low_data(config))
+    scores = _score_all(encoder, less, config.data.paths, data.search_collection)
+    means = {name: value for name, value in _means(scores, config.search.quality_sets).items() if name != "datasets"}
+    costs = clock.costs(outcome, sum(s.seconds for s in scores.values()))
+    facts = plan_facts(encoder.model_config, head, config.model.dimension)
+    known = {"rung": head["rung"], "share": share, "cost": head.get("cost", 0.0), **facts}
+    found = {**known, **means, "steps": outcome.steps, "total_seconds": costs["total_seconds"], "host": costs["host"]}
+    if _rank() == 0:
+        run.write_rung(head["trial"], found)
+    return found
+
+
+def _measured(encoder: Encoder, config: RunConfig) -> dict[str, Any]:
+    """Speed and memory beside the unpruned model, where they are asked for; rank 0 alone measures."""
+    if _rank() or not (config.score.speed or Goal.of(vars(config.search)).measured):
+        return {}
+    from effir_dist.speed import measure
+
+    unpruned = base_encoder(config).to(encoder.device, next(encoder.parameters()).dtype).eval()
+    return measure(encoder, unpruned, config.score)
+
+
+class _Checkpoints:
+    """A trial's state while it trains, in its folder; `training.Checkpoints`."""
+
+    def __init__(self, run: Run, head: dict[str, Any]) -> None:
+        self.path, self.key = run.checkpoint_path(head["trial"]), head["key"]
+
+    def load(self) -> TrainState | None:
+        return read_state(self.path, self.key)
+
+    def save(self, state: TrainState) -> None:
+        write_state(self.path, state, self.key)
+
+    def urgent(self) -> bool:
+        return preemption.noticed()
 
 
 def failure_reason(error: BaseException) -> str | None:
@@ -97,147 +198,60 @@ def failure_reason(error: BaseException) -> str | None:
     text = str(error)
     memory = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in memory):
-        return f"out of memory at a peak of {peak_memory() / 2**30:.1f} GiB: {text.splitlines()[0] if text else ''}"
+        return f"{OUT_OF_MEMORY} at a peak of {peak_memory() / 2**30:.1f} GiB: {text.splitlines()[0] if text else ''}"
     if isinstance(error, TrainingDiverged | FloatingPointError):
         return f"not a number: {text}"
     return None
 
 
-def pruned_encoder(run: Run, config: RunConfig, plan: PruningPlan) -> Encoder:
-    """The base model, pruned, with the weights that stay; its neurons chosen by the run's scores."""
+def base_encoder(config: RunConfig) -> Encoder:
+    """The unpruned model, ready to be trained."""
     source = checkpoints.find(config.model.backbone, config.model.path)
     base = checkpoints.load_base(source, resolve_dtype(config.train.dtype))
-    encoder = build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
-    neurons = load_scores(run)[1][plan.ranking] if plan.widths else None
-    return prune_encoder(encoder, plan, neurons)
-
-
-def compute_scores(run: Run, config: RunConfig, rankings: Sequence[str]) -> None:
-    """Score sub-layers and neurons of the unpruned model on training data, once a run, into `scores/`.
-
-    Raises InputError where self-slimming diverges.
-    """
-    source = checkpoints.find(config.model.backbone, config.model.path)
-    dtype = resolve_dtype(config.score.dtype)
-    base = checkpoints.load_base(source, dtype)
-    length = {"model.max_document_length": config.prune.calibration_length}
-    encoder = build_encoder(base, make_settings(replace(config, length).model, base.config), dtype)
-    encoder.to(default_device())
-    scores = score_model(encoder, calibration_texts(config), config.score.batch_tokens)
-    neurons = {**scores.neurons, **trained_rankings(base, config, rankings)}
-    packed = io.BytesIO()
-    np.savez(packed, **{name: neurons[name] for name in rankings})  # type: ignore[arg-type]
-    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
-    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(scores.importance))
-
-
-def trained_rankings(base: checkpoints.Base, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
-    """[L, F] for those rankings that need more than a look at the model: training pairs, or nothing at all."""
-    wanted = set(rankings) & {"slimming", "taylor"}
-    found = {"random": random_scores(block_count(base.config), mlp_width(base.config), config.search.seed)}
-    if not wanted:
-        return found
-    start_distributed()
-    encoder = build_encoder(base, make_settings(config.model, base.config), "float32").to(default_device())
-    pairs = data.training_pairs(config.data, config.search.seed)
-    examples = examples_of(encoder, pairs, config.train.hard_negatives, token_cache())
-    torch.manual_seed(config.search.seed)
-    for name, rank in (("slimming", slimming_scores), ("taylor", taylor_scores)):
-        if name in wanted:
-            found[name] = rank(encoder, examples, config.prune, config.train)
-    return found
-
-
-def calibration_texts(config: RunConfig) -> list[str]:
-    """Passages of the training pairs: a seeded sample."""
-    texts = sorted(set(data.training_pairs(config.data, config.search.seed).positives))
-    count = min(config.prune.calibration_texts, len(texts))
-    chosen = np.random.default_rng(config.search.seed).choice(len(texts), count, replace=False)
-    return [texts[i] for i in sorted(chosen)]
+    return build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
 
 
 def score_test(run: Run, config: RunConfig, trial: str) -> dict[str, Any]:
     """Score a finished trial's saved model on the test queries, once, and write `test.json`."""
-    encoder = load_encoder(str(run.trial_folder(trial)), resolve_dtype(config.score.dtype))
-    scores = _score_all(encoder, config, data.test_collection)
-    write_queries(run.queries_path(trial, test=True), {name: s.per_query for name, s in scores.items()})
-    result = {**_means(scores), "score_seconds": sum(s.seconds for s in scores.values())}
+    result = _score_saved(run, config, trial, config.data.paths, "test", config.search.quality_sets)
     run.write_test(trial, result)
     return result
 
 
+def score_held_out(run: Run, config: RunConfig, trial: str) -> dict[str, Any]:
+    """Score a finished trial's saved model on the held-out data sets, and write `held_out.json`."""
+    prints = [data.fingerprint(path) for path in config.data.held_out]
+    result = {**_score_saved(run, config, trial, config.data.held_out, "held out", ()), "data": prints}
+    run.write_held_out(trial, result)
+    return result
+
+
+def _score_saved(
+    run: Run, config: RunConfig, trial: str, paths: Sequence[str], split: str, chosen: Sequence[str]
+) -> dict[str, Any]:
+    with read_locally(run.trial_folder(trial)) as folder:
+        encoder = load_encoder(str(folder), resolve_dtype(config.score.dtype))
+    # Comparisons in which nothing is selected have no test split; the held-out data sets' is then the usual one.
+    held = dataclasses.replace(config.data, test_split=config.data.test_split or DataConfig.test_split)
+    scores = _score_all(encoder, dataclasses.replace(config, data=held), paths, data.test_collection)
+    write_queries(run.queries_path(trial, split), {name: s.per_query for name, s in scores.items()})
+    return {**_means(scores, chosen), "score_seconds": sum(s.seconds for s in scores.values())}
+
+
 def _score_all(
-    encoder: Encoder, config: RunConfig, read: Callable[[str, DataConfig, int], data.Collection]
+    encoder: Encoder, config: RunConfig, paths: Sequence[str], read: Callable[[str, DataConfig, int], data.Collection]
 ) -> dict[str, Scores]:
     """Data set -> scores of the collection that `read` gives of it."""
-    collections = [read(path, config.data, config.search.seed) for path in config.data.paths]
-    return {c.name: score(encoder, c, config.score.batch_tokens, token_cache()) for c in collections}
+    collections = [read(path, config.data, config.search.seed) for path in paths]
+    options = (config.score.batch_tokens, token_cache(), config.score.compile)
+    return {c.name: score(encoder, c, *options) for c in collections}
 
 
-def token_cache() -> Path:
-    """Where this machine keeps token ids, by content hash."""
-    return pydocs.cache_root() / "tokens"
-
-
-def _means(scores: dict[str, Scores]) -> dict[str, Any]:
-    """Means over data sets, and each data set's own."""
-    means = {metric: float(np.mean([s.metrics[metric] for s in scores.values()])) for metric in METRICS}
+def _means(scores: dict[str, Scores], chosen: Sequence[str]) -> dict[str, Any]:
+    """Means over the chosen data sets, or all of them, and each data set's own."""
+    counted = [scores[name].metrics for name in chosen or scores]
+    means = {metric: float(np.mean([metrics[metric] for metrics in counted])) for metric in METRICS}
     return {**means, "datasets": {name: s.metrics for name, s in scores.items()}}
-
-
-class _Clock:
-    """What a trial costs."""
-
-    def __init__(self) -> None:
-        _release_memory()
-        self.start = time.perf_counter()
-        self.started = now()
-        _reset_peak_memory()
-
-    def costs(self, outcome: TrainOutcome, score_seconds: float) -> dict[str, Any]:
-        """Seconds, memory and loss, for the record. Setting up DeepSpeed's engine counts as `other`."""
-        total = time.perf_counter() - self.start
-        train_seconds = outcome.seconds - outcome.engine_seconds
-        return {
-            "train_seconds": train_seconds,
-            "score_seconds": score_seconds,
-            "other_seconds": total - train_seconds - score_seconds,
-            "total_seconds": total,
-            "peak_memory_bytes": peak_memory(),
-            "train_loss": outcome.last_loss,
-            "steps": outcome.steps,
-            "started": self.started,
-            "finished": now(),
-            "host": socket.gethostname(),
-        }
-
-
-def _release_memory() -> None:
-    """Give freed memory back: glibc keeps what a training freed in pieces, half a gigabyte more with each trial."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _reset_peak_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak is then the process's, over all its trials
-        return
-
-
-def peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else of this process, since the trial began."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.is_file() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _rank() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,15 +20,18 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray import cloudpickle, tune
+from ray import PlacementGroupID, cloudpickle, tune
 from ray.tune.search import Searcher
+from ray.util.placement_group import PlacementGroup
 
-from effir_dist import config as config_module
 from effir_dist.errors import InputError
-from effir_dist.resources import Resources
-from effir_dist.settings import RunConfig
+from effir_dist.jobs import in_worker, run_job
+from effir_dist.resources import WAITING_CPUS, Resources
 
-WAITING_CPUS = 0.01
+MOST_LOSSES = 20
+"""How often a trial may lose the process or the machine that it runs on before that counts as its own failure."""
+Work = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+"""work(job, report): what a worker process does for a trial."""
 OBJECT_STORE_BYTES = 256 << 20
 """Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
 
@@ -51,12 +55,34 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+        _free_what_dead_drivers_reserved()
     else:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
     try:
         yield {name: float(count) for name, count in ray.cluster_resources().items()}
     finally:
         ray.shutdown()
+
+
+def _free_what_dead_drivers_reserved() -> None:
+    """Remove placement groups that outlived the job that made them; trials would wait for their CPUs for ever.
+
+    Ray drops them with the job, except where a driver is killed while a trial of several workers waits for room.
+    """
+    from ray.util.state import list_jobs, list_placement_groups
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        # The groups first: one that a job makes after this look is not among them, so its job is never missed.
+        groups = list_placement_groups(filters=[("is_detached", "=", False)], limit=10_000, detail=True)
+        alive = {job.job_id for job in list_jobs(limit=10_000) if job.status in ("PENDING", "RUNNING")}
+    except RayStateApiException as error:  # a cluster without Ray's dashboard
+        logging.getLogger(__name__).warning("cannot look for what dead drivers reserved: %s", error)
+        return
+    for group in groups:
+        if group.state != "REMOVED" and group.creator_job_id not in alive:
+            print(f"removing placement group {group.placement_group_id} of the dead job {group.creator_job_id}")
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group.placement_group_id)))
 
 
 def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Callable[[], Any]:
@@ -74,18 +100,10 @@ def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Call
     return wait
 
 
-def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
-    """Call a function in a worker process, with as many threads as it has CPUs."""
-    import torch
-
-    torch.set_num_threads(max(1, int(cpus)))
-    return function(*args)
-
-
 class _Searcher(Searcher):
     """Tune's source of trials: the driver. Never restored from Tune's snapshot: the run's records are the truth."""
 
-    def __init__(self, driver: Driver, storage: Path) -> None:
+    def __init__(self, driver: Driver, storage: str) -> None:
         super().__init__()
         self.driver, self.storage = driver, storage
         self.jobs: dict[str, str] = {}
@@ -95,8 +113,10 @@ class _Searcher(Searcher):
         job = self.driver.next_job()
         if job is None:
             return Searcher.FINISHED  # type: ignore[return-value]
+        if not job:
+            return None  # ask again when a trial has ended
         self.jobs[trial_id] = job["head"]["trial"]
-        return {"job": {**job, "storage": str(self.storage)}}
+        return {"job": {**job, "storage": self.storage}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.driver.ended(self.jobs[trial_id], _cause(self.tune_trials[trial_id]) if error else None)
@@ -116,6 +136,7 @@ class _Callback(tune.Callback):
 
     def __init__(self, driver: Driver, searcher: _Searcher) -> None:
         self.driver, self.searcher = driver, searcher
+        self.losses: Counter[str] = Counter()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.searcher.tune_trials[trial.trial_id] = trial
@@ -123,6 +144,12 @@ class _Callback(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.driver.progressed(self.searcher.jobs[trial.trial_id], result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial whose machine was lost starts again as if for the first time: it goes on from its checkpoint."""
+        self.losses[trial.trial_id] += 1
+        if _lost(_cause(trial)) and self.losses[trial.trial_id] <= MOST_LOSSES:
+            trial.run_metadata.num_failures -= 1
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -137,11 +164,31 @@ def _cause(trial: Any) -> BaseException:
     return error if isinstance(error, BaseException) else RuntimeError("the worker process died")
 
 
-def run_trials(driver: Driver, resources: Resources, trials: int, time_budget: float, storage: Path) -> None:
-    """Run up to `trials` trials with Tune. Returns when they ended, or the time (seconds; 0: no limit) is up."""
+def _lost(error: BaseException) -> bool:
+    """Whether a trial ended with its process or machine, or one of its workers' (Ray Train), and not by an error."""
+    workers = getattr(error, "worker_failures", {}).values()
+    return any(isinstance(e, ray.exceptions.RayActorError) for e in (error, *workers))
+
+
+def run_trials(
+    driver: Driver,
+    resources: Resources,
+    trials: int,
+    time_budget: float,
+    storage: str,
+    work: Work = run_job,
+) -> None:
+    """Run up to `trials` jobs with Tune. Returns when they ended, or the time (seconds; 0: no limit) is up.
+
+    work(job, report) is called in a worker process for each of the driver's jobs.
+    """
     searcher = _Searcher(driver, storage)
+
+    def trial(options: dict[str, Any]) -> None:
+        _run(options["job"], work)
+
     tuner = tune.Tuner(
-        tune.with_resources(_trial, _request(resources)),
+        tune.with_resources(trial, _request(resources)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=trials,
@@ -151,7 +198,7 @@ def run_trials(driver: Driver, resources: Resources, trials: int, time_budget: f
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(storage),
+            storage_path=storage,
             callbacks=[_Callback(driver, searcher)],
             failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
@@ -167,70 +214,15 @@ def _request(resources: Resources) -> Any:
     return {"cpu": WAITING_CPUS}
 
 
-def _trial(options: dict[str, Any]) -> None:
-    """Tune's trainable: one trial, here or on Ray Train's workers. One that failed for a reason of its own is done."""
+def _run(job: dict[str, Any], work: Work) -> None:
+    """One trial, in this process or by Ray Train's workers. One that failed for a reason of its own is done."""
     from effir_dist.records import Run
 
-    job = options["job"]
-    if Run.open(job["run"]).finished(job["head"]["trial"]):
+    if Run.open(job["run"]).reached(job["head"]):
         return
     if job["resources"]["workers"] == 1:
-        in_worker(run_job, job["resources"]["cpus"], job, tune.report)
+        work(job, tune.report)
     else:
-        _run_on_workers(job)
+        from effir_dist.workers import run_on_workers
 
-
-def run_job(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
-    """Run the trial of a job in this process; what it prints goes to its `log`."""
-    from effir_dist.records import Run
-    from effir_dist.trial import run_trial
-
-    run = Run.open(job["run"])
-    config: RunConfig = config_module.from_dict(job["config"])
-    with output_to(run.trial_folder(job["head"]["trial"]) / "log"):
-        run_trial(run, config, job["head"], report)
-
-
-def _run_on_workers(job: dict[str, Any]) -> None:
-    from ray.train import RunConfig as TrainRunConfig
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    workers, cpus, gpus = (job["resources"][name] for name in ("workers", "cpus", "gpus"))
-    # Together with the waiting process they must fit where `cpus` fit, or they wait for ever without a word.
-    share = {"CPU": cpus / workers - WAITING_CPUS, **({"GPU": gpus / workers} if gpus else {})}
-    TorchTrainer(
-        _worker,
-        train_loop_config=job,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=share),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        run_config=TrainRunConfig(
-            name=f"trial-{job['head']['trial']}",
-            storage_path=job["storage"],
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-        ),
-    ).fit()
-
-
-def _worker(job: dict[str, Any]) -> None:
-    """One of a trial's workers."""
-    import ray.train
-
-    in_worker(run_job, job["resources"]["cpus"] / job["resources"]["workers"], job, ray.train.report)
-
-
-@contextlib.contextmanager
-def output_to(path: Path) -> Iterator[None]:
-    """Send everything that this process prints, libraries in C included, to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as log:
-        kept = [os.dup(number) for number in (1, 2)]
-        for number in (1, 2):
-            os.dup2(log.fileno(), number)
-        try:
-            yield
-        finally:
-            for number, original in zip((1, 2), kept, strict=True):
-                os.dup2(original, number)
-                os.close(original)
+        run_on_workers(job, work)

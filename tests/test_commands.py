@@ -10,7 +10,7 @@ import pytest
 HEAVY = {"torch", "transformers", "ray", "deepspeed", "optuna", "pandas", "matplotlib", "faiss", "scipy"}
 
 
-@pytest.mark.parametrize("name", ["search", "report", "evaluate", "importance"])
+@pytest.mark.parametrize("name", ["search", "report", "evaluate", "importance", "negatives", "preemption", "export"])
 def test_help_loads_nothing_heavy(name: str) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['x', '--help']\n"
@@ -20,3 +20,21 @@ def test_help_loads_nothing_heavy(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"python -m effir_dist.{name}" in done.stdout
     assert done.stderr.strip() == ""
+
+
+def test_importing_the_package_loads_nothing_heavy_and_its_names_come_when_asked() -> None:
+    code = (
+        "import sys, effir_dist\n"
+        f"assert not {HEAVY | {'numpy', 'yaml'}!r} & set(sys.modules), sys.modules\n"
+        "assert callable(effir_dist.load)\n"
+        "try: effir_dist.nothing\n"
+        "except AttributeError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "module 'effir_dist' has no attribute 'nothing'"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m effir_dist.search --backbone mistral --plan | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

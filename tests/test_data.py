@@ -12,6 +12,7 @@ import pytest
 
 from effir_dist import data, data_files
 from effir_dist.errors import InputError
+from effir_dist.pairs import check, check_training, training_pairs
 from effir_dist.settings import DataConfig
 from effir_dist.tokens import Tokens, tokenize
 
@@ -98,11 +99,11 @@ def test_a_split_may_have_its_own_folder(tmp_path: Path) -> None:
             tmp_path / "set" / split / "queries.jsonl", [{"_id": f"q{i}", "text": f"{split} {i}"} for i in range(9)]
         )
     path, settings = str(tmp_path / "set"), config(tmp_path / "set")
-    assert data.check(path, settings) == []
+    assert check(path, settings) == []
     assert len(data.search_collection(path, settings, 0).documents) == 5
     assert len(data.test_collection(path, settings, 0).documents) == 7
     # The same ids in other folders are other queries.
-    assert data.training_pairs(settings, 0).queries == ["train 1", "train 2"]
+    assert training_pairs(settings, 0).queries == ["train 1", "train 2"]
     assert len(data_files.content_files(tmp_path / "set")) == 9
 
 
@@ -146,12 +147,12 @@ def test_the_search_split_scores_the_search(folder: Path) -> None:
     settings = config(folder)
     assert data.search_collection(str(folder), settings, 0).query_ids == [f"q{i}" for i in range(20, 25)]
     assert data.test_collection(str(folder), settings, 0).query_ids == [f"q{i}" for i in range(25, 30)]
-    assert data.training_pairs(settings, 0).queries == [f"query {i}" for i in range(20)]
+    assert training_pairs(settings, 0).queries == [f"query {i}" for i in range(20)]
 
 
 def test_without_a_search_split_a_share_of_the_training_is_held_out(folder: Path) -> None:
     settings = config(without_dev(folder), search_share=0.25)
-    search, pairs = data.search_collection(str(folder), settings, 5), data.training_pairs(settings, 5)
+    search, pairs = data.search_collection(str(folder), settings, 5), training_pairs(settings, 5)
     assert len(search.queries) == 5
     assert len(pairs.queries) == 15
     assert len(search.documents) == 30
@@ -167,27 +168,27 @@ def test_who_is_held_out_does_not_depend_on_order_or_limits(folder: Path) -> Non
     assert set(data.search_collection(str(folder), settings, 0).query_ids) == set(before.query_ids)
     limited = config(folder, search_share=0.3, max_queries=2)
     assert len(data.search_collection(str(folder), limited, 0).query_ids) == 2
-    assert not set(data.training_pairs(limited, 0).queries) & set(before.queries)
+    assert not set(training_pairs(limited, 0).queries) & set(before.queries)
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_training_leaves_out_queries_that_score(folder: Path, split: str) -> None:
     write_qrels(folder, split, [("q3", "d3", 1), ("q28", "d28", 1)])
-    pairs = data.training_pairs(config(folder), 0)
+    pairs = training_pairs(config(folder), 0)
     assert len(pairs.queries) == 19
     assert "query 3" not in pairs.queries
 
 
 def test_the_training_split_never_scores_whole(folder: Path) -> None:
     settings = config(folder, search_split="train")
-    search, pairs = data.search_collection(str(folder), settings, 0), data.training_pairs(settings, 0)
+    search, pairs = data.search_collection(str(folder), settings, 0), training_pairs(settings, 0)
     assert len(search.queries) == 2
     assert len(pairs.queries) == 18
 
 
 def test_a_pair_for_each_relevant_document(folder: Path) -> None:
     write_qrels(folder, "train", [("q1", "d1", 1), ("q1", "d2", 0), ("q2", "d5", 1), ("q1", "d3", 2)])
-    pairs = data.training_pairs(config(folder), 0)
+    pairs = training_pairs(config(folder), 0)
     assert pairs.queries == ["query 1", "query 1", "query 2"]
     assert pairs.positives == ["T1 x1", "T3 x3", "T5 x5"]
     assert pairs.negatives == [[], [], []]
@@ -197,22 +198,22 @@ def test_training_pairs_of_several_sets_are_sampled_each(folder: Path, tmp_path:
     other = make(tmp_path / "other", splits={"test": [("q1", "d1", 1)], "train": [("q2", "d2", 1), ("q3", "d3", 1)]})
     only_test = make(tmp_path / "only", splits={"dev": [("q1", "d1", 1)], "test": [("q2", "d2", 1)]})
     settings = config(folder, other, only_test, max_train_pairs=4)
-    pairs = data.training_pairs(settings, 1)
+    pairs = training_pairs(settings, 1)
     assert len(pairs.queries) == len(pairs.positives) == len(pairs.negatives) == 5
-    assert pairs == data.training_pairs(settings, 1) != data.training_pairs(settings, 2)
+    assert pairs == training_pairs(settings, 1) != training_pairs(settings, 2)
 
 
 def test_hard_negatives(folder: Path) -> None:
     lines: list[dict[str, Any]] = [
-        {"query": "q1", "positive": ["d1"], "negative": ["d7", "gone"], "scores": [1, 2]},
+        {"query": "q1", "positive": ["d1"], "negative": ["d7", "gone"], "scores": [1, 2, 0.5]},
         {"query": "q1", "negative": ["d8"]},
         {"query": "unknown", "negative": ["d8"]},
     ]
     write_json(folder / "negatives" / "train.jsonl", lines)
-    pairs = data.training_pairs(config(folder), 0)
+    pairs = training_pairs(config(folder), 0)
     assert pairs.negatives[1] == ["T7 x7", "T8 x8"]
     assert pairs.negatives[2] == []
-    assert "names 1 documents that are not in corpus.jsonl" in data.check(str(folder), config(folder))[0]
+    assert "names 1 documents that are not in corpus.jsonl" in check(str(folder), config(folder))[0]
 
 
 # Bad input
@@ -221,7 +222,7 @@ def test_hard_negatives(folder: Path) -> None:
 def fails(folder: Path, *parts: str, **settings: Any) -> None:
     """`check` raises one sentence that holds each of `parts`."""
     with pytest.raises(InputError) as caught:
-        data.check(str(folder), config(folder, **settings))
+        check(str(folder), config(folder, **settings))
     message = str(caught.value)
     assert "\n" not in message
     for expected in parts:
@@ -229,8 +230,8 @@ def fails(folder: Path, *parts: str, **settings: Any) -> None:
 
 
 def test_check_of_good_data_warns_of_nothing(folder: Path) -> None:
-    assert data.check(str(folder), config(folder)) == []
-    data.check_training(config(folder), 0)
+    assert check(str(folder), config(folder)) == []
+    check_training(config(folder), 0)
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
@@ -315,7 +316,7 @@ def test_qrels_without_header(folder: Path) -> None:
 def test_missing_documents_and_queries_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [("q25", "d25", 1), ("q26", "gone", 1), ("q27", "gone", 1), ("q27", "lost", 1), ("nobody", "d1", 1)]
     write_qrels(folder, "test", rows)
-    warnings = data.check(str(folder), config(folder))
+    warnings = check(str(folder), config(folder))
     file = folder / "qrels" / "test.tsv"
     assert warnings == [
         f"{file} judges 2 documents that are not in corpus.jsonl; left out",
@@ -344,9 +345,9 @@ def test_a_negative_that_is_a_positive(folder: Path) -> None:
 
 def test_no_training_pair_anywhere(tmp_path: Path) -> None:
     settings = config(make(tmp_path / "set", splits={"dev": [("q1", "d1", 1)], "test": [("q2", "d2", 1)]}))
-    assert data.check(settings.paths[0], settings) == []
+    assert check(settings.paths[0], settings) == []
     with pytest.raises(InputError, match=r"none of data.paths \(.*set\) has a training pair in its split 'train'"):
-        data.check_training(settings, 0)
+        check_training(settings, 0)
 
 
 def test_every_training_query_is_a_test_query(folder: Path) -> None:
@@ -359,7 +360,7 @@ def test_every_training_query_is_a_test_query(folder: Path) -> None:
 def test_two_sets_of_one_name(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, make(tmp_path / "more" / "set"))
     with pytest.raises(InputError, match="data.paths has 2 data sets called 'set'.*rename a folder"):
-        data.check(str(folder), settings)
+        check(str(folder), settings)
 
 
 def test_bad_settings_of_a_data_set(folder: Path) -> None:

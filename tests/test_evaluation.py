@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from effir_dist import evaluate, evaluation
-from effir_dist.data import Collection
-from effir_dist.errors import InputError
-from effir_dist.evaluation import exact_search, score_embeddings
+from effir_dist.data import Collection, load_collection
+from effir_dist.encoder import load_encoder
+from effir_dist.evaluation import score, score_embeddings, speeds
+from effir_dist.exact import exact_search
 from effir_dist.metrics import METRICS
 from tests.tiny import tiny_checkpoint, write_collection
 
@@ -44,32 +45,6 @@ def collection(qrels: dict[str, dict[str, int]], documents: int, identical: bool
     )
 
 
-@pytest.mark.parametrize("documents", [1, 7, 100, 331])
-@pytest.mark.parametrize("block_rows", [1, 10, 1000])
-def test_exact_search_equals_matmul(documents: int, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "BLOCK_BYTES", block_rows * 16 * 4)
-    queries, passages = vectors(33, seed=1), vectors(documents, seed=2)
-    scores, indices = exact_search(queries, passages, 20)
-    product = queries @ passages.T
-    expected = np.argsort(-product, axis=1, kind="stable")[:, :20]
-    assert (indices.dtype, scores.dtype) == (np.int64, np.float32)
-    np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_allclose(scores, np.take_along_axis(product, expected, 1), atol=1e-6)
-
-
-def test_exact_search_takes_any_float_and_layout() -> None:
-    queries, passages = vectors(5), vectors(50, seed=3)
-    expected = exact_search(queries, passages, 4)
-    got = exact_search(queries.astype(np.float64), np.asfortranarray(passages), 4)
-    np.testing.assert_array_equal(got[1], expected[1])
-
-
-def test_search_without_faiss_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(InputError, match=r"effir_dist\[cpu\].*effir_dist\[gpu\]"):
-        exact_search(vectors(1), vectors(2), 1)
-
-
 def test_own_id_is_left_out_only_where_the_collection_says() -> None:
     passages = vectors(150)
     qrels = {"3": {"5": 1, "3": 1}}
@@ -78,10 +53,10 @@ def test_own_id_is_left_out_only_where_the_collection_says() -> None:
     assert kept.metrics["mrr_at_10"] == 1.0
     left_out = collection({"3": {"5": 1}}, 150, identical=True)
     similarities, indices = exact_search(queries, passages, 101)
-    ranked = evaluation.rankings(similarities, indices, left_out)["3"]
+    ranked = dict(evaluation.rankings(similarities, indices, left_out)["3"])
     assert "3" not in ranked
     assert len(ranked) == 100
-    assert "3" in evaluation.rankings(similarities, indices, collection(qrels, 150))["3"]
+    assert "3" in dict(evaluation.rankings(similarities, indices, collection(qrels, 150))["3"])
 
 
 def test_leaving_out_keeps_100_places() -> None:
@@ -146,7 +121,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-tokens", 0], "--batch-tokens must be 1 or more, got 0"),
+        (["--batch-tokens", -1], "--batch-tokens must be 0 or more, got -1"),
         (["--max-query-length", 3], "--max-query-length must be 4 or more, got 3"),
         (["--json", "/no/such/folder/file"], "the folder /no/such/folder does not exist"),
         (["--split", "nope"], "nope"),
@@ -184,3 +159,13 @@ def test_minilm_on_scifact_gives_its_known_figure(tmp_path: Path) -> None:
     row = json.loads(written.read_text())["datasets"]["scifact"]
     assert (row["queries"], row["documents"]) == (300, 5183)
     assert 100 * row["ndcg_at_10"] == pytest.approx(64.5, abs=0.1)
+
+
+def test_speed_counts_every_text_once_and_all_time(tmp_path: Path) -> None:
+    encoder = load_encoder(str(tiny_checkpoint(tmp_path, "bert")))
+    found = score(encoder, load_collection(str(write_collection(tmp_path / "toy")), "dev"), 512)
+    assert (found.encoded["queries"][0], found.encoded["documents"][0]) == (4, 40)
+    assert 0 < sum(seconds for _, seconds in found.encoded.values()) < found.seconds
+    other = dataclasses.replace(found, encoded={"queries": (10, 2.0), "documents": (100, 4.0)})
+    third = dataclasses.replace(found, encoded={"queries": (20, 1.0), "documents": (100, 1.0)})
+    assert speeds([other, third]) == {"queries_per_second": 10.0, "documents_per_second": 40.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from effir_dist import front
+from effir_dist.objectives import Goal
 
 
 def random_points(seed: int, count: int, grid: int) -> list[front.Point]:
@@ -63,21 +65,25 @@ def test_scores_that_are_no_numbers_are_never_on_the_front() -> None:
     assert front.non_dominated([(1.0, math.nan), (math.nan, 1.0), (2.0, math.inf), (3.0, 0.1)]) == [3]
 
 
+NUMBERS = itertools.count()
+
+
 def record(parameters: int, ndcg: float | None, state: str = "complete") -> dict[str, Any]:
-    return {"state": state, "parameters": parameters, "full_parameters": 100, "ndcg_at_10": ndcg}
+    known = {"trial": str(next(NUMBERS)), "state": state}
+    return {**known, "parameters": parameters, "full_parameters": 100, "ndcg_at_10": ndcg}
 
 
 def test_the_front_of_records_reads_from_large_to_small() -> None:
     records = [record(100, 0.6), record(60, 0.3), record(80, 0.55), record(90, 0.5), record(10, None, "failed")]
-    assert [r["parameters"] for r in front.front(records)] == [100, 80, 60]
+    assert [r["parameters"] for r in Goal().front(records)] == [100, 80, 60]
 
 
 def test_quality_is_measured_by_the_unpruned_model() -> None:
-    assert front.covered([record(100, 0.6), record(50, 0.3)]) == pytest.approx(0.25)
-    assert front.covered([record(50, 0.3)]) == pytest.approx(0.15), "nothing to measure by: nDCG@10 as it is"
-    assert front.covered([record(100, None, "failed"), record(50, 0.3)]) == pytest.approx(0.15)
-    assert front.covered([record(100, 0.0), record(50, 0.3)]) == pytest.approx(0.15)
-    assert front.covered([]) == 0.0
+    assert Goal().covered([record(100, 0.6), record(50, 0.3)]) == pytest.approx(0.25)
+    assert Goal().covered([record(50, 0.3)]) == pytest.approx(0.15), "nothing to measure by: nDCG@10 as it is"
+    assert Goal().covered([record(100, None, "failed"), record(50, 0.3)]) == pytest.approx(0.15)
+    assert Goal().covered([record(100, 0.0), record(50, 0.3)]) == pytest.approx(0.15)
+    assert Goal().covered([]) == 0.0
 
 
 @pytest.mark.parametrize(

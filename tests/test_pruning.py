@@ -12,10 +12,11 @@ from effir_dist import checkpoints as sources
 from effir_dist.backbones import BACKBONES, block_count, family, mlp_width
 from effir_dist.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder
 from effir_dist.errors import InputError
-from effir_dist.pruning import PruningPlan, count_parameters, kept_neurons, make_plan
+from effir_dist.pruning import PruningPlan, count_parameters, kept_by_rank, kept_neurons, make_plan
 from effir_dist.settings import ModelConfig
 from tests.tiny import FAMILY_NAMES
 
+TIES = np.random.default_rng(0).integers(0, 5, (3, 40)).astype(np.float32)
 TEXTS = ["a short text", "one that is somewhat longer than the first", "x"]
 
 
@@ -216,3 +217,10 @@ def test_a_decoder_embeds_the_eos_token(checkpoints: dict[str, Path]) -> None:
     hidden = encoder.backbone(input_ids=torch.as_tensor(tokens[0])[None].long()).last_hidden_state
     expected = torch.nn.functional.normalize(hidden[:, -1], dim=-1).detach().numpy()
     np.testing.assert_allclose(encoder.encode(["some text"], "document"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scores", [TIES, np.ones((3, 40)), np.random.default_rng(1).random((3, 40))])
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 0.3, 0.5, 0.77, 1.0])
+def test_the_best_neurons_are_those_of_a_stable_sort(scores: np.ndarray, ratio: float) -> None:
+    best = np.argsort(-scores, axis=None, kind="stable")[: round(ratio * scores.size)]
+    assert kept_by_rank(scores, ratio).tolist() == [int((best // 40 == row).sum()) for row in range(3)]

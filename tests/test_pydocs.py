@@ -11,6 +11,7 @@ import pytest
 
 from effir_dist import data, pydocs
 from effir_dist.errors import InputError
+from effir_dist.pairs import check, training_pairs
 from effir_dist.settings import DataConfig
 
 SOURCE = '''
@@ -222,8 +223,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_real_data_set(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(real.parents[1]))
     config = DataConfig()
-    assert data.check("pydocs", config) == []
-    pairs = data.training_pairs(config, seed=0)
+    assert check("pydocs", config) == []
+    pairs = training_pairs(config, seed=0)
     search, test = data.search_collection("pydocs", config, seed=0), data.test_collection("pydocs", config, seed=0)
     assert 10_000 < len(pairs.queries) < 17_000
     assert 4_500 < len(search.queries) + len(test.queries) < 7_500

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effir_dist import config, records
+from effir_dist import config, files, records
 from effir_dist.errors import InputError
-from effir_dist.records import TEMPORARY, Run
+from effir_dist.files import TEMPORARY
+from effir_dist.records import Run
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_records_hold_plain_json(run: Run) -> None:
 
 
 def test_a_record_of_a_newer_version(run: Run) -> None:
-    records.write_json_atomic(run.trial_folder("0003") / "result.json", {"schema": 99})
+    files.write_json_atomic(run.trial_folder("0003") / "result.json", {"schema": 99})
     with pytest.raises(InputError, match=r"0003/result.json was written by a newer version .*schema 99"):
         run.results()
 
@@ -178,7 +179,7 @@ def test_queries_come_back_exactly(run: Run) -> None:
     scores = {"a, b": {'say "hi"': metrics, "π": metrics}, "c": {"1": metrics}}
     records.write_queries(run.queries_path("0000"), scores)
     assert records.read_queries(run.queries_path("0000")) == scores
-    assert run.queries_path("0000", test=True).name == "test_queries.csv"
+    assert run.queries_path("0000", "test").name == "test_queries.csv"
 
 
 @pytest.fixture
@@ -197,9 +198,9 @@ def test_a_full_disk_says_so_and_leaves_the_old_file(tiny_disk: Path) -> None:
     run.write_result("0000", {"state": "complete"})
     with pytest.raises(InputError, match=r"no space left on .*/0001 while writing result.json; .*--resume .*/demo\)"):
         run.write_result("0001", {"state": "complete", "log": "x" * 100_000})
-    records.write_text_atomic(run.folder / "note", "old")
+    files.write_text_atomic(run.folder / "note", "old")
     with pytest.raises(InputError, match="no space left"):
-        records.write_text_atomic(run.folder / "note", "x" * 100_000)
+        files.write_text_atomic(run.folder / "note", "x" * 100_000)
     assert (run.folder / "note").read_text() == "old"
     assert not list(run.folder.rglob(f"{TEMPORARY}*"))
     assert [r["state"] for r in run.results()] == ["complete"]

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from effir_dist import resources
+from effir_dist.config import replace
 from effir_dist.errors import InputError
 from effir_dist.resources import Resources, settle
-from effir_dist.settings import ResourceConfig
+from effir_dist.settings import ResourceConfig, RunConfig
+from effir_dist.workers import interface
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ from effir_dist.settings import ResourceConfig
         (ResourceConfig(workers_per_trial=4), {"CPU": 96, "GPU": 8}, Resources(4, 48, 4, 2)),
         (ResourceConfig(gpus_per_trial=0.5), {"CPU": 8, "GPU": 1}, Resources(1, 4, 0.5, 2)),
         (ResourceConfig(gpus_per_trial=0), {"CPU": 8, "GPU": 1}, Resources(1, 8, 0, 1)),
+        (ResourceConfig(workers_per_trial=8, gpus_per_worker=1), {"CPU": 192, "GPU": 16}, Resources(8, 96, 8, 2)),
         (ResourceConfig(workers_per_trial=2, cpus_per_trial=2), {"CPU": 2}, Resources(2, 2, 0, 1)),
     ],
 )
@@ -54,3 +57,13 @@ def test_this_machines_gpus_follow_cuda_visible_devices(monkeypatch: pytest.Monk
         assert resources.local_gpus() == count
     with pytest.raises(InputError, match="asks for 3 GPUs, but this machine has 2"):
         resources.check_local(ResourceConfig(gpus_per_trial=3))
+
+
+def test_gpus_are_asked_for_once() -> None:
+    with pytest.raises(InputError, match="gpus_per_worker must be left out where gpus_per_trial is given"):
+        replace(RunConfig(), {"resources.gpus_per_worker": 1.0, "resources.gpus_per_trial": 8.0})
+
+
+def test_the_interface_of_an_address() -> None:
+    assert interface("127.0.0.1") == "lo"
+    assert interface("192.0.2.1") == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -17,7 +18,10 @@ import pandas as pd
 import psutil
 import pytest
 
+from tests.bucket import CREDENTIALS, BadWire, s3_server
+
 OPTIONS = [
+    "search.strategy=plain",  # tests/test_search_ladder.py has the others
     "train.steps=3",
     "train.batch_size=4",
     "model.max_document_length=64",
@@ -172,6 +176,41 @@ def test_a_trial_of_two_workers_gives_the_scores_of_one(
     one, two = (pd.read_csv(tmp_path / f"runs/{name}/report/trials.csv") for name in ("one", "two"))
     assert list(one["dropped_mlp"].fillna("")) == list(two["dropped_mlp"].fillna(""))
     assert list(one["ndcg_at_10"]) == pytest.approx(list(two["ndcg_at_10"]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_began_here_goes_on_in_a_bucket(
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    collection: Path,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over a wire on which every tenth request goes wrong."""
+    import s3fs
+
+    arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
+    finish(start(tmp_path, *arguments, "--name", "mine", "--trials", "2", *OPTIONS), tmp_path)
+    here = {p.parent.name: p.read_bytes() for p in tmp_path.glob("runs/mine/trials/*/result.json")}
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with s3_server(tmp_path / "s3.log") as server:
+        bucket = s3fs.S3FileSystem(endpoint_url=server, use_listings_cache=False)
+        bucket.mkdir("runs")
+        bucket.put(str(tmp_path / "runs" / "mine"), "runs/mine", recursive=True)
+        wire = BadWire(server, share=0.1)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", wire.address)
+        finish(start(tmp_path, "--resume", "s3://runs/mine", "--trials", "4"), tmp_path)
+        wire.close()
+        there = {path.split("/")[-2]: bucket.cat(path) for path in bucket.glob("runs/mine/trials/*/result.json")}
+        weights = {path.split("/")[-2] for path in bucket.glob("runs/mine/trials/*/model.safetensors")}
+        front = pd.read_csv(io.BytesIO(bucket.cat("runs/mine/report/front.csv")), dtype={"trial": str})
+    assert sum(wire.faults.values()) > 0
+    assert sorted(there) == ["0000", "0001", "0002", "0003"]
+    assert here.items() <= there.items()
+    assert all(json.loads(record)["state"] == "complete" for record in there.values())
+    assert weights == set(front["trial"])
+    assert front["test_ndcg_at_10"].notna().all()
 
 
 def test_the_time_budget_ends_a_search_that_can_be_resumed(

@@ -32,7 +32,7 @@ FAMILIES = ("llama", "bert", "modernbert")
 def loaded(checkpoints: dict[str, Path], name: str) -> tuple[Encoder, Examples]:
     start_distributed()
     encoder = load_encoder(str(checkpoints[name]))
-    return encoder, examples_of(encoder, make_pairs(), 0, None)
+    return encoder, examples_of(encoder, make_pairs(), TRAIN, None)
 
 
 def silence(encoder: Encoder, block: int, neuron: int) -> None:
@@ -152,7 +152,7 @@ def test_a_run_scores_every_ranking_that_its_space_may_ask_for(
     checkpoints: dict[str, Path], collection: Path, tmp_path: Path
 ) -> None:
     from effir_dist.outcomes import load_scores
-    from effir_dist.trial import compute_scores
+    from effir_dist.scores import compute_scores
 
     values = {"model.path": str(checkpoints["qwen3"]), "data.paths": [str(collection)], "train.batch_size": 4}
     config = c.replace(RunConfig(), {**values, "prune.slim_steps": 3, "prune.calibration_texts": 5})

@@ -11,8 +11,10 @@ from effir_dist import space as spaces
 from effir_dist import space_file
 from effir_dist.backbones import BACKBONES
 from effir_dist.errors import InputError
+from effir_dist.pruning import PruningPlan
 from effir_dist.ranking import Importance
 from effir_dist.settings import PruneConfig, RunConfig
+from effir_dist.space import Range, Space
 
 MINILM = BACKBONES["minilm"].config
 IMPORTANCE = Importance(
@@ -49,6 +51,9 @@ def test_every_shipped_file_is_some_backbones() -> None:
         ("drop_mlp: 3", "drop_mlp must be {max: N}"),
         ("drop_mlp: {max: 2.5}", "whole number of layers or a share below 1, got 2.5"),
         ("width_ratio: {low: 0, high: 1}", "must lie above 0 and up to 1"),
+        ("width_ratio: {low: 0.5, high: 1, groups: 0}", "groups must be a whole number above 0"),
+        ("layers: sets", "layers must be one of set, prefix, flips"),
+        ("layers: flips", "`layers` says how those of drop_mlp"),
         ("width_ratio: {low: 0.5}", "must be {low: A, high: B}"),
         ("train.learning_rate: {low: 1, high: 0.1}", "low <= high"),
         ("train.learning_rate: {low: 0, high: 1, log: true}", "got {'low': 0"),
@@ -142,3 +147,42 @@ def test_the_papers_recipe_has_the_papers_sizes() -> None:
     space = space_file.read_space(space_file.folder() / "effir-paper.yaml")
     found = {row["plan"]: round(row["parameters"] / 1e9, 1) for row in rows(space, RunConfig(), config)}
     assert found == PAPER
+
+
+def test_an_mlp_left_without_a_neuron_is_named() -> None:
+    space = Space(max_dropped={"mlp": 2}, width_ratio=Range(0.1, 1.0))
+    scores = np.repeat(np.arange(6.0)[:, None], 1536, axis=1)
+    suggested = {"drop_mlp.3": True, "width_ratio": 0.5}
+    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, {"activation": scores}, PruneConfig())
+    assert plan.dropped_mlp == (0, 1, 3)
+    assert spaces.emptied(suggested, space, MINILM, IMPORTANCE, plan) == [0, 1]
+    assert spaces.emptied({}, space, MINILM, IMPORTANCE, PruningPlan()) == []
+
+
+def test_layers_are_a_set_a_prefix_or_a_prefix_with_flips() -> None:
+    both = {"drop_mlp": 2, "drop_mlp.1": True, "drop_mlp.4": True}
+    assert spaces.dropped({"drop_mlp.1": True, "drop_mlp.4": True}, "mlp", 4, IMPORTANCE) == [1, 4]
+    assert spaces.dropped({"drop_mlp": 2}, "mlp", 4, IMPORTANCE) == [0, 1]
+    assert spaces.dropped(both, "mlp", 4, IMPORTANCE) == [0, 4]
+    assert spaces.dropped({**both, "drop_mlp": 4}, "mlp", 2, IMPORTANCE) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [("set", 6), ("prefix", 1), ("flips", 7)],
+)
+def test_a_space_with_layers_and_groups_reads_back_and_starts_by_importance(layers: str, names: int) -> None:
+    text = f"{{drop_mlp: {{max: 4}}, layers: {layers}, width_ratio: {{low: 0.25, high: 1.0, step: 0.25, groups: 3}}}}"
+    space = space_file.parse_space(yaml.safe_load(text), "here")
+    assert space_file.parse_space(space_file.to_dict(space), "again") == space
+    found = spaces.distributions(space, 6)
+    assert [name for name in found if name.startswith("width")] == [f"width_ratio.{i}" for i in range(3)]
+    assert len([name for name in found if name.startswith("drop")]) == names
+    plans = [
+        spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
+        for point in spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
+    ]
+    assert [plan.dropped_mlp for plan in plans] == [tuple(range(k)) for k in (0, 1, 2, 3, 4, 3)]
+    assert all(not plan.widths for plan in plans[:-1])
+    one = spaces.plan_of({"width_ratio.1": 0.5}, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
+    assert {block for block, _ in one.widths} == {2, 3}

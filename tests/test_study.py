@@ -13,7 +13,8 @@ from effir_dist import space as spaces
 from effir_dist import space_file
 from effir_dist.pruning import count_parameters
 from effir_dist.settings import RunConfig
-from effir_dist.study import Mirror, Sampler, Suggestion
+from effir_dist.study import Sampler, Suggestion
+from effir_dist.study_db import Mirror, parameter_importances
 from tests.test_space import IMPORTANCE, MINILM, NEURONS
 
 SPACE = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
@@ -124,3 +125,24 @@ def test_study_db_opens_in_optuna_with_each_trial_once(tmp_path: Path) -> None:
     assert study.trials[2].user_attrs["reason"] == "out of memory"
     assert study.metric_names == ["parameters", "ndcg_at_10"]
     assert study.trials[1].values == [records[1]["parameters"], records[1]["ndcg_at_10"]]
+
+
+def test_study_db_names_what_it_shows_with_units(tmp_path: Path) -> None:
+    records = [{**r, "documents_per_second": 500.0, "parameters_fraction": 0.5} for r in run(sampler(), range(3))]
+    Mirror(tmp_path / "study.db", "mine", records)
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    shown = study.trials[1].user_attrs
+    assert shown["dropped_mlp (blocks)"] == records[1]["dropped_mlp"]
+    assert shown["documents_per_second"] == 500.0
+    assert shown["parameters_fraction (of the unpruned model)"] == 0.5
+    assert set(study.trials[1].params) == {"width_ratio", *(f"drop_mlp.{block}" for block in range(6))}
+
+
+def test_importance_goes_to_what_decides_and_needs_enough_trials() -> None:
+    records = run(sampler(kind="random"), range(60))
+    deciding = [{**r, "ndcg_at_10": 0.7 - 0.3 * r["suggested"]["drop_mlp.4"]} for r in records]
+    found = parameter_importances(deciding)
+    assert next(iter(found)) == "drop_mlp.4"
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["drop_mlp.4"] > 2 * found["width_ratio"]
+    assert parameter_importances(deciding[:9]) == {}

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from effir_dist import engine, training
 from effir_dist.batches import batches, examples_of
-from effir_dist.data import TrainingPairs
 from effir_dist.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.errors import InputError
+from effir_dist.pairs import TrainingPairs
 from effir_dist.pruning import PruningPlan
 from effir_dist.settings import TrainConfig
 from effir_dist.training import TrainingDiverged, TrainOutcome, train
@@ -41,7 +41,9 @@ def make_pairs(count: int = 30, seed: int = 0) -> TrainingPairs:
     texts = [" ".join(rng.choices(words, k=rng.randint(2, 4))) for _ in range(count)]
     positives = [texts[i - i % 2] if i < 6 else texts[i] for i in range(count)]
     queries = [" ".join(text.split()[: 1 + i % 2]) for i, text in enumerate(texts)]
-    return TrainingPairs(queries, positives, [texts[:i][-3:] for i in range(count)])
+    negatives = [texts[:i][-3:] for i in range(count)]
+    scores = [[5.0, *(rng.uniform(0, 4) for _ in texts)] for texts in negatives]
+    return TrainingPairs(queries, positives, negatives, scores)
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +127,10 @@ def test_a_warm_process_trains_like_a_fresh_one(folder: Path, tmp_path: Path) ->
 
 
 def live_bytes() -> int:
+    """Of tensors of this process that hold data: exports of other tests leave fake ones behind."""
     gc.collect()
-    storages = {o.untyped_storage() for o in gc.get_objects() if isinstance(o, Tensor) and o.layout == torch.strided}
-    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+    tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter) and o.layout == torch.strided]
+    return sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}.values())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -207,12 +210,10 @@ def test_dropout_is_what_the_config_says(folder: Path, family: str, dropout: flo
     ids, mask = torch.arange(4, 24).reshape(2, 10), torch.ones(2, 10, dtype=torch.long)
     expected = encoder(ids, mask)
 
-    def fit(towers: Any) -> None:
-        assert towers.training
-        embedded, again = towers((ids, mask), (ids, mask))
+    with engine.running_engine(encoder, TrainConfig(**{**CONFIG, "dropout": dropout})) as running:
+        assert running.training
+        embedded, again = running([(ids, mask), (ids, mask)]).split(2)
         assert torch.equal(embedded, expected) == torch.equal(embedded, again) == same
-
-    engine.run_engine(encoder, TrainConfig(**{**CONFIG, "dropout": dropout}), fit)
 
 
 def test_no_steps_leave_the_model_as_it_is(folder: Path) -> None:
@@ -232,13 +233,15 @@ def test_a_loss_that_is_not_a_number(folder: Path, stage: int) -> None:
 
 
 def test_a_last_step_that_breaks_the_weights(folder: Path) -> None:
-    def fit(towers: Any) -> None:
-        with torch.no_grad():
-            next(towers.parameters())[0] = math.inf
-
     engine.start_distributed()
+
+    def break_them() -> None:
+        with engine.running_engine(load_encoder(str(folder / "tiny-llama")), TrainConfig(**CONFIG)) as running:
+            with torch.no_grad():
+                next(running.parameters())[0] = math.inf
+
     with pytest.raises(TrainingDiverged, match=r"embed_tokens.weight is not finite after the last step"):
-        engine.run_engine(load_encoder(str(folder / "tiny-llama")), TrainConfig(**CONFIG), fit)
+        break_them()
 
 
 def test_batches_that_cannot_be(folder: Path) -> None:
@@ -263,7 +266,7 @@ def test_config_of_deepspeed() -> None:
     assert settings["train_batch_size"] == 32
     assert settings["train_micro_batch_size_per_gpu"] == 8
     assert settings["gradient_clipping"] == 0.5
-    assert settings["bf16"] == {"enabled": True}
+    assert settings["bf16"]["enabled"]
     assert settings["zero_optimization"]["stage"] == 2
     assert settings["zero_optimization"]["reduce_bucket_size"] == 1000
     assert settings["optimizer"]["params"]["weight_decay"] == 0.1
@@ -272,18 +275,21 @@ def test_config_of_deepspeed() -> None:
 def test_batches_cover_an_epoch_with_each_query_and_its_passages(folder: Path) -> None:
     pairs = make_pairs()
     encoder = load_encoder(str(folder / "tiny-llama"))
-    examples = examples_of(encoder, pairs, 2, None)
+    examples = examples_of(encoder, pairs, TrainConfig(**CONFIG), None)
     texts = list(dict.fromkeys(itertools.chain(pairs.positives, *pairs.negatives)))
     found = itertools.islice(batches(examples, TrainConfig(**CONFIG)), 6)
     queries = list(dict.fromkeys(pairs.queries))
     seen: list[set[str]] = [set(), set()]
-    for number, (query, passages) in enumerate(found):
-        assert passages.shape == (8, 3)
-        for i, group in zip(query, passages, strict=True):
+    for number, batch in enumerate(found):
+        assert batch.passages.shape == batch.scores.shape == (8, 3)
+        for i, group, scores in zip(batch.queries, batch.passages, batch.scores, strict=True):
             pair = next(p for p, (q, d) in enumerate(zip(pairs.queries, pairs.positives, strict=True))
                         if q == queries[i] and d == texts[group[0]])  # fmt: skip
             known = min(2, len(pairs.negatives[pair]))
             assert {texts[j] for j in group[1 : 1 + known]} <= set(pairs.negatives[pair])
+            places = [0, *(1 + pairs.negatives[pair].index(texts[j]) for j in group[1 : 1 + known])]
+            given = [pairs.scores[pair][place] for place in places]
+            np.testing.assert_array_equal(scores, [*given, *[math.nan] * (2 - known)])
             seen[number // 3].add(queries[i])
     assert len(seen[0]) > 20
     assert seen[0] != seen[1]

@@ -1,0 +1,110 @@
+"""What the search itself costs on a cluster: python -m benchmarks.cluster FOLDER [--trials 200] [--seconds 1]
+
+Runs a search whose trials only wait and write a made-up record: what is left of the time is Ray's, the sampler's and
+the driver's. Prints one JSON object. FOLDER: of the run, one that all nodes share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import io
+import json
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from effir_dist import backbones, space_file
+from effir_dist import config as config_module
+from effir_dist.files import write_bytes_atomic, write_json_atomic
+from effir_dist.jobs import output_to
+from effir_dist.outcomes import now, plan_facts
+from effir_dist.ranking import Importance
+from effir_dist.records import Run
+from effir_dist.settings import RunConfig
+
+MODEL = backbones.backbone("minilm").config
+SPACE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.1, "high": 1.0, "step": 0.1}}
+
+
+def stand_in(seconds: float, job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    """A trial that waits; the score that it makes up grows with the size of the model."""
+    head, started = job["head"], now()
+    report({"phase": "train", "step": 0, "steps": 1})
+    time.sleep(seconds)
+    facts = plan_facts(MODEL, head)
+    record = {**head, "state": "complete", "reason": "", **facts, "ndcg_at_10": facts["parameters_fraction"] ** 2}
+    record |= {"total_seconds": seconds, "started": started, "finished": now(), "host": socket.gethostname()}
+    Run.open(job["run"]).write_result(head["trial"], record)
+
+
+def make_run(folder: str, trials: int, cpus: float) -> tuple[Run, RunConfig]:
+    """A run with made-up scores of layers and neurons."""
+    values = {"search.trials": trials, "resources.cpus_per_trial": cpus, "search.keep_weights": "none"}
+    values["search.strategy"] = "plain"  # a stand-in knows no rungs
+    config = config_module.replace(RunConfig(), {**values, "data.test_split": ""})
+    run = Run.create(folder, config_module.to_dict(config), {"space": SPACE})
+    blocks, rng = backbones.block_count(MODEL), np.random.default_rng(0)
+    packed = io.BytesIO()
+    np.savez(packed, activation=rng.random((blocks, backbones.mlp_width(MODEL)), np.float32))
+    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    importance = Importance(*(tuple(rng.random(blocks).tolist()) for _ in range(3)))
+    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(importance))
+    return run, config
+
+
+def measure(run: Run, config: RunConfig, seconds: float, address: str | None) -> dict[str, Any]:
+    """Run it all; seconds of the wall and of the driver's processor, and where the trials were."""
+    from rich.console import Console
+
+    from effir_dist import tune
+    from effir_dist.driver import search
+    from effir_dist.live import LiveView
+    from effir_dist.pruning import count_parameters
+
+    space = space_file.parse_space(SPACE, "benchmark")
+    view = LiveView(Console(file=io.StringIO()), "benchmark", config.search.trials, count_parameters(MODEL))
+    with run.locked(), output_to(run.log_path), tune.cluster(address) as present, view:
+        storage = f"{run.location}/ray"
+        started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        search(run, config, space, MODEL, present, {}, view, storage, functools.partial(stand_in, seconds))
+        wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
+    records = run.results()
+    slots = int(present["CPU"] // (config.resources.cpus_per_trial or 1))
+    busy = sum(r["total_seconds"] for r in records)
+    first = min(datetime.datetime.fromisoformat(r["started"]).timestamp() for r in records)
+    return {
+        "trials": len(records),
+        "seconds_a_trial": seconds,
+        "at_a_time": slots,
+        "wall_seconds": round(wall, 1),
+        "share_of_time_in_trials": round(busy / (wall * slots), 3),
+        "driver_cpu_share": round((after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime) / wall, 3),
+        "driver_peak_bytes": after.ru_maxrss * 1024,
+        "trials_by_host": dict(Counter(r["host"] for r in records)),
+        "first_trial_started": round(first),
+    }
+
+
+def main() -> None:
+    """Print the measurement."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=1.0, help="that a trial waits (default: 1)")
+    parser.add_argument("--cpus", type=float, default=1.0, help="that a trial takes (default: 1)")
+    parser.add_argument("--address", help="Ray cluster to join (default: one of this machine's own)")
+    args = parser.parse_args()
+    run, config = make_run(args.folder, args.trials, args.cpus)
+    print(json.dumps(measure(run, config, args.seconds, args.address)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The drop order by every option that the paper leaves open: python -m benchmarks.drop_orders OUT.csv TEXTS [TEXTS ...]
+
+TEXTS are BEIR-format folders or `pydocs`: the first 32 passages of each. Orders of all-MiniLM-L6-v2 by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from effir_dist import data, data_files
+from effir_dist.encoder import load_encoder
+from effir_dist.ranking import KINDS, Method, score_model
+from effir_dist.settings import DISTANCES, LEVELS
+
+SAMPLES = 32
+
+
+def main() -> None:
+    """Write and print a row for each text, distance and level, and greedy re-scoring."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drop_orders", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("texts", nargs="+")
+    parser.add_argument("--model", default="minilm")
+    args = parser.parse_args()
+    encoder, rows = load_encoder(args.model), []
+    for name in args.texts:
+        folder = data_files.part(data.resolve(name), "train")
+        texts = list(data_files.read_corpus(folder / "corpus.jsonl").values())[:SAMPLES]
+        for method in [*itertools.starmap(Method, itertools.product(DISTANCES, LEVELS)), Method(greedy=True)]:
+            importance = score_model(encoder, texts, method=method).importance
+            orders = {kind: " ".join(map(str, importance.drop_order(kind))) for kind in KINDS}
+            rows.append({"texts": data.dataset_name(name), **asdict(method), **orders})
+    table = pd.DataFrame(rows)
+    table.to_csv(args.out, index=False)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

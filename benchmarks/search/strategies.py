@@ -1,0 +1,222 @@
+"""The strategies that `replay` compares. Each is one small class with `ask` and `tell` (`world.Strategy`)."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.search.plans import GROUPS, RATIOS, Point, point
+from benchmarks.search.world import Table
+from effir_dist.guide import Guide
+from effir_dist.ladder import Candidate, Climb, Rungs
+
+
+class InOrder:
+    """Full trainings in a given order."""
+
+    def __init__(self, plans: list[int], top: int) -> None:
+        self.left, self.top = list(reversed(plans)), top
+
+    def ask(self) -> tuple[int, int] | None:
+        return (self.left.pop(), self.top) if self.left else None
+
+    def tell(self, plan: int, rung: int, score: float) -> None:
+        pass
+
+
+def everything(table: Table, seed: int) -> InOrder:
+    """Random search without repeats."""
+    return InOrder(np.random.default_rng(seed).permutation(len(table.points)).tolist(), table.rungs - 1)
+
+
+def recipe(table: Table, _seed: int) -> InOrder:
+    """The paper's: drop so many, the least important first, and narrow the rest by one ratio."""
+    index = table.index()
+    return InOrder([index[p] for p in diagonal(table) if p in index], table.rungs - 1)
+
+
+def diagonal(table: Table) -> list[Point]:
+    """Drops in order of importance, times one ratio for all that stays."""
+    wanted = [point(table.order[:k], [r] * GROUPS, table.blocks) for r in RATIOS for k in range(table.blocks + 1)]
+    return list(dict.fromkeys(wanted))
+
+
+def starts(table: Table) -> list[Point]:
+    """What a search of the product begins with: none dropped, drops by importance, the paper's proportions."""
+    blocks, order = table.blocks, table.order
+    plain = [point(order[:k], [1.0] * GROUPS, blocks) for k in range(blocks)]
+    return [*plain, point(order[: blocks // 2], [0.75] * GROUPS, blocks)]
+
+
+class Encoding:
+    """How suggested values mean a plan: which layers, and widths `global` or per `group`."""
+
+    def __init__(self, layers: str, widths: str, table: Table) -> None:
+        self.layers, self.groups, self.table = layers, GROUPS if widths == "group" else 1, table
+
+    def distributions(self) -> dict[str, Any]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        blocks = range(self.table.blocks)
+        low, step = min(RATIOS), RATIOS[0] - RATIOS[1]
+        found: dict[str, Any] = {f"width{g}": FloatDistribution(low, 1.0, step=step) for g in range(self.groups)}
+        if self.layers != "set":
+            found["count"] = IntDistribution(0, len(blocks))
+        if self.layers in ("set", "flips"):
+            found |= {f"bit{b}": CategoricalDistribution([False, True]) for b in blocks}
+        if self.layers == "priorities":
+            found |= {f"priority{b}": FloatDistribution(0.0, 1.0) for b in blocks}
+        return found
+
+    def point(self, values: dict[str, Any]) -> Point:
+        ratios = [round(values[f"width{g}"], 6) for g in range(self.groups)] * (GROUPS // self.groups)
+        return point(self._dropped(values), ratios, self.table.blocks)
+
+    def _dropped(self, values: dict[str, Any]) -> list[int]:
+        blocks = range(self.table.blocks)
+        bits = {b for b in blocks if values.get(f"bit{b}")}
+        if self.layers == "set":
+            return sorted(bits)
+        order = self.table.order
+        if self.layers == "priorities":
+            order = sorted(blocks, key=lambda b: values[f"priority{b}"])
+        return sorted(set(order[: values["count"]]) ^ bits)
+
+    def values(self, wanted: Point) -> dict[str, Any] | None:
+        """Values that mean a point, for those of `starts`."""
+        ratios = wanted.ratios[: self.groups]
+        found: dict[str, Any] = {f"width{g}": ratio for g, ratio in enumerate(ratios)}
+        blocks, order = range(self.table.blocks), self.table.order
+        found["count"] = len(wanted.dropped)
+        found |= {f"bit{b}": self.layers == "set" and b in wanted.dropped for b in blocks}
+        found |= {f"priority{b}": order.index(b) / len(order) for b in blocks}
+        found = {name: found[name] for name in self.distributions()}
+        return found if self.point(found) == wanted else None
+
+
+class Optuna:
+    """Full trainings of what a sampler of Optuna suggests; a repeat costs nothing and is told as failed."""
+
+    REPEATS = 24
+
+    def __init__(self, table: Table, seed: int, sampler: str, encoding: Encoding) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.optuna, self.sampler, self.seed = optuna, sampler, seed
+        self.encoding, self.index, self.top = encoding, table.index(), table.rungs - 1
+        self.distributions = encoding.distributions()
+        self.study = optuna.create_study(directions=["minimize", "maximize"])
+        self.starts = [v for p in starts(table) if (v := encoding.values(p)) is not None]
+        self.begun, self.sizes, self.asked = len(self.starts), table.sizes, 0
+        self.running: dict[int, Any] = {}
+        self.seen: set[int] = set()
+
+    def _make(self, attempt: int) -> Any:
+        seed = (self.seed * 1_000_003 + self.asked * 101 + attempt) % 2**31
+        samplers = self.optuna.samplers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if attempt >= self.REPEATS:
+                return samplers.RandomSampler(seed=seed)
+            if self.sampler == "nsga2":
+                return samplers.NSGAIISampler(seed=seed, population_size=max(8, self.begun))
+            if self.sampler == "gp":
+                return samplers.GPSampler(seed=seed, n_startup_trials=self.begun, deterministic_objective=False)
+            return samplers.TPESampler(
+                seed=seed, n_startup_trials=self.begun, multivariate=True, constant_liar=True
+            )
+
+    def ask(self) -> tuple[int, int] | None:
+        self.asked += 1
+        for attempt in range(self.REPEATS + 200):
+            if self.starts:
+                self.study.enqueue_trial(self.starts.pop(0))
+            self.study.sampler = self._make(attempt)
+            trial = self.study.ask(self.distributions)
+            plan = self.index.get(self.encoding.point(trial.params))
+            if plan is not None and plan not in self.seen:
+                self.seen.add(plan)
+                self.running[plan] = trial
+                return plan, self.top
+            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+        return None
+
+    def tell(self, plan: int, rung: int, score: float) -> None:
+        self.study.tell(self.running.pop(plan), [float(self.sizes[plan]), score])
+
+
+class Climbing:
+    """The product's `effir_dist.guide` or `effir_dist.ladder` on the table.
+
+    first: what is screened first, `starts` or the whole `diagonal`, the first plan being trained at once; `nothing`.
+    pool: new plans that are chosen among.
+    """
+
+    def __init__(
+        self, table: Table, seed: int, strategy: Rungs, small: bool = True, first: str = "starts", pool: int = 200
+    ) -> None:
+        self.strategy: Any = strategy
+        self.rng, self.pool = np.random.default_rng(seed), pool
+        index = table.index()
+        wanted = {"starts": starts, "diagonal": diagonal, "nothing": lambda _table: []}[first](table)
+        self.starts = [index[p] for p in wanted if p in index]
+        self.left = dict.fromkeys(self.rng.permutation(len(table.points)).tolist())
+        scoring = np.stack([table.scoring[:, int(small)]] * (table.rungs - 1) + [table.scoring[:, 0]], 1)
+        self.candidates = [
+            Candidate(float(size), tuple(kept**0.25), tuple(training), tuple(scored))
+            for size, kept, training, scored in zip(table.sizes, table.kept, table.work, scoring, strict=True)
+        ]
+
+    def ask(self) -> tuple[int, int] | None:
+        strategy = self.strategy
+        if self.left and (self.starts or strategy.screens()):
+            plan = self._new()
+            strategy.begin(str(plan), 0, self.candidates[plan])
+            return plan, 0
+        due = strategy.promote()
+        if due is None:
+            return None
+        strategy.begin(*due)
+        return int(due[0]), due[1]
+
+    def _new(self) -> int:
+        if self.starts:
+            plan = self.starts.pop(0)
+        else:
+            pool = list(itertools.islice(self.left, self.pool))
+            plan = pool[self.strategy.choose([self.candidates[i] for i in pool], self.rng)]
+        del self.left[plan]
+        return plan
+
+    def tell(self, plan: int, rung: int, score: float) -> None:
+        self.strategy.tell(str(plan), rung, score)
+
+
+Maker = Callable[[Table, int], Any]
+
+
+def _optuna(sampler: str, layers: str, widths: str) -> Maker:
+    return lambda table, seed: Optuna(table, seed, sampler, Encoding(layers, widths, table))
+
+
+STRATEGIES: dict[str, Maker] = {
+    "random": everything,
+    "recipe": recipe,
+    **{
+        f"tpe {layers} {widths}": _optuna("tpe", layers, widths)
+        for layers, widths in itertools.product(("set", "prefix", "flips", "priorities"), ("global", "group"))
+    },
+    "nsga2 set group": _optuna("nsga2", "set", "group"),
+    "gp set group": _optuna("gp", "set", "group"),
+    **{
+        f"ladder 1/{k}": lambda table, seed, k=k: Climbing(table, seed, Climb(table.rungs, 1 / k)) for k in (2, 3, 4)
+    },
+    "guided": lambda table, seed: Climbing(table, seed, Guide(table.rungs, 0.1)),
+    "guided 1/40 screened": lambda table, seed: Climbing(table, seed, Guide(table.rungs, 0.025)),
+    "guided 1/4 screened": lambda table, seed: Climbing(table, seed, Guide(table.rungs, 0.25)),
+}

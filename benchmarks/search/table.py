@@ -1,0 +1,154 @@
+"""Outcomes of every plan of a small space (`plans`): a table for `replay` to search in.
+
+    python -m benchmarks.search.table OUT --data pydocs|DIR --model PATH --processes N --seconds S [--tuned K]
+
+A row a plan: nDCG@10 without training, after a short and after a long training, on the search's split and on the test
+split, and what each cost. Rows are in a shuffled order, so what fits into S seconds is a fair sample; a later call
+goes on. OUT gets table.csv, facts.json (importance, full model, settings) and neurons.npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search import plans
+
+STOPS = (15, 60)
+"""Steps after which a training is scored; the last is its length."""
+SMALL = 3
+"""The small collection is one in so many queries and documents of the whole one: what a low rung may score on."""
+ORDER_SEED = 0
+
+
+def columns(stops: tuple[int, ...]) -> list[str]:
+    """Of table.csv. `cost`s are shares of the unpruned model's training for all steps and one scoring."""
+    names = ["key", "parameters", "parameters_fraction", "moving_share"]
+    for step in (0, *stops):
+        names += [f"ndcg_{step}", f"small_{step}", f"seconds_{step}"]
+    return [*names, f"test_{stops[-1]}"]
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The trial's settings, by dotted name: search_spaces/minilm.yaml with longer trainings."""
+    return {
+        "model.path": args.model,
+        "model.max_query_length": 32,
+        "model.max_document_length": 64,
+        "data.paths": [args.data],
+        "data.max_train_pairs": 4000,
+        "data.max_queries": args.queries,
+        "data.max_documents": args.documents,
+        "train.steps": args.stops[-1],
+        "train.batch_size": args.batch,
+        "train.learning_rate": 2e-4,
+        "score.batch_tokens": args.batch_tokens,
+        "prune.calibration_texts": 64,
+        "prune.calibration_length": 64,
+    }
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search.table", description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", default="pydocs", help="pydocs, or a BEIR-format folder with train and test")
+    parser.add_argument("--model", default="", help="folder of all-MiniLM-L6-v2 (default: the installed package's)")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long, all included (0: no limit)")
+    parser.add_argument("--tuned", type=int, default=-1, help="train only so many plans, the first of the order")
+    parser.add_argument("--stops", type=int, nargs="+", default=list(STOPS))
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--documents", type=int, default=900)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="of a scoring batch; 16384 suits a GPU")
+    return parser.parse_args(argv)
+
+
+def order(points: list[plans.Point]) -> list[plans.Point]:
+    """The unpruned model, then the others shuffled."""
+    first, *others = points
+    random.Random(ORDER_SEED).shuffle(others)
+    return [first, *others]
+
+
+def read_parts(out: Path) -> dict[str, dict[str, str]]:
+    """Key -> its fullest row, of table.csv and of what processes left."""
+    rows: dict[str, dict[str, str]] = {}
+    for path in [out / "table.csv", *sorted(out.glob("part-*.csv"))]:
+        if not path.is_file():
+            continue
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                known = rows.get(row["key"], {})
+                whole = None not in row and None not in row.values()  # else a line that was cut off
+                if whole and sum(map(bool, row.values())) > sum(map(bool, known.values())):
+                    rows[row["key"]] = row
+    return rows
+
+
+def merge(out: Path, names: list[str]) -> int:
+    """Make table.csv of all parts, in the order of their keys; returns its number of rows."""
+    rows = read_parts(out)
+    partial = out / "table.csv.tmp"
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows))
+    os.replace(partial, out / "table.csv")
+    for path in out.glob("part-*.csv"):
+        path.unlink()
+    return len(rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Start the processes, watch them, merge what they wrote."""
+    started = time.monotonic()
+    args = parse(argv)
+    import torch.multiprocessing as mp
+
+    from benchmarks.search import work
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    context = mp.get_context("spawn")
+    ready, taken = context.Event(), context.Value("i", 0)
+    deadline = started + args.seconds if args.seconds else float("inf")
+    common = (args, settings(args), deadline, ready, taken)
+    workers = [context.Process(target=work.worker, args=(i, *common)) for i in range(args.processes)]
+    for process in workers:
+        process.start()
+    try:
+        total = work.prepare(args, settings(args))
+        prepared = time.monotonic() - started
+        print(f"{total} plans, {len(read_parts(args.out))} known; prepared in {prepared:.0f} s", flush=True)
+        ready.set()
+        _watch(args.out, workers, total, started)
+    finally:
+        for process in workers:
+            if not ready.is_set():
+                process.terminate()
+            process.join()
+        rows = merge(args.out, columns(tuple(args.stops)))
+        print(f"{args.out / 'table.csv'}: {rows} rows after {time.monotonic() - started:.0f} s", flush=True)
+    failed = [process.exitcode for process in workers if process.exitcode]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(workers)} processes failed")
+
+
+def _watch(out: Path, workers: list[Any], total: int, started: float) -> None:
+    """Say every few seconds how far it is."""
+    said = 0.0
+    while any(process.is_alive() for process in workers):
+        time.sleep(0.5)
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            print(f"{said - started:5.0f} s  {len(read_parts(out))} of {total} plans", flush=True)
+
+
+if __name__ == "__main__":
+    main()

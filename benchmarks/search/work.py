@@ -1,0 +1,211 @@
+"""What a process of `table` does: prune, train, score, write a row."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.search import lean, plans, table
+from effir_dist import checkpoints, data
+from effir_dist import config as config_module
+from effir_dist.backbones import block_count
+from effir_dist.batches import Examples, examples_of
+from effir_dist.data import Collection
+from effir_dist.encoder import Encoder, build_encoder, default_device, make_settings, prune_encoder, resolve_dtype
+from effir_dist.evaluation import score_embeddings
+from effir_dist.pairs import training_pairs
+from effir_dist.pruning import PruningPlan, count_parameters, moving_share
+from effir_dist.ranking import score_model
+from effir_dist.scores import calibration_texts, token_cache
+from effir_dist.settings import RunConfig
+from effir_dist.tokens import Tokens
+
+BACKWARD = 2
+"""Of a training step's passes: a backward costs as much as two forward ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A collection with its tokens, and the rows of its small part."""
+
+    collection: Collection
+    queries: Tokens
+    documents: Tokens
+    small: Collection
+    small_rows: tuple[np.ndarray, np.ndarray]
+    """Of queries and of documents."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """All that is the same for every plan."""
+
+    config: RunConfig
+    base: checkpoints.Base
+    examples: Examples
+    search: Scored
+    test: Scored
+
+    def encoder(self) -> Encoder:
+        """The unpruned model, new."""
+        dtype = resolve_dtype(self.config.train.dtype)
+        return build_encoder(self.base, make_settings(self.config.model, self.base.config), dtype)
+
+
+def small_part(whole: Collection) -> tuple[Collection, tuple[np.ndarray, np.ndarray]]:
+    """Every third query, what is judged for it, and every third of the other documents."""
+    queries = np.arange(0, len(whole.query_ids), table.SMALL)
+    names = [whole.query_ids[i] for i in queries]
+    judged = {d for q in names for d in whole.qrels[q]}
+    documents = np.array([i for i, d in enumerate(whole.document_ids) if d in judged or i % table.SMALL == 0])
+    return dataclasses.replace(
+        whole,
+        query_ids=names,
+        queries=[whole.queries[i] for i in queries],
+        document_ids=[whole.document_ids[i] for i in documents],
+        documents=[whole.documents[i] for i in documents],
+        qrels={q: whole.qrels[q] for q in names},
+    ), (queries, documents)
+
+
+def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
+    """Read model and data; tokens come from the cache where they are there."""
+    config = config_module.replace(RunConfig(), values)
+    source = checkpoints.find(config.model.backbone, config.model.path)
+    base = checkpoints.load_base(source, resolve_dtype(config.train.dtype))
+    base.model.to(default_device())
+    encoder = build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
+    seed, cache = config.search.seed, token_cache()
+    examples = examples_of(encoder, training_pairs(config.data, seed), config.train, cache)
+
+    def scored(collection: Collection) -> Scored:
+        queries = encoder.tokenize(collection.queries, "query", cache)
+        documents = encoder.tokenize(collection.documents, "document", cache)
+        return Scored(collection, queries, documents, *small_part(collection))
+
+    search, test = (read(args.data, config.data, seed) for read in (data.search_collection, data.test_collection))
+    return Bench(config, base, examples, scored(search), scored(test))
+
+
+def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
+    """Once a table, before the processes begin: tokens, importance, ranking, the order; returns the number of plans."""
+    bench = load(args, values)
+    facts_path, neurons_path = args.out / "facts.json", args.out / "neurons.npz"
+    if not facts_path.is_file():
+        encoder = bench.encoder()
+        scores = score_model(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
+        neurons = scores.neurons[plans.RANKING]
+        np.savez_compressed(neurons_path, activation=neurons)
+        keys = [point.key for point, _ in distinct(bench.base.config, neurons)]
+        facts = {
+            "model": args.model or bench.config.model.backbone,
+            "data": data.dataset_name(args.data),
+            "settings": {name: value for name, value in values.items() if name not in ("model.path", "data.paths")},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+            "dtype": resolve_dtype(bench.config.train.dtype),
+            "torch": torch.__version__,
+            "parameters": count_parameters(bench.base.config),
+            "work": _work(bench, args.stops),
+            "importance": dataclasses.asdict(scores.importance),
+            "activation": neurons.sum(axis=1).tolist(),
+            "plans": len(keys),
+            "order": keys,
+        }
+        facts_path.write_text(json.dumps(facts, indent=1) + "\n")
+    return len(json.loads(facts_path.read_text())["order"])
+
+
+def distinct(config: Any, neurons: np.ndarray) -> list[tuple[plans.Point, PruningPlan]]:
+    """The plans of the table in the order in which they are tried."""
+    points = plans.all_points(block_count(config), plans.RATIOS)
+    return list(plans.distinct_plans(table.order(points), config, neurons))
+
+
+def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
+    """Tokens that pass the model, a backward pass counted as two: what a plan's `moving_share` is multiplied with.
+
+    train_S: of the steps to S; score and score_small: of one scoring on the search's split. Padding is left out.
+    """
+    from effir_dist.batches import batches
+
+    queries, passages = bench.examples.queries.lengths, bench.examples.passages.lengths
+    steps, trained = batches(bench.examples, bench.config.train), 0.0
+    found: dict[str, float] = {}
+    for number in range(1, stops[-1] + 1):
+        batch = next(steps)
+        trained += float(queries[batch.queries].sum() + passages[batch.passages.reshape(-1)].sum())
+        if number in stops:
+            found[f"train_{number}"] = (1 + BACKWARD) * trained
+    scored, (small_q, small_d) = bench.search, bench.search.small_rows
+    found["score"] = float(scored.queries.lengths.sum() + scored.documents.lengths.sum())
+    found["score_small"] = float(scored.queries.lengths[small_q].sum() + scored.documents.lengths[small_d].sum())
+    return found
+
+
+def _scores(encoder: Encoder, scored: Scored, batch_tokens: int) -> tuple[float, float]:
+    """nDCG@10 on the collection and on its small part."""
+    vectors = [encoder.encode_tokens(tokens, batch_tokens) for tokens in (scored.queries, scored.documents)]
+    part = [side[rows] for side, rows in zip(vectors, scored.small_rows, strict=True)]
+    found = (score_embeddings(*vectors, scored.collection), score_embeddings(*part, scored.small))
+    whole, small = (each.metrics["ndcg_at_10"] for each in found)
+    return whole, small
+
+
+def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int], tuned: bool) -> dict[str, Any]:
+    """One plan's row; from a step at which the training diverged on its cells stay empty."""
+    config, plan = bench.base.config, point.plan(bench.base.config, neurons)
+    parameters, begun = count_parameters(config, plan), time.perf_counter()
+    found: dict[str, Any] = {"key": point.key, "parameters": parameters}
+    found["parameters_fraction"] = round(parameters / count_parameters(config), 8)
+    found["moving_share"] = round(moving_share(config, plan), 8)
+    encoder = prune_encoder(bench.encoder(), plan, neurons)
+    steps = lean.fit(encoder, bench.examples, bench.config.train, stops) if tuned else iter(())
+    batch_tokens = bench.config.score.batch_tokens
+    try:
+        for step in itertools.chain((0,), steps):
+            whole, small = _scores(encoder, bench.search, batch_tokens)
+            seconds = time.perf_counter() - begun
+            found |= {f"ndcg_{step}": f"{whole:.6f}", f"small_{step}": f"{small:.6f}"}
+            found[f"seconds_{step}"] = round(seconds, 3)
+            if step == stops[-1]:
+                found[f"test_{step}"] = f"{_scores(encoder, bench.test, batch_tokens)[0]:.6f}"
+    except FloatingPointError as error:
+        print(f"{point.key}: {error}", flush=True)
+    return found
+
+
+def worker(
+    number: int, args: argparse.Namespace, values: dict[str, Any], deadline: float, ready: Any, taken: Any
+) -> None:
+    """Take plans, one after the other, until none is left or the next would not end in time."""
+    torch.set_num_threads(1)
+    ready.wait()
+    bench = load(args, values)
+    with np.load(args.out / "neurons.npz") as arrays:
+        neurons = arrays[plans.RANKING]
+    known, longest = table.read_parts(args.out), 0.0
+    path = args.out / f"part-{number:02d}-{time.time_ns()}.csv"
+    keys = json.loads((args.out / "facts.json").read_text())["order"]
+    final = f"ndcg_{args.stops[-1]}"
+    with path.open("w", newline="", buffering=1) as file:
+        writer = csv.DictWriter(file, table.columns(tuple(args.stops)))
+        writer.writeheader()
+        while time.monotonic() + 1.5 * longest < deadline:
+            with taken.get_lock():
+                place, taken.value = taken.value, taken.value + 1
+            if place >= len(keys):
+                return
+            tuned = not 0 <= args.tuned <= place
+            if keys[place] in known and (not tuned or known[keys[place]][final]):
+                continue
+            begun = time.monotonic()
+            writer.writerow(row(bench, plans.Point.from_key(keys[place]), neurons, args.stops, tuned))
+            longest = max(longest, time.monotonic() - begun) if tuned else longest

@@ -1,0 +1,214 @@
+"""A table as the world that a strategy searches: what evaluations give and cost, workers, the curve that follows."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from benchmarks.search.plans import Point
+from effir_dist.front import hypervolume
+from effir_dist.pruning import block_groups
+from effir_dist.surrogate import Surrogate
+
+
+class Strategy(Protocol):
+    """What is compared. Plans are rows of the table; rung 0 is without training, the last is the full one."""
+
+    def ask(self) -> tuple[int, int] | None:
+        """The next evaluation (plan, rung), for a worker that is free; None where there is none (now)."""
+
+    def tell(self, plan: int, rung: int, score: float) -> None:
+        """An evaluation ended; score is nDCG@10 as a share of the unpruned model's after full training."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """All plans that have every score."""
+
+    points: list[Point]
+    sizes: np.ndarray
+    """[N] shares of the unpruned model's parameters."""
+    scores: np.ndarray
+    """[N, rungs] nDCG@10 as a share of the unpruned model's at the top."""
+    low_scores: np.ndarray
+    """[N, rungs] on the small part of the collection."""
+    test: np.ndarray
+    """[N] on the test split, as a share of the unpruned model's there."""
+    work: np.ndarray
+    """[N, rungs] of a training up to there, in full trainings with one scoring of the unpruned model."""
+    scoring: np.ndarray
+    """[N, 2] of one scoring on the whole collection and on its small part."""
+    moving: np.ndarray
+    """[N] what a token costs, as a share of the unpruned model's (`pruning.moving_share`)."""
+    kept: np.ndarray
+    """[N, L] share of the neurons left in each MLP."""
+    order: list[int]
+    """Blocks by rising importance of their MLP."""
+
+    @property
+    def rungs(self) -> int:
+        return self.scores.shape[1]
+
+    @property
+    def blocks(self) -> int:
+        return self.kept.shape[1]
+
+    def index(self) -> dict[Point, int]:
+        return {point: i for i, point in enumerate(self.points)}
+
+    def best(self) -> float:
+        """Hypervolume of all plans, fully trained."""
+        return self.covered(range(len(self.points)))
+
+    def covered(self, plans: list[int] | range, test: bool = False) -> float:
+        """Hypervolume of some plans, fully trained."""
+        quality = self.test if test else self.scores[:, -1]
+        return hypervolume([(float(self.sizes[i]), float(quality[i])) for i in plans])
+
+
+def load(folder: Path) -> Table:
+    """A table that `table` left in a folder; plans without all scores are left out."""
+    facts = json.loads((folder / "facts.json").read_text())
+    with (folder / "table.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if all(row.values())]
+    stops = [int(name.removeprefix("ndcg_")) for name in rows[0] if name.startswith("ndcg_")]
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "key"}
+    points = [Point.from_key(row["key"]) for row in rows]
+    full = next(i for i, point in enumerate(points) if not point.dropped and set(point.ratios) == {1.0})
+    work, share = facts["work"], columns["moving_share"]
+    whole = work[f"train_{stops[-1]}"] + work["score"]
+    trained = np.array([0.0, *(work[f"train_{stop}"] for stop in stops[1:])]) / whole
+    scoring = np.array([work["score"], work["score_small"]]) / whole
+    scores = np.stack([columns[f"ndcg_{stop}"] for stop in stops], 1)
+    low = np.stack([columns[f"small_{stop}"] for stop in stops], 1)
+    test = columns[f"test_{stops[-1]}"]
+    importance = facts["importance"]["mlp"]
+    return Table(
+        points=points,
+        sizes=columns["parameters_fraction"],
+        scores=scores / scores[full, -1],
+        low_scores=low / low[full, -1],
+        test=test / test[full],
+        work=share[:, None] * trained[None],
+        scoring=share[:, None] * scoring[None],
+        moving=share,
+        kept=np.stack([_kept(point, len(importance)) for point in points]),
+        order=sorted(range(len(importance)), key=lambda block: (importance[block], block)),
+    )
+
+
+def filled(table: Table, wanted: list[Point]) -> tuple[Table, float]:
+    """A table with those of `wanted` that it lacks, predicted from all that it has, and the error of such predictions:
+    root mean square over ten folds of what was measured."""
+    missing = [p for p in wanted if p not in table.index()]
+    x, y = table.kept**0.25, table.scores[:, -1]
+    folds = np.random.default_rng(0).permutation(len(y)) % 10
+    error = [Surrogate(x[folds != k], y[folds != k]).predict(x[folds == k])[0] - y[folds == k] for k in range(10)]
+    rms = float(np.sqrt(np.mean(np.concatenate(error) ** 2)))
+    if not missing:
+        return table, rms
+    kept = np.stack([_kept(p, table.blocks) for p in missing])
+    # Exact: both are linear in the neurons left, up to the rounding of widths.
+    sizes, moving = (np.c_[kept.mean(1), np.ones(len(kept))] @ _line(table, v) for v in (table.sizes, table.moving))
+    columns = {}
+    for name in ("scores", "low_scores", "test"):
+        values = getattr(table, name)
+        columns[name] = np.concatenate([values, _predicted(x, values, kept**0.25)])
+    return replace(
+        table,
+        points=[*table.points, *missing],
+        sizes=np.concatenate([table.sizes, sizes]),
+        work=np.concatenate([table.work, moving[:, None] * (table.work / table.moving[:, None])[:1]]),
+        scoring=np.concatenate([table.scoring, moving[:, None] * (table.scoring / table.moving[:, None])[:1]]),
+        moving=np.concatenate([table.moving, moving]),
+        kept=np.concatenate([table.kept, kept]),
+        **columns,
+    ), rms
+
+
+def _line(table: Table, values: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(np.c_[table.kept.mean(1), np.ones(len(values))], values, rcond=None)[0]
+
+
+def _predicted(x: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    if values.ndim == 1:
+        return Surrogate(x, values).predict(at)[0]
+    return np.stack([Surrogate(x, column).predict(at)[0] for column in values.T], 1)
+
+
+def _kept(point: Point, blocks: int) -> np.ndarray:
+    kept = np.ones(blocks)
+    for ratio, group in zip(point.ratios, block_groups(blocks, len(point.ratios)), strict=True):
+        kept[list(group)] = ratio
+    kept[list(point.dropped)] = 0
+    return kept
+
+
+@dataclass
+class Curve:
+    """What a search had after each full training: cost of all that ended, hypervolume, that on the test split."""
+
+    cost: list[float]
+    covered: list[float]
+    test: list[float]
+    evaluations: list[int]
+    """How many ended on each rung."""
+
+    def at(self, cost: float) -> float:
+        """Hypervolume after so much was spent."""
+        place = int(np.searchsorted(self.cost, cost, "right"))
+        return self.covered[place - 1] if place else 0.0
+
+    def needs(self, covered: float) -> float:
+        """The cost after which so much was covered; infinite where it never was."""
+        place = next((i for i, value in enumerate(self.covered) if value >= covered), None)
+        return self.cost[place] if place is not None else float("inf")
+
+
+class World:
+    """Runs a strategy on a table with some workers; each works for as long as its evaluation costs."""
+
+    def __init__(self, table: Table, workers: int = 1, small: bool = False) -> None:
+        """small: whether the rungs below the top are scored on the small part of the collection."""
+        self.table, self.workers, self.small = table, workers, small
+
+    def score(self, plan: int, rung: int) -> float:
+        low = self.small and rung < self.table.rungs - 1
+        return float((self.table.low_scores if low else self.table.scores)[plan, rung])
+
+    def cost(self, plan: int, rung: int, reached: int) -> float:
+        """Of going from a rung (-1: none yet) to a higher one, and of scoring there."""
+        low = self.small and rung < self.table.rungs - 1
+        begun = self.table.work[plan, reached] if reached >= 0 else 0.0
+        return float(self.table.work[plan, rung] - begun + self.table.scoring[plan, int(low)])
+
+    def run(self, strategy: Strategy, budget: float) -> Curve:
+        """Until all that was spent reaches `budget`, or the strategy has nothing left."""
+        table, spent, done, clock, number = self.table, 0.0, 0.0, 0.0, 0
+        full: list[int] = []
+        curve = Curve([], [], [], [0] * table.rungs)
+        reached: dict[int, int] = {}
+        running: list[tuple[float, int, int, int, float]] = []
+        while True:
+            while len(running) < self.workers and spent < budget and (job := strategy.ask()) is not None:
+                plan, rung = job
+                cost = self.cost(plan, rung, reached.get(plan, -1))
+                reached[plan], spent, number = rung, spent + cost, number + 1
+                heapq.heappush(running, (clock + cost, number, plan, rung, cost))
+            if not running:
+                return curve
+            clock, _, plan, rung, cost = heapq.heappop(running)
+            done += cost
+            curve.evaluations[rung] += 1
+            strategy.tell(plan, rung, self.score(plan, rung))
+            if rung == table.rungs - 1:
+                full.append(plan)
+                curve.cost.append(done)
+                curve.covered.append(table.covered(full))
+                curve.test.append(table.covered(full, test=True))

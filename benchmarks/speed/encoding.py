@@ -1,0 +1,83 @@
+"""Encoding, from texts to vectors, against sentence-transformers, plain transformers and the matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.speed import models
+from benchmarks.speed.frame import Comparison, Options, Variant
+
+if TYPE_CHECKING:
+    from effir_dist.encoder import Encoder
+
+
+def comparisons(options: Options) -> Iterator[Comparison]:
+    """A 0.6 B decoder on a GPU; MiniLM everywhere."""
+    if options.gpu:
+        texts = models.letters(64 if options.small else 512, 256)
+        yield _comparison("qwen3-0.6b, random weights", models.shaped("qwen3-0.6b", options), texts, options)
+    count = 8 if options.small else 4096 if options.gpu else 16
+    yield _comparison("all-MiniLM-L6-v2", models.minilm(options), models.passages(count), options)
+
+
+def _comparison(name: str, encoder: Encoder, texts: list[str], options: Options) -> Comparison:
+    from effir_dist.flops import count_flops
+
+    tokens = encoder.tokenize(texts, "document")
+    flops = count_flops(encoder.model_config, tokens.lengths)
+    sentences = models.sentence_model(encoder, options)
+    best = 8 if not options.gpu else 256
+
+    def ours(compiled: str, batch_tokens: int = 0) -> Variant:
+        return Variant(lambda: _finite(encoder.encode(texts, "document", batch_tokens, compiled)))
+
+    def theirs(batch: int) -> Variant:
+        return Variant(lambda: sentences.encode(texts, batch_size=batch, normalize_embeddings=True))
+
+    compiled = "always" if options.gpu else "never"
+    variants = {
+        "ours": ours(compiled),
+        "sentence-transformers, its defaults": theirs(32),
+        f"sentence-transformers, batches of {best}": theirs(best),
+        "plain transformers": Variant(lambda: models.plain_transformers(encoder, texts)),
+        "matrix product": models.matrix_product(options, flops),
+    }
+    if options.gpu:
+        variants["ours, not compiled"] = ours("never")
+    else:
+        variants["ours, packed"] = Variant(lambda: _finite(_packed(encoder, texts)))
+        variants["ours, batches of 4096 tokens"] = ours("never", 4096)
+    goals = {"sentence-transformers, its defaults": 1.5 if options.gpu else 6, "matrix product": 0.5}
+    goals |= {} if options.gpu else {f"sentence-transformers, batches of {best}": 1.5}
+    label = f"{name}, {options.dtype}, {len(texts)} passages of {tokens.lengths.mean():.0f} tokens"
+    facts = {"least cosine with sentence-transformers": _agreement(encoder, sentences, texts[:64])}
+    return Comparison(label, variants, len(texts), "passages", goals, flops=flops, facts=facts)
+
+
+def _packed(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """Without padding, which is not done on a CPU. [N, D] in the order of batches"""
+    import torch
+
+    from effir_dist import encoding, packed
+    from effir_dist.grouping import within
+
+    tokens = encoder.tokenize(texts, "document")
+    plan = within(tokens.lengths, encoding.CPU_TOKENS)
+    with torch.inference_mode(), packed.attention(encoder.backbone):
+        found = [encoding.encode_packed(encoder, packed.pack(tokens, indices, encoder.device)) for indices in plan]
+    return torch.cat(found).numpy()
+
+
+def _finite(vectors: np.ndarray) -> None:
+    if not np.isfinite(vectors).all():
+        raise ArithmeticError("embeddings are not finite")
+
+
+def _agreement(encoder: Encoder, sentences: Any, texts: list[str]) -> float:
+    """The least cosine of a text's two embeddings; of models that pool alike, else not a number."""
+    if encoder.settings.pooling != "mean":
+        return float("nan")
+    return float((encoder.encode(texts) * sentences.encode(texts, normalize_embeddings=True)).sum(1).min())

@@ -1,0 +1,151 @@
+"""Models, texts and anchors that the speed benchmarks share. Random weights where a machine has no others."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.speed.frame import Options, Variant
+
+if TYPE_CHECKING:
+    from effir_dist.encoder import Encoder
+    from effir_dist.pruning import PruningPlan
+
+CARRIED = Path(".gpu")
+"""What is brought along to a machine without a network: all-MiniLM-L6-v2 and pydocs, whose packages are not there."""
+SHAPES = {
+    "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128),
+    "qwen2.5-1.5b": ("qwen2", 1536, 8960, 28, 12, 2, 128),
+    "qwen3-40m": ("qwen3", 384, 1152, 12, 6, 3, 64),
+    "qwen3-9m": ("qwen3", 192, 576, 6, 6, 3, 32),
+    "bert-base": ("bert", 768, 3072, 12, 12, 12, 64),
+}
+"""Name -> model type, D, F, L, heads, key heads, head size; with few tokens in the vocabulary, since none is looked up
+twice in a layer."""
+
+
+def minilm(options: Options) -> Encoder:
+    """all-MiniLM-L6-v2 with its own lengths, in the dtype of this machine."""
+    from effir_dist.encoder import load_encoder
+
+    return load_encoder(minilm_path(), options.dtype)
+
+
+def minilm_path() -> str:
+    """Its folder, or its name where the package is installed."""
+    return _carried("minilm", "minilm")
+
+
+def pydocs_path() -> str:
+    """The same of the built-in data."""
+    return _carried("data/pydocs", "pydocs")
+
+
+def _carried(path: str, name: str) -> str:
+    return str(CARRIED / path) if (CARRIED / path).is_dir() else name
+
+
+def shaped(name: str, options: Options, plan: PruningPlan | None = None) -> Encoder:
+    """A model of that shape with random weights and a tokenizer of bytes; pruned by `plan`, the first neurons kept."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from effir_dist.encoder import Encoder, make_settings
+    from effir_dist.pruning import apply_plan
+    from effir_dist.settings import ModelConfig
+
+    kind, hidden, width, blocks, heads, key_heads, head = SHAPES[name]
+    sizes = {"hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": blocks, "head_dim": head}
+    more = {"num_attention_heads": heads, "num_key_value_heads": key_heads, "vocab_size": 300}
+    config = AutoConfig.for_model(kind, **sizes, **more, max_position_embeddings=1024)
+    torch.manual_seed(0)
+    with torch.device(options.device):
+        model = AutoModel.from_config(config, dtype=getattr(torch, options.dtype), attn_implementation="sdpa")
+    tree = model.config.to_dict()
+    if plan:
+        apply_plan(model, tree, plan)
+    settings = make_settings(ModelConfig(query_prompt="", max_document_length=512), tree)
+    return Encoder(model.eval(), _bytes_tokenizer(), settings, tree, plan)
+
+
+@functools.cache
+def _bytes_tokenizer() -> Any:
+    """A token a byte: a text's length is known, and no vocabulary is needed."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<eos>")
+
+
+def passages(count: int, words: int = 150, spread: int = 45) -> list[str]:
+    """Texts of about `words` words of the built-in data: 241 tokens of MiniLM's, some cut at its 256."""
+    from effir_dist.data import load_collection
+
+    stream = " ".join(load_collection(pydocs_path(), "test").documents).split()
+    rng, texts, start = np.random.default_rng(0), [], 0
+    for size in rng.normal(words, spread, count).clip(words // 4, 2 * words).astype(int):
+        if start + size > len(stream):
+            start = 0
+        texts.append(" ".join(stream[start : start + size]))
+        start += size
+    return texts
+
+
+def letters(count: int, length: int, spread: int = 0) -> list[str]:
+    """Texts of `length` bytes less one (the tokenizer of bytes adds `<eos>`), give or take `spread`."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(length - 1 - spread, length + spread, count)
+    return ["".join(map(chr, rng.integers(97, 123, size))) for size in sizes]
+
+
+def sentence_model(encoder: Encoder, options: Options, dtype: str = "") -> Any:
+    """The same model in sentence-transformers."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.backbone.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        kept = {"dtype": getattr(torch, dtype or options.dtype)}
+        model = SentenceTransformer(folder, device=options.device, model_kwargs=kept, local_files_only=True)
+    model.max_seq_length = encoder.settings.max_document_length
+    return model
+
+
+def plain_transformers(encoder: Encoder, texts: list[str], batch: int = 32) -> np.ndarray:
+    """What a script does: batches in the order given, padded, the mean of the last hidden state. [N, D]"""
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(texts), batch):
+            limits = {"truncation": True, "max_length": encoder.settings.max_document_length}
+            inputs = encoder.tokenizer(texts[start : start + batch], padding=True, return_tensors="pt", **limits)
+            inputs = inputs.to(encoder.device)
+            hidden = encoder.backbone(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][..., None]
+            found.append(((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def matrix_product(options: Options, flops: float, size: int = 0) -> Variant:
+    """The machine's own limit: square matrices in the same dtype, for about a quarter of a second."""
+    import torch
+
+    size = size or (8192 if options.gpu else 1024)
+    left, right = (torch.randn(size, size, device=options.device, dtype=getattr(torch, options.dtype)) for _ in "ab")
+    times = 1 if options.small else (100 if options.gpu else 12)
+
+    def run() -> None:
+        for _ in range(times):
+            torch.mm(left, right)
+
+    return Variant(run, share=times * 2 * size**3 / flops)

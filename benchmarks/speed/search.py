@@ -1,0 +1,99 @@
+"""Exact search: the way that is taken here against the others, at sizes from a test set's to a corpus on disk."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.frame import Comparison, Options, Variant
+
+DEPTH = 100
+SIZE = 384
+FAISS_DEFAULT = 128_000
+"""What faiss 1.15 comes with; `exact` changes it."""
+
+
+def comparisons(options: Options) -> Iterator[Comparison]:
+    """(queries, documents) in memory; then half-precision vectors of 1,024 dimensions in a file."""
+    small = ((20, 500),)
+    cpu = ((1, 20_000), (300, 5_000), (300, 50_000), (3_000, 20_000))
+    for queries, documents in small if options.small else ((300, 5_000), (1_000, 200_000)) if options.gpu else cpu:
+        yield _in_memory(_vectors(queries, SIZE, 1), _vectors(documents, SIZE, 2), options)
+    documents = 2_000 if options.small else 500_000 if options.gpu else 100_000
+    with tempfile.TemporaryDirectory() as folder:
+        yield _on_disk(Path(folder) / "vectors.npy", documents, options)
+
+
+def _vectors(count: int, size: int, seed: int) -> np.ndarray:
+    """[count, size] float32 of length 1."""
+    drawn = np.random.default_rng(seed).standard_normal((count, size), np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def _in_memory(queries: np.ndarray, documents: np.ndarray, options: Options) -> Comparison:
+    from effir_dist.exact import exact_search, search_by_product
+
+    variants = {
+        "ours": Variant(lambda: exact_search(queries, documents, DEPTH)),
+        "faiss by its own choice": Variant(lambda: _plain_faiss(queries, documents)),
+        "matrix product and top-k": Variant(lambda: search_by_product(queries, documents, DEPTH)),
+        "numpy, stable sort": Variant(lambda: np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :DEPTH]),
+    }
+    if options.gpu:
+        del variants["matrix product and top-k"]  # is ours there
+    if queries.shape[0] * documents.shape[0] > 10**8:
+        del variants["numpy, stable sort"]
+    label = f"{len(queries)} queries, {len(documents):,} documents, {documents.shape[1]} dimensions, float32 in memory"
+    flops = 2.0 * queries.shape[0] * documents.shape[0] * documents.shape[1]
+    return Comparison(label, variants, len(queries), "queries", flops=flops)
+
+
+def _plain_faiss(queries: np.ndarray, documents: np.ndarray) -> None:
+    """As its documentation has it."""
+    import faiss
+
+    faiss.cvar.distance_compute_blas_threshold = FAISS_DEFAULT
+    index = faiss.IndexFlatIP(documents.shape[1])
+    index.add(documents)
+    index.search(queries, DEPTH)
+
+
+def _on_disk(file: Path, count: int, options: Options) -> Comparison:
+    from effir_dist.exact import exact_search
+
+    size, queries = 1024, _vectors(100, 1024, 1)
+    stored = np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
+    block = _vectors(10_000, size, 2).astype(np.float16)
+    for start in range(0, count, len(block)):
+        stored[start : start + len(block)] = block[: count - start]
+    del stored
+
+    def run() -> dict[str, Any]:
+        before, seen, ended = _resident(), [0], threading.Event()
+
+        def look() -> None:
+            while not ended.wait(0.02):
+                seen.append(_resident())
+
+        watch = threading.Thread(target=look)
+        watch.start()
+        exact_search(queries, np.load(file, mmap_mode="r"), DEPTH)
+        ended.set()
+        watch.join()
+        return {"private memory more at most, MiB": (max(seen) - before) / 2**20}
+
+    label = f"100 queries, {count:,} documents, {size} dimensions, float16 on disk"
+    facts = {"file, GiB": count * size * 2 / 2**30}
+    return Comparison(label, {"ours": Variant(run)}, count, "documents", flops=2.0 * 100 * count * size, facts=facts)
+
+
+def _resident() -> int:
+    """Bytes of this process that are nobody else's and no file's."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))

@@ -1,0 +1,215 @@
+"""Pairs a second in training: ours against sentence-transformers, the same texts, batch, lengths and AdamW.
+
+Ours is the search's own loop, `training.fit`, within a DeepSpeed engine. For sentence-transformers it is its loss in a
+plain loop, on texts tokenised beforehand: less work than its trainer does, which tokenises while it trains. In bfloat16
+both keep float32 weights for AdamW: ours as DeepSpeed does, its by autocast, as its trainer with bf16=True.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.speed import trained as models
+from benchmarks.speed.frame import Comparison, Options, Variant
+
+if TYPE_CHECKING:
+    from effir_dist.pairs import TrainingPairs
+
+GOAL = 1.5
+LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    name: str
+    folder: str
+    batch: int
+    steps: int
+    changes: Mapping[str, Any]
+    """Settings of ours beside the batch."""
+    length: int = LENGTH
+    """Tokens kept of a text."""
+    mini_batch: int = 0
+    """Of sentence-transformers' CachedMultipleNegativesRankingLoss; 0 takes MultipleNegativesRankingLoss."""
+
+
+def cases(options: Options, folder: Path) -> Iterator[Case]:
+    """The most telling first: time may run out."""
+    minilm = models.minilm(folder)
+    if options.small or not options.gpu:
+        batch, tokens = (8, 256) if options.small else (64, 2048)
+        yield Case("minilm", minilm, batch // 2, 1, {})
+        yield Case("minilm, in parts", minilm, batch, 1, {"chunk_tokens": tokens}, mini_batch=batch // 4)
+        return
+    yield Case("minilm", minilm, 64, 40, {})
+    qwen = models.random_model("qwen3-0.6b", folder, options.device)
+    yield Case("qwen3-0.6b's shape", qwen, 64, 3, {})
+    yield Case("minilm, in parts", minilm, 2048, 1, {"chunk_tokens": 65536}, mini_batch=256)
+    yield Case("minilm", minilm, 512, 8, {})
+    checkpointing = {"gradient_checkpointing": True, "lora_rank": 16, "zero_stage": 3}
+    yield Case("qwen3-0.6b's shape, LoRA, checkpointing, ZeRO 3", qwen, 64, 3, checkpointing)
+
+
+def comparisons(options: Options) -> Iterator[Comparison]:
+    """A comparison a case."""
+    with models.scratch() as folder:
+        for case in cases(options, Path(folder)):
+            gc.collect()  # models of the case before
+            found = models.pairs(case.batch * case.steps)
+            with ours(case, options, found) as (variant, facts), theirs(case, options, found) as others:
+                yield Comparison(
+                    name=f"{case.name}, {case.batch} pairs of up to {LENGTH} tokens, {options.dtype}",
+                    variants={"ours": variant, **others},
+                    amount=case.batch * case.steps,
+                    unit="pairs",
+                    goals=dict.fromkeys(others, GOAL),
+                    facts=facts,
+                )
+
+
+@contextmanager
+def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Steps within one engine, and how much of a batch is padding."""
+    import numpy as np
+
+    from effir_dist import checkpoints, packed, training
+    from effir_dist.batches import batches, examples_of
+    from effir_dist.encoder import build_encoder, make_settings
+    from effir_dist.engine import running_engine, start_distributed
+    from effir_dist.lora import adapted
+    from effir_dist.settings import ModelConfig, TrainConfig
+    from effir_dist.steps import Maker
+
+    config = TrainConfig(steps=case.steps, batch_size=case.batch, learning_rate=2e-5, **case.changes)
+    base = checkpoints.load_base(checkpoints.find("", case.folder), options.dtype)
+    lengths = ModelConfig(
+        pooling="mean", query_prompt="", max_query_length=case.length, max_document_length=case.length
+    )
+    encoder = build_encoder(base, make_settings(lengths, base.config), options.dtype)
+    examples = examples_of(encoder, pairs, config, None)
+    start_distributed()
+
+    def run(engine: Any) -> dict[str, float]:
+        begin = allocated()
+        progress = training.Progress(lambda _: None, case.steps, config, None)
+        training.fit(engine, encoder, examples, config, None, progress)
+        return {"loss": progress.last_loss, **used_since(begin)}
+
+    with adapted(encoder, config), running_engine(encoder, config) as engine:
+        batch = next(batches(examples, config))
+        packs = packed.possible(engine.module.encoder.backbone)
+        step = Maker(encoder, examples, config, packs=packs).fitted(batch).step(batch)
+        groups = [group for chunk in step.chunks for group in chunk]
+        lengths = examples.queries.lengths[batch.queries], examples.passages.lengths[batch.passages[:, 0]]
+        tokens = np.concatenate(lengths)
+        computed = sum(group[0].numel() if isinstance(group, tuple) else group.ids.numel() for group in groups)
+        padding = 1 - int(tokens.sum()) / computed
+        facts = {"tokens": int(tokens.sum()), "padding": padding, "groups": len(groups), "packed": packs}
+        if options.gpu:
+            run(engine)
+            facts["waits_a_step"] = waits(lambda: run(engine)) / case.steps
+        yield Variant(lambda: run(engine)), facts
+
+
+@contextmanager
+def theirs(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[dict[str, Variant]]:
+    """sentence-transformers' loss in a plain loop; in bfloat16 also with weights that are bfloat16 alone."""
+    import torch
+
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        yield {}
+        return
+    found = {}
+    names = {"sentence-transformers": torch.float32}
+    if options.dtype == "bfloat16" and not case.mini_batch:
+        names["sentence-transformers, no float32 weights"] = torch.bfloat16
+    for name, dtype in names.items():
+        model = SentenceTransformer(case.folder, device=options.device, model_kwargs={"dtype": dtype})
+        model.max_seq_length = case.length
+        found[name] = Variant(_loop(model, case, options, pairs))
+    yield found
+
+
+def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any:
+    import torch
+    from sentence_transformers import losses
+
+    size = case.mini_batch
+    loss_of = (
+        losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=size)
+        if size
+        else losses.MultipleNegativesRankingLoss(model)
+    )
+    autocast = options.dtype == "bfloat16"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0, fused=True)
+    tokenise = getattr(model, "preprocess", None) or model.tokenize
+    batches = []
+    for start in range(0, case.batch * case.steps, case.batch):
+        rows = slice(start, start + case.batch)
+        batches.append([tokenise(texts[rows]) for texts in (pairs.queries, pairs.positives)])
+
+    def run() -> dict[str, float]:
+        model.train()
+        begin = allocated()
+        values = []
+        for columns in batches:
+            features = [{k: _to(v, options.device) for k, v in column.items()} for column in columns]
+            with torch.autocast(options.device, torch.bfloat16, enabled=autocast):
+                loss = loss_of(features, torch.zeros(case.batch, device=options.device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            values.append(loss.detach())
+        return {"loss": float(torch.stack(values[-10:]).mean()), **used_since(begin)}
+
+    return run
+
+
+def _to(value: Any, device: str) -> Any:
+    return value.to(device, non_blocking=True) if hasattr(value, "to") else value
+
+
+def waits(work: Callable[[], object]) -> int:
+    """How often Python waits for the GPU in a piece of work, by torch's own count; where, goes to stderr."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = Counter(f"{w.filename}:{w.lineno}" for w in found if "synchroniz" in str(w.message))
+    print("waits:", dict(places.most_common(12)), file=sys.stderr, flush=True)
+    return places.total()
+
+
+def allocated() -> int:
+    """Bytes of tensors on the GPU; from now on their most is looked for. 0 without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def used_since(begin: int) -> dict[str, float]:
+    """What was in use at most on top of the `begin` bytes of weights and optimizers; nothing without a GPU."""
+    import torch
+
+    return {"working_bytes": float(torch.cuda.max_memory_allocated() - begin)} if torch.cuda.is_available() else {}

@@ -1,0 +1,76 @@
+"""What comes on top of a trial's own work: from one to the next in a warm process, and the driver's and Ray's part.
+
+Ratios mean nothing here; the numbers do. The trial in a warm process trains one step of four pairs and scores few short
+texts, so that nearly all of it is what every trial pays: `overhead_seconds` is its time without steps and encoding.
+"""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.frame import Comparison, Options, Variant
+
+GOAL_SECONDS = 2.0
+TRIAL_SECONDS = 30.0
+
+
+def comparisons(options: Options) -> Iterator[Comparison]:
+    """The warm process; then the driver, where Ray is installed and trials are stand-ins that wait."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = warm_trial(Path(folder) / "run")
+        yield Comparison("a trial in a warm process", {"ours": Variant(run)}, facts={"goal_seconds": GOAL_SECONDS})
+    if not options.gpu:
+        with tempfile.TemporaryDirectory() as folder:
+            found = driver_share(folder, trials=4 if options.small else 20)
+        yield Comparison("driver and Ray, trials of 2 s one at a time", {"ours": Variant(lambda: None)}, facts=found)
+
+
+def warm_trial(folder: Path) -> Any:
+    """A function that runs the next of many equal trials of the built-in search, cut to almost no work."""
+    from effir_dist import config as c
+    from effir_dist import space_file, trial
+    from effir_dist.pruning import PruningPlan
+    from effir_dist.records import Run
+    from effir_dist.scores import compute_scores
+    from effir_dist.settings import RunConfig
+
+    space = space_file.read_space(space_file.default_file("minilm", "bert"))
+    less = {"train.steps": 1, "train.batch_size": 4, "data.max_documents": 100, "data.max_queries": 20}
+    lengths = {"model.max_document_length": 8, "model.max_query_length": 8, "prune.calibration_texts": 4}
+    config = c.replace(RunConfig(), {**space.settings, **less, **lengths})
+    run = Run.create(folder, c.to_dict(config))
+    compute_scores(run, config, ["activation"])
+    number = 0
+
+    def next_trial() -> dict[str, float]:
+        nonlocal number
+        plan = PruningPlan(dropped_mlp=(number % 6,)).to_dict()
+        empty: dict[str, Any] = {"suggested": {}, "distributions": {}, "attributes": {}}
+        head = {"trial": f"{number:04}", "number": number, "plan": plan, "key": str(number), **empty}
+        number += 1
+        begun, used = time.perf_counter(), time.process_time()
+        record = trial.run_trial(run, config, head, lambda _: None)
+        wall, cpu = time.perf_counter() - begun, time.process_time() - used
+        work = record["train_seconds"] + record["score_seconds"]
+        return {"overhead_seconds": wall - work, "cpu_seconds": cpu, "work_seconds": work}
+
+    return next_trial
+
+
+def driver_share(folder: str, trials: int, seconds: float = 2.0) -> dict[str, float]:
+    """Seconds from the end of one trial to the start of the next, and their share where trials take TRIAL_SECONDS."""
+    from benchmarks import cluster
+
+    run, config = cluster.make_run(folder, trials, cpus=2.0)
+    cluster.measure(run, config, seconds, None)
+    records = sorted(run.results(), key=lambda record: record["started"])
+    times = [[datetime.datetime.fromisoformat(r[key]) for r in records] for key in ("finished", "started")]
+    gaps = [(start - end).total_seconds() for end, start in zip(times[0], times[1][1:], strict=False)]
+    gap = statistics.median(gaps)
+    return {"seconds_between_trials": gap, "most": max(gaps), "share_at_30_s": gap / (TRIAL_SECONDS + gap)}

@@ -1,0 +1,54 @@
+"""Values drawn from Optuna's distributions, for a strategy to choose among; and values as numbers for a surrogate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+DRAWS = 400
+"""Points drawn in search of untried ones before all is taken for tried."""
+
+
+def points(
+    distributions: Mapping[str, BaseDistribution], best: Sequence[dict[str, Any]], rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """DRAWS points: half drawn at random, half those of `best` with one or two new values."""
+    best = sorted(best, key=repr)  # a study that was made anew has them in another order
+    for attempt in range(DRAWS):
+        point = {name: draw(distribution, rng) for name, distribution in distributions.items()}
+        if best and attempt % 2:
+            kept = best[rng.integers(len(best))]
+            new = set(rng.choice(sorted(point), size=min(len(point), int(rng.integers(1, 3))), replace=False))
+            point = {name: value if name in new else kept[name] for name, value in point.items()}
+        yield point
+
+
+def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
+    """A value of a distribution, all equally likely (on a logarithmic scale where it has one)."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[rng.integers(len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    whole = isinstance(distribution, IntDistribution)
+    if distribution.log:
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+        return min(high, max(low, round(value))) if whole else value
+    if step is None:
+        return float(rng.uniform(low, high))
+    value = low + step * int(rng.integers(round((high - low) / step) + 1))
+    return int(value) if whole else round(value, 9)
+
+
+def scaled(distribution: BaseDistribution, value: Any) -> list[float]:
+    """A value as numbers from 0 to 1: one, or for a choice among several one for each."""
+    if isinstance(distribution, CategoricalDistribution):
+        return [float(value == choice) for choice in distribution.choices]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = float(distribution.low), float(distribution.high)
+    if distribution.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return [(float(value) - low) / (high - low) if high > low else 0.0]

@@ -1,0 +1,168 @@
+"""Pruned transformers models: the family's own architecture, without the sub-layers and neurons that were removed.
+
+An exported folder holds a copy of this file, the same for all families, so it imports nothing but torch and
+transformers: `trust_remote_code=True` loads the folder where effir_dist is not installed. What is special about a
+family is data, `effir_layout` in config.json; what was removed is transformers' own key, `per_layer_config`.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+
+class _PreNorm(nn.Module):
+    """x + F(norm(x)) for the sub-layers that are left; the residual passes straight through the others."""
+
+    layout: Any
+    without_attention: bool
+    without_mlp: bool
+
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        if not self.without_attention:
+            attention, norm = self.layout.attention
+            output = getattr(self, attention)(getattr(self, norm)(hidden_states), **options)[0]
+            hidden_states = hidden_states + output
+        if not self.without_mlp:
+            mlp, norm = self.layout.mlp
+            hidden_states = hidden_states + getattr(self, mlp)(getattr(self, norm)(hidden_states))
+        return hidden_states
+
+
+class _PostNorm(nn.Module):
+    """BERT: a sub-layer is norm(x + F(x)) as a whole, so without it x stays as it is."""
+
+    layout: Any
+    without_attention: bool
+    without_mlp: bool
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: Any = None, *_: Any, **options: Any) -> torch.Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        if not self.without_attention:
+            hidden_states = getattr(self, self.layout.attention[0])(hidden_states, attention_mask, **options)[0]
+        if not self.without_mlp:
+            intermediate, output = self.layout.mlp
+            hidden_states = getattr(self, output)(getattr(self, intermediate)(hidden_states), hidden_states)
+        return hidden_states
+
+
+@functools.cache
+def _subclass(
+    base: type, pre_norm: bool, names: tuple[tuple[str, ...], ...], attention: bool, mlp: bool
+) -> type[nn.Module]:
+    layout = types.SimpleNamespace(attention=names[0], mlp=names[1])
+    members = {"layout": layout, "without_attention": attention, "without_mlp": mlp}
+    return type(f"Pruned{base.__name__}", (_PreNorm if pre_norm else _PostNorm, base), members)
+
+
+def drop(block: nn.Module, layout: Any, attention: bool, mlp: bool) -> None:
+    """Remove a block's attention or MLP or both, in place. layout: names of a block's parts (backbones.Family)."""
+    names = (tuple(layout.attention), tuple(layout.mlp))
+    for name in (*(names[0] if attention else ()), *(names[1] if mlp else ())):
+        delattr(block, name)
+    block.__class__ = _subclass(type(block), layout.pre_norm, names, attention, mlp)  # type: ignore[arg-type]
+
+
+def narrow(block: nn.Module, layout: Any, index: torch.Tensor) -> None:
+    """Keep the neurons at `index` of a block's MLP, in place. layout: as for `drop`."""
+    for name in layout.mlp_in:
+        linear: Any = block.get_submodule(name)
+        full = linear.out_features // layout.fused
+        rows = torch.cat([index + part * full for part in range(layout.fused)])
+        linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), linear.weight.requires_grad)
+        if linear.bias is not None:
+            linear.bias = nn.Parameter(linear.bias.detach()[rows].clone(), linear.bias.requires_grad)
+        linear.out_features = len(rows)
+    out: Any = block.get_submodule(layout.mlp_out)
+    out.weight = nn.Parameter(out.weight.detach()[:, index].clone(), out.weight.requires_grad)
+    out.in_features = len(index)
+
+
+class _Attributes(dict[str, Any]):
+    """A mapping whose keys are attributes too, as vLLM's DeciLM code reads `block_configs`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class _PrunedConfig:
+    """Mixed into a family's config."""
+
+    def __post_init__(self, **options: Any) -> None:
+        blocks = options.pop("block_configs", None)
+        if blocks is not None:
+            self.block_configs = [_Attributes({part: _Attributes(b[part]) for part in b}) for b in blocks]
+        super().__post_init__(**options)  # type: ignore[misc]
+
+
+class _PrunedModel:
+    """Mixed into a family's model: builds the whole architecture (without memory), then takes away what was pruned."""
+
+    def __init__(self, config: Any, *inputs: Any, **options: Any) -> None:
+        layout = types.SimpleNamespace(**config.effir_layout)
+        # Widths that differ by layer are no reading matter for the family's own constructor.
+        overrides = config.__dict__.pop("_heterogeneity_spec", None)
+        try:
+            super().__init__(config, *inputs, **{**layout.load_options, **options})  # type: ignore[call-arg]
+        finally:
+            if overrides is not None:
+                config._heterogeneity_spec = overrides
+        model: Any = getattr(self, self.base_model_prefix, self)  # type: ignore[attr-defined]
+        blocks = model.get_submodule(layout.blocks)
+        for number, changes in (overrides.per_layer_overrides if overrides else {}).items():
+            skipped = [part in changes.get("skip", ()) for part in ("attention", "mlp")]
+            if "intermediate_size" in changes:
+                device = next(blocks[number].parameters()).device
+                narrow(blocks[number], layout, torch.arange(changes["intermediate_size"], device=device))
+            if any(skipped):
+                drop(blocks[number], layout, *skipped)
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *inputs: Any, **options: Any) -> Any:
+        """transformers' own, but weights that do not fit are an error: the plan was edited, or a file is another's."""
+        wants_info = options.pop("output_loading_info", False)
+        model, info = super().from_pretrained(name, *inputs, output_loading_info=True, **options)  # type: ignore[misc]
+        wrong = [*info["missing_keys"], *info["unexpected_keys"]]
+        if wrong:
+            raise ValueError(f"the weights in {name} do not fit per_layer_config in config.json: {sorted(wrong)[:5]}")
+        return (model, info) if wants_info else model
+
+
+def _counting_real_tokens(forward: Any) -> Any:
+    """A forward pass that counts learned positions (BERT) from the first real token, whichever side is padded."""
+
+    @functools.wraps(forward)
+    def counting(self: Any, *inputs: Any, **options: Any) -> Any:
+        mask = options.get("attention_mask", inputs[1] if len(inputs) > 1 else None)
+        learned = hasattr(getattr(self, "embeddings", None), "position_embeddings")
+        if learned and mask is not None and mask.dim() == 2 and options.get("position_ids") is None:
+            options["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        return forward(self, *inputs, **options)
+
+    return counting
+
+
+def __getattr__(name: str) -> Any:
+    """EffirLlamaConfig, EffirLlamaModel, EffirLlamaForCausalLM, and so for each class of transformers; made once."""
+    base = getattr(transformers, name.removeprefix("Effir"), None) if name.startswith("Effir") else None
+    if base is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    members: dict[str, Any] = {"__module__": __name__, "__qualname__": name}
+    if issubclass(base, transformers.PreTrainedConfig):
+        made = type(name, (_PrunedConfig, base), {**members, "model_type": f"effir_{base.model_type}"})
+    else:
+        config_name = f"Effir{base.config_class.__name__}"
+        config = globals().get(config_name) or __getattr__(config_name)
+        members |= {"config_class": config, "forward": _counting_real_tokens(base.forward)}
+        made = type(name, (_PrunedModel, base), members)
+    globals()[name] = made
+    return made

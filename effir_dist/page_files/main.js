@@ -1,0 +1,130 @@
+// What is chosen, and drawing it all again when the data or a choice changes.
+
+const REFRESH = 4000; // milliseconds between two looks at a running search
+
+let data = JSON.parse(byId('data').textContent);
+let front = [];
+const state = { axis: firstAxis(data), selected: null, sort: { name: 'trial', direction: 1 }, filter: '' };
+
+function firstChoice() {
+  const onFront = frontOf(measured(data, state.axis), state.axis);
+  const good = smallestAsGood(data);
+  return ((onFront.includes(good) && good) || onFront[Math.floor(onFront.length / 2)] || data.trials[0] || {}).id || null;
+}
+
+function select(id) {
+  state.selected = id;
+  moveRing(data, state);
+  drawTrial(data, state, front);
+  drawPlans(data, state, front, select);
+  markRow(id);
+}
+
+function drawAxisChoice() {
+  const usable = Object.keys(AXES).filter((axis) => measured(data, axis).length);
+  const options = usable.length ? usable : ['parameters'];
+  if (!options.includes(state.axis)) [state.axis] = options;
+  byId('axis').replaceChildren(...options.map((axis) => element('option', { value: axis }, AXES[axis].name)));
+  byId('axis').value = state.axis;
+}
+
+function drawFrontNote() {
+  const speed = AXES[state.axis].better > 0;
+  const intervals = data.trials.some((t) => known(t.ndcg_at_10_low));
+  byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}A point is one trial: pruned, tuned, scored. Click one to see it. `
+    + `${intervals ? 'Bars are 95 % bootstrap intervals over queries. ' : ''}`
+    + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((o) => o.text).join(', ')}); the line is the front of the two that are drawn. ` : ''}`
+    + `${data.constraints.length ? `Only trials with ${data.constraints.join(' and ')} are on a front. ` : ''}`
+    + `${data.runs[0].ended && !data.live ? `The search ended: ${data.runs[0].ended}. ` : ''}`
+    + `${speed && state.axis.endsWith('_second') ? 'Speed is what scoring the trial reached, in batches, tokenising left out; trials that ran side by side shared the machine. ' : ''}`;
+}
+
+function drawHeader() {
+  const runs = data.runs;
+  const one = runs[0];
+  byId('title').textContent = runs.length > 1 ? runs.map((run) => run.name).join(' and ') : `Pruned ${one.model} on ${one.data.join(', ')}`;
+  const wanted = runs.reduce((sum, run) => sum + (Number(run.wanted) || 0), 0);
+  const pending = runs.reduce((sum, run) => sum + run.pending, 0);
+  const parts = [runs.length > 1 ? `${runs.length} runs` : `run ${one.name}`, `${data.trials.length} of ${wanted} trials`];
+  if (pending) parts.push(`${pending} under way or waiting`);
+  parts.push(`as of ${new Date(data.generated).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })}`);
+  byId('subtitle').textContent = parts.join(' · ');
+  byId('footer').textContent = runs.map((run) => run.command).filter(Boolean).map((command) => `Made by: ${command}`).join(' · ');
+}
+
+function draw() {
+  chooseUnits(data);
+  if (!data.trials.some((t) => t.id === state.selected)) state.selected = firstChoice();
+  drawHeader();
+  drawAxisChoice();
+  drawTiles(data, select);
+  drawRuns(data);
+  front = drawFront(data, state);
+  listenToChart();
+  drawFrontNote();
+  drawLegend(data, state, front);
+  drawTrial(data, state, front);
+  drawPlans(data, state, front, select);
+  drawHypervolume(data);
+  drawImportances(data);
+  drawFailed(data, select);
+  drawTable(data, state, front, select);
+  const space = data.objectives.length > 2 ? 'Volume' : 'Area';
+  byId('hypervolume-note').textContent = `${space} under the front, as a share of ${plainGoal(data) ? 'size' : 'cost'} times quality of the unpruned model; more is better. Failed trials cost time too.`;
+}
+
+const plainGoal = (data) => data.objectives.map((o) => o.name).join() === 'parameters,ndcg_at_10';
+
+// Plotly's events come once there is a plot, which a search that has just begun has not.
+function listenToChart() {
+  const chart = byId('front-chart');
+  if (!chart.on || chart.dataset.heard) return;
+  chart.dataset.heard = 'yes';
+  chart.on('plotly_click', (event) => {
+    const point = event.points.find((p) => p.customdata);
+    if (point) select(point.customdata);
+  });
+}
+
+function listen() {
+  byId('axis').onchange = (event) => {
+    state.axis = event.target.value;
+    draw();
+  };
+  byId('filter').oninput = (event) => {
+    state.filter = event.target.value;
+    drawTable(data, state, front, select);
+  };
+}
+
+// Paper is narrower than a screen, and plotly draws in pixels.
+function fitToPaper() {
+  const charts = [...document.querySelectorAll('.js-plotly-plot')];
+  const fit = (printing) => charts.forEach((chart) => (printing ? Plotly.relayout(chart, { width: 660, autosize: false }) : Plotly.relayout(chart, { width: null, autosize: true })));
+  addEventListener('beforeprint', () => fit(true));
+  addEventListener('afterprint', () => fit(false));
+}
+
+async function refresh() {
+  const notice = byId('notice');
+  try {
+    const answer = await fetch(`data.json?known=${encodeURIComponent(data.stamp)}`, { cache: 'no-store' });
+    if (answer.status === 200) {
+      data = await answer.json();
+      draw();
+    }
+    const problem = answer.status >= 400 ? await answer.text() : '';
+    notice.textContent = problem;
+    notice.hidden = !problem;
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    notice.textContent = 'The command that serves this page has ended; what is shown is the last that it said.';
+    notice.hidden = false;
+  }
+  setTimeout(refresh, REFRESH);
+}
+
+draw();
+listen();
+fitToPaper();
+if (data.live) setTimeout(refresh, REFRESH);

@@ -1,0 +1,142 @@
+// What the search found as a whole: figures on top, plans along the front, what mattered, what failed.
+
+function tile(what, value, more, onclick = null) {
+  const made = element(onclick ? 'button' : 'div', { className: 'tile' });
+  if (onclick) Object.assign(made, { type: 'button', onclick });
+  made.append(element('div', { className: 'what' }, what), element('div', { className: 'value' }, value), element('div', { className: 'more' }, more));
+  return made;
+}
+
+// The smallest pruned model whose paired interval reaches the unpruned one's score.
+function smallestAsGood(data) {
+  const pruned = data.trials.filter((t) => isComplete(t) && !t.repeat_of && t.satisfies && t.trial !== data.runs[t.run].unpruned && reachesZero(t));
+  return pruned.reduce((best, t) => (!best || t.parameters < best.parameters ? t : best), null);
+}
+
+function drawTiles(data, select) {
+  const complete = data.trials.filter(isComplete);
+  const tiles = [];
+  if (data.runs.length === 1 && complete.length) {
+    const whole = unprunedOf(data, 0);
+    if (whole) tiles.push(tile('Unpruned model', parametersText(whole.parameters), `nDCG@10 ${fixed(whole.ndcg_at_10, 4)}`, () => select(whole.id)));
+    const good = smallestAsGood(data);
+    const against = good && `${signed(good.ndcg_at_10_difference)} ${interval(good.ndcg_at_10_difference_low, good.ndcg_at_10_difference_high, true)}`;
+    if (good) tiles.push(tile('Smallest not told apart from unpruned', `${parametersText(good.parameters)} (${percent(good.parameters_fraction, 0)})`, against, () => select(good.id)));
+    else if (whole) tiles.push(tile('Smallest not told apart from unpruned', NONE, 'every pruned model so far is worse, to 95 %'));
+    const smallest = complete.reduce((best, t) => (t.on_front && (!best || t.parameters < best.parameters) ? t : best), null);
+    if (smallest && smallest !== whole) {
+      tiles.push(tile('Smallest on the front', `${parametersText(smallest.parameters)} (${percent(smallest.parameters_fraction, 0)})`,
+        `nDCG@10 ${fixed(smallest.ndcg_at_10, 4)}`, () => select(smallest.id)));
+    }
+    const seconds = data.trials.reduce((sum, t) => sum + (t.total_seconds || 0), 0);
+    const failed = data.trials.length - complete.length;
+    tiles.push(tile('Search', `${data.trials.length} trial${data.trials.length === 1 ? '' : 's'}`,
+      `${duration(seconds)} in all${failed ? `, ${failed} failed` : ''}; hypervolume ${fixed(data.hypervolume, 3)}`));
+  }
+  byId('tiles').replaceChildren(...tiles);
+}
+
+// Several runs, side by side, with the reference point that they share.
+function drawRuns(data) {
+  const box = byId('runs');
+  box.hidden = data.runs.length < 2;
+  if (box.hidden) return;
+  const front = data.trials.filter((t) => t.on_front);
+  const head = ['run', 'model', 'trials', 'unpruned nDCG@10', 'on the common front', 'hypervolume', 'time of its trials'];
+  const table = element('table', {}, element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: i < 2 ? 'text' : '' }, text)))));
+  const body = table.createTBody();
+  data.runs.forEach((run, i) => {
+    const whole = unprunedOf(data, i);
+    const [cost, covered] = run.hypervolume.length ? run.hypervolume[run.hypervolume.length - 1] : [0, 0];
+    const values = [run.name, run.model, data.trials.filter((t) => t.run === i).length, whole ? fixed(whole.ndcg_at_10, 4) : NONE,
+      `${front.filter((t) => t.run === i).length} of ${front.length}`, fixed(covered, 4), duration(cost)];
+    body.append(element('tr', {}, ...values.map((value, j) => element('td', { className: j < 2 ? 'text' : '' }, String(value)))));
+  });
+  const cost = plainGoal(data) ? `${parametersText(data.reference.parameters)} parameters` : 'the unpruned model\u2019s costs';
+  const reference = `Reference point of every hypervolume: ${cost}, nDCG@10 0; `
+    + `1 is ${plainGoal(data) ? 'no parameters' : 'no cost'} at nDCG@10 ${fixed(data.reference.ndcg_at_10, 4)}. All runs together: ${fixed(data.hypervolume, 4)}.`;
+  const warning = data.same_queries ? '' : ' The runs were not scored on the same queries: small differences between them mean nothing.';
+  box.replaceChildren(element('h2', {}, 'Runs compared'), element('div', { className: 'scroll' }, table), element('p', { className: 'note' }, reference + warning));
+}
+
+function cells(trial, run) {
+  const made = element('span', { className: 'cells', style: `grid-template-columns: repeat(${run.blocks}, minmax(0, 1fr))` });
+  const attention = new Set(trial.dropped_attention || []);
+  (trial.mlp_widths || []).forEach((width, block) => {
+    const cell = element('span', { className: `cell ${width ? 'kept' : 'gone'}${attention.has(block) ? ' attention' : ''}` }, width ? '' : '×');
+    if (width) cell.style.opacity = String(0.12 + 0.88 * (width / run.full_width) ** 1.5);
+    made.append(cell);
+  });
+  return made;
+}
+
+function footRow(left, values, second = false) {
+  const row = element('span', { className: 'cells', style: `grid-template-columns: repeat(${values.length}, minmax(0, 1fr))` });
+  row.append(...values.map((value) => element('span', { className: 'cell plain' }, String(value))));
+  return element('div', { className: `plan foot${second ? ' second' : ''}` }, element('span', { className: 'left' }, left), row, element('span', {}));
+}
+
+function drawPlans(data, state, front, select) {
+  const rows = [];
+  data.runs.forEach((run, number) => {
+    const own = front.filter((t) => t.run === number && (t.mlp_widths || []).length).reverse();
+    if (!own.length) return;
+    if (data.runs.length > 1) rows.push(element('h3', {}, run.name));
+    for (const trial of own) {
+      const right = element('span', { className: 'right' }, parametersText(trial.parameters), element('span', { className: 'more' }, `, ${fixed(trial.ndcg_at_10, 3)}${isNoise(data, state, trial) ? ' ~' : ''}`));
+      const row = element('button', { type: 'button', className: `plan${trial.id === state.selected ? ' selected' : ''}`, title: planText(trial) },
+        element('span', { className: 'left' }, trial.trial), cells(trial, run), right);
+      row.onclick = () => select(trial.id);
+      rows.push(row);
+    }
+    const blocks = Array.from({ length: run.blocks }, (_, block) => block);
+    const dropped = (block) => own.filter((t) => t.dropped_mlp.includes(block)).length / own.length;
+    rows.push(footRow('block', blocks));
+    rows.push(footRow('dropped %', blocks.map((block) => Math.round(100 * dropped(block))), true));
+    if (run.drop_order.length) rows.push(footRow('rank', blocks.map((block) => run.drop_order.indexOf(block) + 1), true));
+  });
+  const attention = front.some((t) => (t.dropped_attention || []).length);
+  const noise = front.some((t) => isNoise(data, state, t)) ? '~: not told apart from the row above it, to 95 %. ' : '';
+  const note = `${noise}A row is a model on the front, the cheapest last; a cell is a block\u2019s MLP, the paler the narrower, × where it is dropped`
+    + `${attention ? '; a gold foot where its attention is' : ''}. Dropped %: of the rows above. `
+    + 'Rank: of the MLP by importance on the unpruned model; 1 is the first that EffiR\u2019s recipe drops.';
+  byId('plans').hidden = !rows.length;
+  byId('plan-rows').replaceChildren(...rows, element('p', { className: 'note' }, note));
+}
+
+function drawImportances(data) {
+  const parts = [];
+  for (const run of data.runs) {
+    if (data.runs.length > 1) parts.push(element('h3', {}, run.name));
+    if (!run.importances.length) {
+      parts.push(element('p', { className: 'note' }, 'Told from 10 complete trials on.'));
+      continue;
+    }
+    const most = run.importances[0][1] || 1;
+    const bars = element('div', { className: 'bars' });
+    for (const [name, value] of run.importances.slice(0, 12)) {
+      const bar = element('div', { className: 'bar', style: `width: ${(100 * value) / most}%` });
+      bars.append(element('span', {}, name), element('div', {}, bar), element('span', { className: 'share' }, percent(value, 0)));
+    }
+    parts.push(bars);
+    if (run.importances.length > 12) parts.push(element('p', { className: 'note' }, `and ${run.importances.length - 12} that matter less`));
+  }
+  parts.push(element('p', { className: 'note' }, 'Share of each suggested value in what sets the best tenth of the trials by nDCG@10 apart from all (PED-ANOVA). '
+    + 'drop_mlp.3 is whether block 3 loses its MLP. With few trials this is a hint at most.'));
+  byId('importances').replaceChildren(...parts);
+}
+
+function drawFailed(data, select) {
+  const failed = data.trials.filter((t) => t.state === 'failed');
+  const box = byId('failed');
+  box.hidden = !failed.length;
+  const table = element('table', {}, element('thead', {}, element('tr', {}, ...['trial', 'plan', 'reason'].map((text) => element('th', { className: `text ${text}-cell` }, text)))));
+  const body = table.createTBody();
+  for (const trial of failed) {
+    const link = element('button', { type: 'button' }, trialName(data, trial));
+    link.onclick = () => select(trial.id);
+    body.append(element('tr', {}, element('td', { className: 'text' }, link), element('td', { className: 'text long plan-cell' }, planText(trial)),
+      element('td', { className: 'text long' }, trial.reason || 'no reason was given')));
+  }
+  box.replaceChildren(element('h2', {}, `Failed trials (${failed.length})`), element('div', { className: 'scroll' }, table));
+}

@@ -1,0 +1,121 @@
+// All trials, to sort and to filter.
+
+const text = (value) => ({ sort: value, shown: value });
+
+// short: what a filter may call the column besides its name in trials.csv. screen: left out on paper.
+const COLUMNS = [
+  { name: 'trial', head: 'trial', left: true, value: (t, data) => text(trialName(data, t)) },
+  { name: 'parameters', head: 'parameters', value: (t) => ({ sort: t.parameters, shown: known(t.parameters) ? t.parameters.toLocaleString('en') : NONE }) },
+  { name: 'parameters_fraction', short: 'share', head: 'share\n(%)', scale: 100, value: (t) => ({ sort: t.parameters_fraction, shown: known(t.parameters_fraction) ? (100 * t.parameters_fraction).toFixed(1) : NONE }) },
+  { name: 'ndcg_at_10', short: 'ndcg', head: 'nDCG@10', value: (t) => ({ sort: t.ndcg_at_10, shown: fixed(t.ndcg_at_10, 4) }) },
+  { name: 'ndcg_at_10_difference', short: 'difference', head: 'against\nunpruned', value: (t) => ({ sort: t.ndcg_at_10_difference, shown: signed(t.ndcg_at_10_difference, 4) }) },
+  { name: 'test_ndcg_at_10', short: 'test', head: 'on test', value: (t) => ({ sort: t.test_ndcg_at_10, shown: fixed(t.test_ndcg_at_10, 4) }) },
+  { name: 'held_out_ndcg_at_10', short: 'held', head: 'held\nout', optional: true, value: (t) => ({ sort: t.held_out_ndcg_at_10, shown: fixed(t.held_out_ndcg_at_10, 4) }) },
+  { name: 'query_speedup', head: 'query\nspeed-up', optional: true, value: (t) => ({ sort: t.query_speedup, shown: fixed(t.query_speedup, 2) }) },
+  { name: 'document_speedup', head: 'document\nspeed-up', optional: true, value: (t) => ({ sort: t.document_speedup, shown: fixed(t.document_speedup, 2) }) },
+  { name: 'dropped_mlp', head: 'MLPs\ndropped', left: true, value: (t) => listed(t.dropped_mlp) },
+  { name: 'dropped_attention', head: 'attentions\ndropped', left: true, optional: true, value: (t) => listed(t.dropped_attention) },
+  { name: 'width_ratio', short: 'width', head: 'width of\nthe rest (%)', scale: 100, value: (t) => ({ sort: t.width_ratio, shown: known(t.width_ratio) ? (100 * t.width_ratio).toFixed(0) : NONE }) },
+  { name: 'documents_per_second', short: 'speed', head: 'documents\nper second', optional: true, value: (t) => ({ sort: t.documents_per_second, shown: threeDigits(t.documents_per_second) }) },
+  { name: 'train_seconds', short: 'train', head: 'training\n(s)', value: (t) => ({ sort: t.train_seconds, shown: fixed(t.train_seconds, 1) }) },
+  { name: 'total_seconds', short: 'total', screen: true, head: 'whole trial\n(s)', value: (t) => ({ sort: t.total_seconds, shown: fixed(t.total_seconds, 1) }) },
+];
+
+function listed(blocks) {
+  return { sort: blocks && blocks.length ? blocks.length : 0, shown: blocks && blocks.length ? blocks.join(', ') : blocks ? 'none' : NONE };
+}
+
+// The columns that say something about these trials, with those of the settings that varied.
+function columnsOf(data) {
+  const settings = [...new Set(data.trials.flatMap((t) => Object.keys(t.settings)))];
+  const varied = settings.map((name) => ({
+    name, screen: true, head: name.replace('.', '.\n'), value: (t) => ({ sort: t.settings[name], shown: t.settings[name] === undefined ? NONE : String(t.settings[name]) }),
+  }));
+  const useful = (column) => !column.optional || data.trials.some((t) => ![NONE, 'none'].includes(column.value(t, data).shown));
+  return [...COLUMNS.filter(useful), ...varied];
+}
+
+const COMPARISONS = {
+  '<': (a, b) => a < b, '<=': (a, b) => a <= b, '>': (a, b) => a > b, '>=': (a, b) => a >= b, '=': (a, b) => Math.abs(a - b) < 1e-9,
+};
+
+// 'front share<50 memory' -> a test of a trial, or null where a condition names no column.
+function filterOf(words, columns, data, onFront) {
+  const kinds = {
+    front: (t) => onFront.has(t.id), complete: isComplete, failed: (t) => t.state === 'failed', recipe: (t) => t.recipe,
+  };
+  const tests = [];
+  for (const word of words.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, '$1').split(/\s+/).filter(Boolean)) {
+    const condition = word.match(/^([a-z_@.0-9]+)(<=|>=|<|>|=)(-?[0-9.]+(?:e-?[0-9]+)?)$/);
+    if (condition) {
+      const column = columns.find((c) => [c.name, c.short].includes(condition[1]));
+      if (!column) return null;
+      const sides = (t) => [column.value(t, data).sort * (column.scale || 1), Number(condition[3])];
+      tests.push((t) => known(column.value(t, data).sort) && COMPARISONS[condition[2]](...sides(t)));
+    } else if (Object.hasOwn(kinds, word)) tests.push(kinds[word]);
+    else tests.push((t) => searchable(t, columns, data).includes(word));
+  }
+  return (trial) => tests.every((test) => test(trial));
+}
+
+function searchable(trial, columns, data) {
+  return [...columns.map((c) => c.value(trial, data).shown), planText(trial), trial.reason || '', trial.state].join(' ').toLowerCase();
+}
+
+function inOrder(trials, column, direction, data) {
+  const missing = (value) => value === null || value === undefined || value === NONE;
+  const rows = trials.map((trial, place) => [column.value(trial, data).sort, place, trial]);
+  rows.sort(([a, i], [b, j]) => {
+    if (missing(a) || missing(b)) return missing(a) - missing(b) || i - j;
+    return direction * (a < b ? -1 : a > b ? 1 : 0) || i - j;
+  });
+  return rows.map((row) => row[2]);
+}
+
+const classOf = (column) => `${column.left ? 'text' : ''}${column.screen ? ' screen' : ''}`;
+
+function headOf(columns, state, redraw) {
+  const row = element('tr', {});
+  for (const column of columns) {
+    const button = element('button', { type: 'button' }, column.head);
+    button.onclick = () => {
+      state.sort = { name: column.name, direction: state.sort.name === column.name ? -state.sort.direction : column.left ? 1 : -1 };
+      redraw();
+    };
+    const head = element('th', { className: classOf(column), scope: 'col' }, button);
+    if (state.sort.name === column.name) head.setAttribute('aria-sort', state.sort.direction > 0 ? 'ascending' : 'descending');
+    row.append(head);
+  }
+  return element('thead', {}, row);
+}
+
+function drawTable(data, state, front, select) {
+  const redraw = () => drawTable(data, state, front, select);
+  const columns = columnsOf(data);
+  const column = columns.find((c) => c.name === state.sort.name) || columns[0];
+  const chosen = filterOf(state.filter, columns, data, new Set(front.map((t) => t.id)));
+  const rows = inOrder(data.trials.filter(chosen || (() => true)), column, state.sort.direction, data);
+  const body = element('tbody', {});
+  for (const trial of rows) {
+    const row = element('tr', { className: `${trial.state === 'failed' ? 'failed' : ''}${trial.id === state.selected ? ' selected' : ''}` });
+    row.dataset.id = trial.id;
+    row.tabIndex = 0;
+    for (const c of columns) row.append(element('td', { className: classOf(c) }, c.value(trial, data).shown));
+    body.append(row);
+  }
+  const open = (event) => {
+    const row = event.target.closest('tr');
+    if (row && (event.type === 'click' || event.key === 'Enter')) select(row.dataset.id);
+  };
+  body.onclick = open;
+  body.onkeydown = open;
+  byId('trials').replaceChildren(headOf(columns, state, redraw), body);
+  byId('shown').textContent = chosen ? `${rows.length} of ${data.trials.length} trials.` : 'No column has that name, so all trials are shown.';
+}
+
+// A new choice changes two rows, not a thousand.
+function markRow(id) {
+  for (const row of byId('trials').querySelectorAll('tr.selected')) row.classList.remove('selected');
+  const row = [...byId('trials').tBodies].flatMap((body) => [...body.rows]).find((r) => r.dataset.id === id);
+  if (row) row.classList.add('selected');
+}

@@ -1,0 +1,159 @@
+// The selected trial: its plan block by block, its scores, what it cost, and the command that exports it.
+
+// Width of each MLP, as a bar a block; what is gone, crossed out. Attention below.
+function blocksDrawing(trial, fullWidth) {
+  const widths = trial.mlp_widths || [];
+  if (!widths.length || !fullWidth) return null;
+  const gone = new Set(trial.dropped_attention || []);
+  const [step, tall, left, top] = [Math.max(11, Math.min(44, 380 / widths.length)), 96, 30, 8];
+  const bar = step * 0.74;
+  const wide = left + step * widths.length + 4;
+  const made = drawing('svg', {
+    viewBox: `0 0 ${wide} ${tall + top + 52}`, class: 'blocks', role: 'img', style: `max-width: ${Math.max(wide * 1.25, 240)}px`,
+    'aria-label': `Width of each block's MLP: ${planText(trial)}`,
+  });
+  for (const [share, y] of [[100, top], [50, top + tall / 2], [0, top + tall]]) {
+    made.append(drawing('line', { x1: left, x2: wide, y1: y, y2: y, stroke: GRID }));
+    made.append(drawing('text', { x: left - 5, y: y + 4, 'text-anchor': 'end' }, `${share}`));
+  }
+  const every = Math.ceil(22 / step);
+  widths.forEach((width, block) => {
+    const x = left + step * block + (step - bar) / 2;
+    const title = width ? `block ${block}: ${width} of ${fullWidth} neurons (${percent(width / fullWidth, 0)})` : `block ${block}: MLP dropped`;
+    made.append(blockBar(x, bar, width / fullWidth, tall, top, title));
+    made.append(attentionMark(x, bar, top + tall + 8, gone.has(block), block));
+    if (block % every === 0) {
+      made.append(drawing('text', { x: x + bar / 2, y: top + tall + 36, 'text-anchor': 'middle' }, `${block}`));
+    }
+  });
+  made.append(drawing('text', { x: left + (step * widths.length) / 2, y: top + tall + 50, 'text-anchor': 'middle' }, 'block'));
+  return made;
+}
+
+function blockBar(x, wide, share, tall, top, title) {
+  const group = drawing('g', {}, drawing('title', {}, title));
+  if (share > 0) {
+    group.append(drawing('rect', { x, y: top, width: wide, height: tall, fill: '#e6eef4' }));
+    group.append(drawing('rect', { x, y: top + tall * (1 - share), width: wide, height: tall * share, fill: BLUE }));
+    return group;
+  }
+  group.append(drawing('rect', { x: x + 0.75, y: top + 0.75, width: wide - 1.5, height: tall - 1.5, fill: '#fff', stroke: RED, 'stroke-width': 1.5 }));
+  group.append(drawing('path', { d: `M${x} ${top + tall}L${x + wide} ${top}M${x} ${top}L${x + wide} ${top + tall}`, stroke: RED, 'stroke-width': 1 }));
+  return group;
+}
+
+function attentionMark(x, wide, y, gone, block) {
+  const group = drawing('g', {}, drawing('title', {}, `block ${block}: attention ${gone ? 'dropped' : 'kept'}`));
+  group.append(drawing('rect', { x: x + 0.75, y, width: wide - 1.5, height: 10, fill: gone ? '#fff' : '#9fb3c1', stroke: gone ? RED : 'none', 'stroke-width': 1.5 }));
+  if (gone) group.append(drawing('path', { d: `M${x + 1} ${y + 10}L${x + wide - 1} ${y}`, stroke: RED, 'stroke-width': 1.5 }));
+  return group;
+}
+
+function figures(rows) {
+  const list = element('dl', { className: 'figures' });
+  for (const [name, ...values] of rows) list.append(element('dt', {}, name), element('dd', {}, ...values));
+  return list;
+}
+
+function differenceParts(row, prefix = '') {
+  const [value, low, high] = ['difference', 'difference_low', 'difference_high'].map((name) => row[prefix + name]);
+  if (!known(value)) return [NONE];
+  const kind = low > 0 ? 'same' : high < 0 ? 'worse' : '';
+  return [element('span', { className: kind }, signed(value)), ' ', element('span', { className: 'interval' }, interval(low, high, true))];
+}
+
+function scoresTable(trial, isUnpruned) {
+  const sets = trial.scores.filter((row) => row.dataset !== '*');
+  const order = ['search', 'test', 'held out'];
+  const rows = [...trial.scores].sort((a, b) => order.indexOf(a.split) - order.indexOf(b.split));
+  // The mean over one data set is that data set.
+  const shown = rows.filter((row) => row.dataset !== '*' || sets.filter((other) => other.split === row.split).length > 1);
+  if (!shown.length) return element('p', { className: 'note' }, 'No per-query scores are on disk, so there are no intervals.');
+  const table = element('table', { className: 'small' });
+  const head = ['queries', 'nDCG@10', isUnpruned ? '95 % interval' : 'against unpruned'];
+  table.append(element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: i ? '' : 'text' }, text)))));
+  const body = table.createTBody();
+  for (const row of shown) {
+    const name = row.dataset === '*' ? 'mean' : row.dataset;
+    const second = isUnpruned ? [element('span', { className: 'interval' }, interval(row.low, row.high))] : differenceParts(row);
+    body.append(element('tr', {},
+      element('td', { className: 'text' }, `${name}${row.split === 'search' ? '' : `, ${row.split}`}`),
+      element('td', {}, fixed(row.ndcg_at_10, 4)), element('td', {}, ...second)));
+  }
+  return element('div', { className: 'scroll' }, table);
+}
+
+function speedText(trial, whole, name) {
+  if (!known(trial[name])) return null;
+  const ratio = whole && known(whole[name]) && whole !== trial ? ` (${(trial[name] / whole[name]).toFixed(2)}× unpruned)` : '';
+  return `${threeDigits(trial[name])}${ratio}`;
+}
+
+function costRows(trial, whole) {
+  const rows = [['training', duration(trial.train_seconds) + (known(trial.steps) ? `, ${trial.steps} steps` : '')]];
+  rows.push(['scoring', duration(trial.score_seconds)], ['whole trial', duration(trial.total_seconds)]);
+  if (known(trial.peak_memory_bytes)) rows.push(['peak memory', `${(trial.peak_memory_bytes / 2 ** 30).toFixed(1)} GiB`]);
+  for (const [name, field] of [['speed-up of a query', 'query_speedup'], ['speed-up of documents', 'document_speedup']]) {
+    if (known(trial[field])) rows.push([name, `${trial[field].toFixed(2)}× the unpruned model beside it`]);
+  }
+  for (const [name, field] of [['documents per second', 'documents_per_second'], ['queries per second', 'queries_per_second']]) {
+    const text = speedText(trial, whole, field);
+    if (text) rows.push([name, text]);
+  }
+  for (const [name, value] of Object.entries(trial.settings)) rows.push([name, String(value)]);
+  return rows;
+}
+
+function commandLine(text) {
+  const code = element('code', {}, text);
+  const box = element('div', { className: 'command' }, code);
+  if (navigator.clipboard) {
+    const button = element('button', { type: 'button' }, 'Copy');
+    button.onclick = () => navigator.clipboard.writeText(text).then(
+      () => { button.textContent = 'Copied'; },
+      () => { getSelection().selectAllChildren(code); },
+    );
+    box.append(button);
+  }
+  return box;
+}
+
+function drawTrial(data, state, front) {
+  const panel = byId('trial');
+  const trial = data.trials.find((t) => t.id === state.selected);
+  if (!trial) {
+    panel.replaceChildren(element('h2', {}, 'No trial is selected'), element('p', { className: 'note' }, 'Choose one in the plot or in the table.'));
+    return;
+  }
+  const whole = unprunedOf(data, trial.run);
+  const badges = element('span', { className: 'badges' });
+  if (front.includes(trial)) badges.append(element('span', { className: 'badge front' }, 'on the front'));
+  if (trial.recipe) badges.append(element('span', { className: 'badge recipe' }, 'EffiR\u2019s recipe'));
+  if (trial.state === 'failed') badges.append(element('span', { className: 'badge failed' }, 'failed'));
+  const parts = [
+    element('div', { className: 'head' }, element('h2', {}, `Trial ${trialName(data, trial)}`), badges),
+    element('p', { className: 'plan-line' }, planText(trial)),
+  ];
+  if (trial.state === 'failed') parts.push(element('p', { className: 'worse' }, trial.reason || 'No reason was given.'));
+  const rows = [];
+  if (known(trial.parameters)) rows.push(['parameters', `${trial.parameters.toLocaleString('en')} (${percent(trial.parameters_fraction)})`]);
+  if (isComplete(trial)) {
+    const range = interval(trial.ndcg_at_10_low, trial.ndcg_at_10_high);
+    rows.push(['nDCG@10', `${fixed(trial.ndcg_at_10, 4)} `, element('span', { className: 'interval' }, range)]);
+    if (trial.seeds > 1) rows.push(['trainings', `means over ${trial.seeds} seeds`]);
+    if (trial.repeat_of) rows.push(['repeats', `trial ${trial.repeat_of}, with another seed`]);
+    if (known(trial.step)) {
+      const step = interval(trial.step_low, trial.step_high, true);
+      rows.push(['against the next dearer on the front', `${signed(trial.step)} `, element('span', { className: 'interval' }, step),
+        trial.told_apart ? '' : ' not told apart']);
+    }
+  }
+  parts.push(figures(rows), element('h3', {}, 'MLP width kept (%), and attention below'), blocksDrawing(trial, data.runs[trial.run].full_width));
+  if (isComplete(trial)) {
+    parts.push(element('h3', {}, 'nDCG@10 by data set'), scoresTable(trial, trial === whole));
+    parts.push(element('h3', {}, 'Cost'), figures(costRows(trial, whole)), element('h3', {}, 'Export'));
+    parts.push(trial.export ? commandLine(trial.export) : element('p', { className: 'note' },
+      'Its weights were not kept: search.keep_weights=front keeps those of the front, all keeps every trial\u2019s.'));
+  }
+  panel.replaceChildren(...parts.filter((part) => part !== null));
+}

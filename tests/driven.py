@@ -1,0 +1,93 @@
+"""Searches by the real driver, without Ray: one trial at a time, each of which is a formula."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from rich.console import Console
+
+from effir_dist import config as config_module
+from effir_dist import space_file
+from effir_dist.backbones import BACKBONES
+from effir_dist.driver import SearchDriver
+from effir_dist.files import write_bytes_atomic, write_json_atomic
+from effir_dist.live import LiveView
+from effir_dist.outcomes import WORK_FILE, plan_facts
+from effir_dist.ranking import Importance
+from effir_dist.records import Run
+from effir_dist.resources import Resources
+from effir_dist.settings import RunConfig
+
+MODEL = BACKBONES["minilm"].config
+SPACE = {"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}
+Outcome = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""(facts of the plan, head) -> what else its record holds."""
+
+
+def smooth(facts: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
+    """Quality falls with size, block by block in its own way; speed grows as blocks shrink; a minute a trial."""
+    lost = sum((0.01, 0.02, 0.09, 0.04, 0.03, 0.05)[b] for b in facts["dropped_mlp"])
+    lost += 0.1 * (1 - facts["width_ratio"]) ** 2 + 0.05 * (1 - facts["index_bytes"] / facts["full_index_bytes"]) ** 2
+    seed = head["suggested"].get("train.seed", 0)
+    ndcg = 0.6 - lost + 0.01 * np.sin(7.0 * seed)
+    speed = facts["full_block_parameters"] / facts["block_parameters"]
+    return {"ndcg_at_10": float(ndcg), "document_speedup": speed, "query_speedup": speed**0.5, "total_seconds": 60.0}
+
+
+def make_run(folder: Path, values: dict[str, Any] | None = None, space: dict[str, Any] | None = None) -> Run:
+    """A run that has its scores of layers and neurons, and no trial yet."""
+    plain = {"search.keep_weights": "none", "search.strategy": "plain"}
+    config = config_module.replace(RunConfig(), {**plain, **(values or {})})
+    run = Run.create(folder, config_module.to_dict(config), {"space": space or SPACE})
+    packed = io.BytesIO()
+    np.savez(packed, activation=np.random.default_rng(0).random((6, 1536), np.float32))
+    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    importance = Importance((1, 2, 6, 4, 3, 5), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6))
+    write_json_atomic(run.scores_folder / WORK_FILE, {"train": 0.85, "score": 0.15, "low": 0.05})
+    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(importance))
+    return run
+
+
+class NoMirror:
+    """In place of Optuna's copy of a run for its own tools, which costs more than all else here."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def add(self, record: dict[str, Any]) -> None: ...
+
+
+def drive(
+    run: Run,
+    outcome: Outcome = smooth,
+    most: int = 1000,
+    gpus: float = 0.0,
+    repeat: int = 0,
+    mirror: Any = NoMirror,
+) -> SearchDriver:
+    """Go on with a run until its driver has nothing more to do, or `most` trials ran. Returns the driver."""
+    config = config_module.from_dict(run.config)
+    found = space_file.parse_space(run.extra["space"], "test")
+    view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
+    with mock.patch("effir_dist.driver.Mirror", mirror):
+        driver = SearchDriver(run, config, found, MODEL, Resources(1, 1, gpus, 1), view, run.study_path, repeat)
+    while most and driver.left and (job := driver.next_job()):
+        head, most = job["head"], most - 1
+        driver.started(head["trial"])
+        facts = plan_facts(MODEL, head, config.model.dimension)
+        done = len(driver.records)
+        at = f"2026-11-01T{done // 60:02d}:{done % 60:02d}:00.000+00:00"
+        if head.get("rung", len(config.search.rungs)) < len(config.search.rungs):
+            share = config.search.rungs[head["rung"]]
+            known = {"rung": head["rung"], "share": share, "cost": head["cost"], **facts}
+            run.write_rung(head["trial"], {**known, **outcome(facts, {**head, "share": share})})
+        else:
+            record = {**head, "state": "complete", "reason": "", **facts, **outcome(facts, head), "finished": at}
+            run.write_result(head["trial"], record)
+        driver.ended(head["trial"], None)
+    return driver
