@@ -12,6 +12,7 @@ import datetime
 import functools
 import io
 import json
+import os
 import resource
 import socket
 import time
@@ -41,7 +42,8 @@ def stand_in(seconds: float, job: dict[str, Any], report: Callable[[dict[str, An
     time.sleep(seconds)
     facts = plan_facts(MODEL, head)
     record = {**head, "state": "complete", "reason": "", **facts, "ndcg_at_10": facts["parameters_fraction"] ** 2}
-    record |= {"total_seconds": seconds, "started": started, "finished": now(), "host": socket.gethostname()}
+    record |= {"total_seconds": seconds, "started": started, "finished": now()}
+    record |= {"host": socket.gethostname(), "worker": os.getpid()}
     Run.open(job["run"]).write_result(head["trial"], record)
 
 
@@ -88,6 +90,7 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
         "share_of_time_in_trials": round(busy / (wall * slots), 3),
         "driver_cpu_share": round((after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime) / wall, 3),
         "driver_peak_bytes": after.ru_maxrss * 1024,
+        "workers": len({(r["host"], r["worker"]) for r in records}),
         "trials_by_host": dict(Counter(r["host"] for r in records)),
         "first_trial_started": round(first),
     }

@@ -21,6 +21,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray import PlacementGroupID, cloudpickle, tune
+from ray.tune import tune as tune_module
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
@@ -170,6 +172,20 @@ def _lost(error: BaseException) -> bool:
     return any(isinstance(e, ray.exceptions.RayActorError) for e in (error, *workers))
 
 
+class _Controller(TuneController):
+    """Tune's own, but a worker that is starting is left to start.
+
+    Tune gives a trial that waits for its worker to the first that is free, and kills the one that it waited for. Where
+    trials are shorter than a worker takes to start (seconds), most of a cluster then never comes to work.
+    """
+
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        own = self._trial_to_actor.get(trial)
+        if own and trial not in self._resetting_trials and self._actor_manager.is_actor_started(own):
+            return False
+        return bool(super()._maybe_reuse_cached_actor(trial))
+
+
 def run_trials(
     driver: Driver,
     resources: Resources,
@@ -204,6 +220,7 @@ def run_trials(
             verbose=0,
         ),
     )
+    tune_module.TuneController = _Controller  # type: ignore[misc]  # Tune has no option for it
     tuner.fit()
 
 

@@ -1,0 +1,48 @@
+"""Ray Tune as this project runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import cluster
+
+
+class SlowToArrive:
+    """A stand-in that the first worker process has at once, and all others after four seconds."""
+
+    def __init__(self, first: Path, driver: int) -> None:
+        self.first, self.driver = first, driver
+
+    def __call__(self, seconds: float, job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+        STAND_IN(seconds, job, report)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, (self.first, self.driver)
+
+
+STAND_IN = cluster.stand_in
+
+
+def arrive(first: Path, driver: int) -> SlowToArrive:
+    if os.getpid() != driver:
+        with contextlib.suppress(FileExistsError):
+            first.mkdir()
+            return SlowToArrive(first, driver)
+        time.sleep(4)
+    return SlowToArrive(first, driver)
+
+
+def test_workers_that_start_slowly_come_to_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are shorter than that. Tune alone keeps the first worker and kills the others as they start."""
+    monkeypatch.setattr(cluster, "stand_in", SlowToArrive(tmp_path / "first", os.getpid()))
+    run, config = cluster.make_run(str(tmp_path / "run"), trials=60, cpus=(os.cpu_count() or 1) / 4)
+    found = cluster.measure(run, config, 0.3, None)
+    assert found["trials"] == 60
+    assert found["workers"] == found["at_a_time"]
