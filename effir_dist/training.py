@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import time
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from effir_dist import packed
+from effir_dist import attention, packed
 from effir_dist.batches import Examples, Teacher, batches, distils_itself, examples_of
 from effir_dist.chunks import backward
 from effir_dist.encoder import Encoder, default_device
@@ -133,7 +132,7 @@ def fit(
     packs = not config.dropout and packed.possible(backbone)  # packed attention knows no dropout
     maker = Maker(encoder, examples, config, teacher, packs).fitted(next(batches(examples, config)))
     found = itertools.islice(batches(examples, config), begun, progress.steps)
-    with packed.attention(backbone) if packs else contextlib.nullcontext():
+    with packed.attention(backbone) if packs else attention.for_training(backbone):
         _go(engine, steps(maker, found, rank, ranks), begun, config, progress, total or progress.steps)
 
 

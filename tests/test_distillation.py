@@ -204,7 +204,8 @@ def test_what_a_space_may_ask_of_a_teacher() -> None:
 
 def make_run(collection: Path, checkpoint: Path, folder: Path, **settings: Any) -> tuple[Run, RunConfig]:
     values = {"model.path": str(checkpoint), "data.paths": [str(collection)], "train.batch_size": 4, "train.steps": 3}
-    values |= {"train.dtype": "float32", "prune.calibration_texts": 5, "data.search_split": "dev"}
+    values |= {"train.dtype": "float32", "score.dtype": "float32"}
+    values |= {"prune.calibration_texts": 5, "data.search_split": "dev"}
     config = c.replace(RunConfig(), {**values, **settings})
     return Run.create(folder, c.to_dict(config)), config
 

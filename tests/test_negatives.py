@@ -67,7 +67,7 @@ def test_what_is_mined_trains(
 def test_a_model_mines_by_its_own_similarities(
     folder: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, train = load_encoder(str(checkpoints["llama"])), load_collection(str(folder), "train")
+    encoder, train = load_encoder(str(checkpoints["llama"]), "auto"), load_collection(str(folder), "train")
     similar = encoder.encode(train.queries, "query") @ encoder.encode(train.documents).T
     place = {d: i for i, d in enumerate(train.document_ids)}
     for row, line in enumerate(run(monkeypatch, folder, "--miner", str(checkpoints["llama"]), "--count", "3")):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.search import world
+from benchmarks.search import plans, world
 from benchmarks.search.replay import quantile
-from benchmarks.search.strategies import STRATEGIES, Encoding, diagonal, starts
+from benchmarks.search.strategies import STRATEGIES, Encoding, starts
 
 TABLES = Path(__file__).parents[1] / "reports" / "search"
 
@@ -18,7 +18,7 @@ TABLES = Path(__file__).parents[1] / "reports" / "search"
 def table() -> world.Table:
     """MedQuAD, on which nothing is tuned, with the recipe's plans."""
     measured = world.load(TABLES / "medquad")
-    return world.filled(measured, diagonal(measured))[0]
+    return world.filled(measured, plans.recipe(measured.order))[0]
 
 
 def test_a_table_is_normalised_by_the_unpruned_model(table: world.Table) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
+from effir_dist import attention
 from effir_dist.batches import Examples, batches, distils_itself
 from effir_dist.chunks import step_loss
 from effir_dist.encoder import Encoder
@@ -45,7 +46,9 @@ def fit(encoder: Encoder, examples: Examples, config: TrainConfig, stops: Sequen
     maker = Maker(encoder, examples, config)  # one group: queries and passages pass the model together
     for step, batch in enumerate(itertools.islice(batches(examples, config), max(stops)), 1):
         made = maker.step(batch).map(lambda tensor: tensor.to(encoder.device))
-        step_loss(lambda groups: torch.cat([_embedded(encoder, group) for group in groups]), made, config).backward()
+        with attention.for_training(encoder.backbone):
+            loss = step_loss(lambda groups: torch.cat([_embedded(encoder, group) for group in groups]), made, config)
+        loss.backward()
         _step(optimizer, weights, masters, config, learning_rate(config, step - 1, config.steps))
         if step in stops:
             yield step

@@ -58,6 +58,18 @@ def all_points(blocks: int, ratios: Sequence[float] = RATIOS, groups: int = GROU
     return list(found)
 
 
+def one_width(blocks: int) -> list[Point]:
+    """Those with one ratio for all that stays: every set of MLPs to drop times every ratio."""
+    sets = itertools.chain.from_iterable(itertools.combinations(range(blocks), k) for k in range(blocks + 1))
+    return list(dict.fromkeys(point(d, [r] * GROUPS, blocks) for d in sets for r in RATIOS))
+
+
+def recipe(order: Sequence[int]) -> list[Point]:
+    """The paper's: drops in order of importance, times one ratio for all that stays. order: of all blocks."""
+    blocks = len(order)
+    return list(dict.fromkeys(point(order[:k], [r] * GROUPS, blocks) for r in RATIOS for k in range(blocks + 1)))
+
+
 def distinct_plans(
     points: Sequence[Point], config: ModelDict, neurons: np.ndarray
 ) -> Iterator[tuple[Point, PruningPlan]]:

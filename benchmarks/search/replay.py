@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.search.strategies import STRATEGIES, diagonal
+from benchmarks.search import plans
+from benchmarks.search.strategies import STRATEGIES
 from benchmarks.search.world import Curve, Table, World, filled, load
 
 SHARES = (0.95, 0.98, 0.99)
@@ -73,7 +74,7 @@ def replay(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results and curves of all strategies on one table."""
     measured = load(folder)
-    table, error = filled(measured, diagonal(measured))
+    table, error = filled(measured, plans.recipe(measured.order))
     best, best_test = table.best(), table.covered(range(len(table.points)), test=True)
     recipe = curves(table, "recipe", 1, workers, budget)
     missing = len(table.points) - len(measured.points)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.search import plans
 from benchmarks.search.plans import GROUPS, RATIOS, Point, point
 from benchmarks.search.world import Table
 from effir_dist.guide import Guide
@@ -36,13 +37,7 @@ def everything(table: Table, seed: int) -> InOrder:
 def recipe(table: Table, _seed: int) -> InOrder:
     """The paper's: drop so many, the least important first, and narrow the rest by one ratio."""
     index = table.index()
-    return InOrder([index[p] for p in diagonal(table) if p in index], table.rungs - 1)
-
-
-def diagonal(table: Table) -> list[Point]:
-    """Drops in order of importance, times one ratio for all that stays."""
-    wanted = [point(table.order[:k], [r] * GROUPS, table.blocks) for r in RATIOS for k in range(table.blocks + 1)]
-    return list(dict.fromkeys(wanted))
+    return InOrder([index[p] for p in plans.recipe(table.order) if p in index], table.rungs - 1)
 
 
 def starts(table: Table) -> list[Point]:
@@ -153,7 +148,7 @@ class Optuna:
 class Climbing:
     """The product's `effir_dist.guide` or `effir_dist.ladder` on the table.
 
-    first: what is screened first, `starts` or the whole `diagonal`, the first plan being trained at once; `nothing`.
+    first: what is screened first, `starts` or the whole `recipe`, the first plan being trained at once; `nothing`.
     pool: new plans that are chosen among.
     """
 
@@ -163,7 +158,8 @@ class Climbing:
         self.strategy: Any = strategy
         self.rng, self.pool = np.random.default_rng(seed), pool
         index = table.index()
-        wanted = {"starts": starts, "diagonal": diagonal, "nothing": lambda _table: []}[first](table)
+        known = {"starts": starts, "recipe": lambda table: plans.recipe(table.order), "nothing": lambda _table: []}
+        wanted = known[first](table)
         self.starts = [index[p] for p in wanted if p in index]
         self.left = dict.fromkeys(self.rng.permutation(len(table.points)).tolist())
         scoring = np.stack([table.scoring[:, int(small)]] * (table.rungs - 1) + [table.scoring[:, 0]], 1)

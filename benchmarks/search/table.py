@@ -1,6 +1,6 @@
 """Outcomes of every plan of a small space (`plans`): a table for `replay` to search in.
 
-    python -m benchmarks.search.table OUT --data pydocs|DIR --model PATH --processes N --seconds S [--tuned K]
+    python -m benchmarks.search.table OUT --data pydocs|DIR --processes N [--seconds S] [--plans recipe] [--tuned K]
 
 A row a plan: nDCG@10 without training, after a short and after a long training, on the search's split and on the test
 split, and what each cost. Rows are in a shuffled order, so what fits into S seconds is a fair sample; a later call
@@ -31,7 +31,7 @@ def columns(stops: tuple[int, ...]) -> list[str]:
     names = ["key", "parameters", "parameters_fraction", "moving_share"]
     for step in (0, *stops):
         names += [f"ndcg_{step}", f"small_{step}", f"seconds_{step}"]
-    return [*names, f"test_{stops[-1]}"]
+    return [*names, f"test_{stops[-1]}", "device"]
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="", help="folder of all-MiniLM-L6-v2 (default: the installed package's)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long, all included (0: no limit)")
-    parser.add_argument("--tuned", type=int, default=-1, help="train only so many plans, the first of the order")
+    parser.add_argument("--tuned", type=int, default=-1, help="train only so many of them, the first of the order")
+    parser.add_argument("--plans", choices=("all", "one-width", "recipe"), default="all", help="only these")
     parser.add_argument("--stops", type=int, nargs="+", default=list(STOPS))
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--documents", type=int, default=900)
@@ -75,6 +76,17 @@ def order(points: list[plans.Point]) -> list[plans.Point]:
     first, *others = points
     random.Random(ORDER_SEED).shuffle(others)
     return [first, *others]
+
+
+def chosen(facts: dict[str, Any], which: str) -> list[str]:
+    """Keys of the plans that --plans names, in the table's order."""
+    if which == "all":
+        return list(facts["order"])
+    importance = facts["importance"]["mlp"]
+    by_importance = sorted(range(len(importance)), key=lambda block: (importance[block], block))
+    found = plans.recipe(by_importance) if which == "recipe" else plans.one_width(len(importance))
+    wanted = {point.key for point in found}
+    return [key for key in facts["order"] if key in wanted]
 
 
 def read_parts(out: Path) -> dict[str, dict[str, str]]:

@@ -96,7 +96,7 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
 
 
 def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
-    """Once a table, before the processes begin: tokens, importance, ranking, the order; returns the number of plans."""
+    """Before the processes begin: tokens, importance, ranking, the order; returns the number of plans to do."""
     bench = load(args, values)
     facts_path, neurons_path = args.out / "facts.json", args.out / "neurons.npz"
     if not facts_path.is_file():
@@ -109,7 +109,7 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
             "model": args.model or bench.config.model.backbone,
             "data": data.dataset_name(args.data),
             "settings": {name: value for name, value in values.items() if name not in ("model.path", "data.paths")},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+            "device": device_name(),
             "dtype": resolve_dtype(bench.config.train.dtype),
             "torch": torch.__version__,
             "parameters": count_parameters(bench.base.config),
@@ -120,7 +120,12 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
             "order": keys,
         }
         facts_path.write_text(json.dumps(facts, indent=1) + "\n")
-    return len(json.loads(facts_path.read_text())["order"])
+    return len(table.chosen(json.loads(facts_path.read_text()), args.plans))
+
+
+def device_name() -> str:
+    """Of the machine that makes a row."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def distinct(config: Any, neurons: np.ndarray) -> list[tuple[plans.Point, PruningPlan]]:
@@ -163,7 +168,7 @@ def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int],
     """One plan's row; from a step at which the training diverged on its cells stay empty."""
     config, plan = bench.base.config, point.plan(bench.base.config, neurons)
     parameters, begun = count_parameters(config, plan), time.perf_counter()
-    found: dict[str, Any] = {"key": point.key, "parameters": parameters}
+    found: dict[str, Any] = {"key": point.key, "parameters": parameters, "device": device_name()}
     found["parameters_fraction"] = round(parameters / count_parameters(config), 8)
     found["moving_share"] = round(moving_share(config, plan), 8)
     encoder = prune_encoder(bench.encoder(), plan, neurons)
@@ -193,7 +198,7 @@ def worker(
         neurons = arrays[plans.RANKING]
     known, longest = table.read_parts(args.out), 0.0
     path = args.out / f"part-{number:02d}-{time.time_ns()}.csv"
-    keys = json.loads((args.out / "facts.json").read_text())["order"]
+    keys = table.chosen(json.loads((args.out / "facts.json").read_text()), args.plans)
     final = f"ndcg_{args.stops[-1]}"
     with path.open("w", newline="", buffering=1) as file:
         writer = csv.DictWriter(file, table.columns(tuple(args.stops)))

@@ -78,7 +78,7 @@ def load(folder: Path) -> Table:
     with (folder / "table.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if all(row.values())]
     stops = [int(name.removeprefix("ndcg_")) for name in rows[0] if name.startswith("ndcg_")]
-    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "key"}
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in ("key", "device")}
     points = [Point.from_key(row["key"]) for row in rows]
     full = next(i for i, point in enumerate(points) if not point.dropped and set(point.ratios) == {1.0})
     work, share = facts["work"], columns["moving_share"]

@@ -1,0 +1,48 @@
+"""Attention in float32 within a model in bfloat16, for training on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NAME = "effir_float32"
+
+
+@contextlib.contextmanager
+def for_training(backbone: Any) -> Iterator[None]:
+    """Within the block a model in bfloat16 on a CPU computes its attention in float32; others are as they were.
+
+    torch's backward pass of attention takes four times as long in bfloat16 as in float32 there (docs/experiments.md);
+    all else is faster.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    first = next(backbone.parameters())
+    if first.device.type != "cpu" or first.dtype != torch.bfloat16:
+        yield
+        return
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    before = backbone.config._attn_implementation
+    backbone.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        backbone.set_attn_implementation(before)
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query [B, H, T, d], key and value [B, K, T, d] -> [B, T, H, d]."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    q, k, v = query.float(), key.float(), value.float()
+    mask = attention_mask if attention_mask is None or attention_mask.dtype == torch.bool else attention_mask.float()
+    found = sdpa_attention_forward(module, q, k, v, mask, **options)[0]
+    return found.to(query.dtype), None
