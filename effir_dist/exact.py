@@ -27,12 +27,14 @@ Found = tuple[np.ndarray, np.ndarray]
 def exact_search(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
     """The k documents [P, D] of the largest inner product with each query [Q, D]; fewer columns where P < k.
 
-    On a GPU by a matrix product, else by faiss, or without it by a matrix product too (docs/speed.md). `documents` may
-    be a memory map of any float type: of it BLOCK_BYTES are float32 in memory at a time.
+    On a GPU by a matrix product, else by faiss or by a matrix product too, whichever is faster (docs/speed.md).
+    `documents` may be a memory map of any float type: of it BLOCK_BYTES are float32 in memory at a time.
     """
     import torch
 
-    by_product = torch.cuda.is_available() or importlib.util.find_spec("faiss") is None
+    # faiss multiplies matrices by OpenBLAS, torch by MKL, which makes more of these processors.
+    wide = len(queries) >= BLAS_FROM and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    by_product = wide or torch.cuda.is_available() or importlib.util.find_spec("faiss") is None
     return (search_by_product if by_product else search_by_faiss)(queries, documents, k)
 
 

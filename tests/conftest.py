@@ -14,10 +14,16 @@ import pytest
 from tests.browser import CHROMIUM
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
 
+LONGEST = ("test_search.py", "test_evaluation.py", "test_search_ladder.py", "test_bucket.py")
+"""Files that take minutes."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Suites that this machine cannot run skip themselves; the longest files come first, since a file is one process's
+    and one that begins last keeps the other waiting."""
     import torch
 
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))

@@ -36,11 +36,12 @@ def _vectors(count: int, size: int, seed: int) -> np.ndarray:
 
 
 def _in_memory(queries: np.ndarray, documents: np.ndarray, options: Options) -> Comparison:
-    from effir_dist.exact import exact_search, search_by_product
+    from effir_dist.exact import exact_search, search_by_faiss, search_by_product
 
     variants = {
         "ours": Variant(lambda: exact_search(queries, documents, DEPTH)),
         "faiss by its own choice": Variant(lambda: _plain_faiss(queries, documents)),
+        "faiss, by matrix products from 8 queries on": Variant(lambda: search_by_faiss(queries, documents, DEPTH)),
         "matrix product and top-k": Variant(lambda: search_by_product(queries, documents, DEPTH)),
         "numpy, stable sort": Variant(lambda: np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :DEPTH]),
     }

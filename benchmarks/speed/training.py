@@ -1,8 +1,9 @@
 """Pairs a second in training: ours against sentence-transformers, the same texts, batch, lengths and AdamW.
 
 Ours is the search's own loop, `training.fit`, within a DeepSpeed engine. For sentence-transformers it is its loss in a
-plain loop, on texts tokenised beforehand: less work than its trainer does, which tokenises while it trains. In bfloat16
-both keep float32 weights for AdamW: ours as DeepSpeed does, its by autocast, as its trainer with bf16=True.
+plain loop, on texts tokenised beforehand: less work than its trainer does, which tokenises while it trains; with the
+dropout that a model comes with, and without. In bfloat16 both keep float32 weights for AdamW: ours as DeepSpeed does,
+its by autocast, as its trainer with bf16=True.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 GOAL = 1.5
 LENGTH = 256
+STEADY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""A BERT's configuration without dropout, as ours trains; decoders have none."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,12 @@ def theirs(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[dict[
         yield {}
         return
     found = {}
-    names = {"sentence-transformers": torch.float32}
+    names = {"sentence-transformers": (torch.float32, {}), "sentence-transformers, no dropout": (torch.float32, STEADY)}
     if options.dtype == "bfloat16" and not case.mini_batch:
-        names["sentence-transformers, no float32 weights"] = torch.bfloat16
-    for name, dtype in names.items():
-        model = SentenceTransformer(case.folder, device=options.device, model_kwargs={"dtype": dtype})
+        names["sentence-transformers, no dropout, no float32 weights"] = (torch.bfloat16, STEADY)
+    for name, (dtype, config) in names.items():
+        kept = {"model_kwargs": {"dtype": dtype}, "config_kwargs": config}
+        model = SentenceTransformer(case.folder, device=options.device, **kept)
         model.max_seq_length = case.length
         found[name] = Variant(_loop(model, case, options, pairs))
     yield found
