@@ -64,6 +64,11 @@ def one_width(blocks: int) -> list[Point]:
     return list(dict.fromkeys(point(d, [r] * GROUPS, blocks) for d in sets for r in RATIOS))
 
 
+def by_importance(scores: Sequence[float]) -> list[int]:
+    """Blocks by rising importance of their MLP, the first of equal ones first."""
+    return sorted(range(len(scores)), key=lambda block: (scores[block], block))
+
+
 def recipe(order: Sequence[int]) -> list[Point]:
     """The paper's: drops in order of importance, times one ratio for all that stays. order: of all blocks."""
     blocks = len(order)

@@ -82,9 +82,8 @@ def chosen(facts: dict[str, Any], which: str) -> list[str]:
     """Keys of the plans that --plans names, in the table's order."""
     if which == "all":
         return list(facts["order"])
-    importance = facts["importance"]["mlp"]
-    by_importance = sorted(range(len(importance)), key=lambda block: (importance[block], block))
-    found = plans.recipe(by_importance) if which == "recipe" else plans.one_width(len(importance))
+    order = plans.by_importance(facts["importance"]["mlp"])
+    found = plans.recipe(order) if which == "recipe" else plans.one_width(len(order))
     wanted = {point.key for point in found}
     return [key for key in facts["order"] if key in wanted]
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from benchmarks.search import plans
 from benchmarks.search.plans import Point
 from effir_dist.front import hypervolume
 from effir_dist.pruning import block_groups
@@ -99,7 +100,7 @@ def load(folder: Path) -> Table:
         scoring=share[:, None] * scoring[None],
         moving=share,
         kept=np.stack([_kept(point, len(importance)) for point in points]),
-        order=sorted(range(len(importance)), key=lambda block: (importance[block], block)),
+        order=plans.by_importance(importance),
     )
 
 
