@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.search import plans, world
@@ -16,9 +15,8 @@ TABLES = Path(__file__).parents[1] / "reports" / "search"
 
 @pytest.fixture(scope="module")
 def table() -> world.Table:
-    """MedQuAD, on which nothing is tuned, with the recipe's plans."""
-    measured = world.load(TABLES / "medquad")
-    return world.filled(measured, plans.recipe(measured.order))[0]
+    """MedQuAD, on which nothing is tuned."""
+    return world.load(TABLES / "medquad")
 
 
 def test_a_table_is_normalised_by_the_unpruned_model(table: world.Table) -> None:
@@ -37,18 +35,10 @@ def test_a_plan_that_goes_on_pays_the_rest_and_each_scoring(table: world.Table) 
     assert world.World(table).cost(3, 2, -1) == pytest.approx(table.work[3, 2] + whole)
 
 
-def test_predicted_plans_have_the_sizes_of_measured_ones(table: world.Table) -> None:
-    measured = world.load(TABLES / "medquad")
-    half = [measured.points[i] for i in range(0, len(measured.points), 2)]
-    fewer = world.replace(measured, **{
-        name: getattr(measured, name)[1::2] for name in
-        ("points", "sizes", "scores", "low_scores", "test", "work", "scoring", "moving", "kept")
-    })
-    again, error = world.filled(fewer, half)
-    places = [again.index()[point] for point in half]
-    np.testing.assert_allclose(again.sizes[places], measured.sizes[::2], atol=2e-3)
-    np.testing.assert_allclose(again.work[places], measured.work[::2], atol=2e-3)
-    assert np.sqrt(np.mean((again.scores[places, -1] - measured.scores[::2, -1]) ** 2)) < 1.5 * error
+@pytest.mark.parametrize("name", ["pydocs", "medquad"])
+def test_the_recipe_is_compared_by_its_own_outcomes(name: str) -> None:
+    found = world.load(TABLES / name)
+    assert set(plans.recipe(found.order)) <= found.index().keys()
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if not name.startswith("gp")])
@@ -73,7 +63,7 @@ def test_the_default_takes_a_third_of_what_random_search_takes(table: world.Tabl
     searched, best = world.World(table, small=True), table.best()
 
     def cost(name: str, budget: float) -> float:
-        found = [searched.run(STRATEGIES[name](table, seed), budget) for seed in range(3)]
+        found = [searched.run(STRATEGIES[name](table, seed), budget) for seed in range(9)]
         return quantile([curve.needs(0.99 * best) for curve in found], 0.5)
 
     assert cost("guided", 12) < cost("random", 200) / 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import heapq
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,6 @@ from benchmarks.search import plans
 from benchmarks.search.plans import Point
 from effir_dist.front import hypervolume
 from effir_dist.pruning import block_groups
-from effir_dist.surrogate import Surrogate
 
 
 class Strategy(Protocol):
@@ -102,45 +101,6 @@ def load(folder: Path) -> Table:
         kept=np.stack([_kept(point, len(importance)) for point in points]),
         order=plans.by_importance(importance),
     )
-
-
-def filled(table: Table, wanted: list[Point]) -> tuple[Table, float]:
-    """A table with those of `wanted` that it lacks, predicted from all that it has, and the error of such predictions:
-    root mean square over ten folds of what was measured."""
-    missing = [p for p in wanted if p not in table.index()]
-    x, y = table.kept**0.25, table.scores[:, -1]
-    folds = np.random.default_rng(0).permutation(len(y)) % 10
-    error = [Surrogate(x[folds != k], y[folds != k]).predict(x[folds == k])[0] - y[folds == k] for k in range(10)]
-    rms = float(np.sqrt(np.mean(np.concatenate(error) ** 2)))
-    if not missing:
-        return table, rms
-    kept = np.stack([_kept(p, table.blocks) for p in missing])
-    # Exact: both are linear in the neurons left, up to the rounding of widths.
-    sizes, moving = (np.c_[kept.mean(1), np.ones(len(kept))] @ _line(table, v) for v in (table.sizes, table.moving))
-    columns = {}
-    for name in ("scores", "low_scores", "test"):
-        values = getattr(table, name)
-        columns[name] = np.concatenate([values, _predicted(x, values, kept**0.25)])
-    return replace(
-        table,
-        points=[*table.points, *missing],
-        sizes=np.concatenate([table.sizes, sizes]),
-        work=np.concatenate([table.work, moving[:, None] * (table.work / table.moving[:, None])[:1]]),
-        scoring=np.concatenate([table.scoring, moving[:, None] * (table.scoring / table.moving[:, None])[:1]]),
-        moving=np.concatenate([table.moving, moving]),
-        kept=np.concatenate([table.kept, kept]),
-        **columns,
-    ), rms
-
-
-def _line(table: Table, values: np.ndarray) -> np.ndarray:
-    return np.linalg.lstsq(np.c_[table.kept.mean(1), np.ones(len(values))], values, rcond=None)[0]
-
-
-def _predicted(x: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    if values.ndim == 1:
-        return Surrogate(x, values).predict(at)[0]
-    return np.stack([Surrogate(x, column).predict(at)[0] for column in values.T], 1)
 
 
 def _kept(point: Point, blocks: int) -> np.ndarray:
