@@ -217,12 +217,12 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
 ) -> None:
     arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
-    options = ["--name", "mine", "--trials", "200", "--time-budget", "40s"]
+    options = ["--name", "mine", "--trials", "200", "--time-budget", "80s"]
     started = time.monotonic()
     finish(start(tmp_path, *arguments, *options, *OPTIONS), tmp_path)
     done = list((tmp_path / "runs/mine").glob("trials/*/result.json"))
     assert 1 <= len(done) < 200
-    assert time.monotonic() - started < 200
+    assert time.monotonic() - started < 240
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
