@@ -231,7 +231,7 @@ def test_a_killed_driver_leaves_room_for_its_own_return(cluster: Path, tmp_path:
 
 
 def test_the_head_is_lost_and_a_new_one_goes_on(cluster: Path, tmp_path: Path) -> None:
-    options = ("--trials 7", "--cpus-per-trial 1", "train.steps=120", "train.checkpoint_steps=20")
+    options = ("--trials 8", "--cpus-per-trial 1", "train.steps=200", "train.checkpoint_steps=20")
     start_on(1, search("head", *options), tmp_path / "log")
     wait_until(lambda: len(result_files("head")) >= 2 and training("head") >= 2, "some are done, some train")
     script("kill", 1)
@@ -240,7 +240,7 @@ def test_the_head_is_lost_and_a_new_one_goes_on(cluster: Path, tmp_path: Path) -
     hosts.ray("up", "-y", "--no-config-cache", str(file))
     wait_until(lambda: len(nodes(2)) == 2, "the new head has its worker")
     on(2, resume("head"))
-    assert_all_complete("head", 7)
+    assert_all_complete("head", 8)
     assert finished.items() <= result_files("head").items()
     hosts.ray("down", "-y", str(file))
     # `ray down` stops the head; the workers' Ray ends within a minute of missing it.
