@@ -219,9 +219,10 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
     options = ["--name", "mine", "--trials", "200", "--time-budget", "80s"]
     started = time.monotonic()
-    finish(start(tmp_path, *arguments, *options, *OPTIONS), tmp_path)
+    finish(start(tmp_path, *arguments, *options, *OPTIONS, "train.steps=200"), tmp_path)
     done = list((tmp_path / "runs/mine").glob("trials/*/result.json"))
     assert 1 <= len(done) < 200
+    assert "search.time_budget" in (tmp_path / "runs/mine/config.yaml").read_text().split("ended:")[1]
     assert time.monotonic() - started < 240
 
 
