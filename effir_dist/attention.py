@@ -1,9 +1,9 @@
-"""Attention in float32 within a model in bfloat16, for training on a CPU."""
+"""Another attention within a model: how one is taken, and attention in float32 for training in bfloat16 on a CPU."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,27 +13,40 @@ NAME = "effir_float32"
 
 
 @contextlib.contextmanager
+def taken(
+    backbone: Any, name: str, attend: Callable[..., Any], mask: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Within the block the model attends by `attend`, a function of transformers' attention interface.
+
+    name: that no attention of transformers has. mask: makes what `attend` gets as attention_mask (transformers' mask
+    interface); None where it takes none.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(name, attend)
+    if mask:
+        AttentionMaskInterface.register(name, mask)
+    before = backbone.config._attn_implementation
+    backbone.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        backbone.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
 def for_training(backbone: Any) -> Iterator[None]:
     """Within the block a model in bfloat16 on a CPU computes its attention in float32; others are as they were.
 
     torch's backward pass of attention takes four times as long in bfloat16 as in float32 there (docs/experiments.md);
     all else is faster.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     first = next(backbone.parameters())
-    if first.device.type != "cpu" or first.dtype != torch.bfloat16:
+    slow = first.device.type == "cpu" and first.dtype == torch.bfloat16
+    with taken(backbone, NAME, _attend, sdpa_mask) if slow else contextlib.nullcontext():
         yield
-        return
-    AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    before = backbone.config._attn_implementation
-    backbone.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        backbone.set_attn_implementation(before)
 
 
 def _attend(

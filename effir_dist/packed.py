@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from effir_dist.attention import taken
 
 try:
     from torch.nn.attention import varlen
@@ -91,18 +93,9 @@ def possible(backbone: Any) -> bool:
     return torch.cuda.get_device_capability(first.device) >= (8, 0)
 
 
-@contextmanager
-def attention(backbone: Any) -> Iterator[None]:
+def attention(backbone: Any) -> AbstractContextManager[None]:
     """Within the block the model takes packed batches, and no others."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, _attend)
-    before = backbone.config._attn_implementation
-    backbone.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        backbone.set_attn_implementation(before)
+    return taken(backbone, NAME, _attend)
 
 
 def pool(pooling: str, hidden: Tensor, packing: Packing) -> Tensor:
