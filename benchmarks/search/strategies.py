@@ -146,23 +146,18 @@ class Optuna:
 
 
 class Climbing:
-    """The product's `effir_dist.guide` or `effir_dist.ladder` on the table.
+    """The product's `effir_dist.guide` or `effir_dist.ladder` on the table."""
 
-    first: what is screened first, `starts` or the whole `recipe`, the first plan being trained at once; `nothing`.
-    pool: new plans that are chosen among.
-    """
+    POOL = 200
+    """New plans that are chosen among."""
 
-    def __init__(
-        self, table: Table, seed: int, strategy: Rungs, small: bool = True, first: str = "starts", pool: int = 200
-    ) -> None:
+    def __init__(self, table: Table, seed: int, strategy: Rungs) -> None:
         self.strategy: Any = strategy
-        self.rng, self.pool = np.random.default_rng(seed), pool
+        self.rng = np.random.default_rng(seed)
         index = table.index()
-        known = {"starts": starts, "recipe": lambda table: plans.recipe(table.order), "nothing": lambda _table: []}
-        wanted = known[first](table)
-        self.starts = [index[p] for p in wanted if p in index]
+        self.starts = [index[p] for p in starts(table) if p in index]
         self.left = dict.fromkeys(self.rng.permutation(len(table.points)).tolist())
-        scoring = np.stack([table.scoring[:, int(small)]] * (table.rungs - 1) + [table.scoring[:, 0]], 1)
+        scoring = np.stack([table.scoring[:, 1]] * (table.rungs - 1) + [table.scoring[:, 0]], 1)
         self.candidates = [
             Candidate(float(size), tuple(kept**0.25), tuple(training), tuple(scored))
             for size, kept, training, scored in zip(table.sizes, table.kept, table.work, scoring, strict=True)
@@ -184,7 +179,7 @@ class Climbing:
         if self.starts:
             plan = self.starts.pop(0)
         else:
-            pool = list(itertools.islice(self.left, self.pool))
+            pool = list(itertools.islice(self.left, self.POOL))
             plan = pool[self.strategy.choose([self.candidates[i] for i in pool], self.rng)]
         del self.left[plan]
         return plan

@@ -44,8 +44,6 @@ class Table:
     """[N, rungs] of a training up to there, in full trainings with one scoring of the unpruned model."""
     scoring: np.ndarray
     """[N, 2] of one scoring on the whole collection and on its small part."""
-    moving: np.ndarray
-    """[N] what a token costs, as a share of the unpruned model's (`pruning.moving_share`)."""
     kept: np.ndarray
     """[N, L] share of the neurons left in each MLP."""
     order: list[int]
@@ -97,7 +95,6 @@ def load(folder: Path) -> Table:
         test=test / test[full],
         work=share[:, None] * trained[None],
         scoring=share[:, None] * scoring[None],
-        moving=share,
         kept=np.stack([_kept(point, len(importance)) for point in points]),
         order=plans.by_importance(importance),
     )
