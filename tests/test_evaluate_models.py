@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from effir_dist.records import METRICS
 from tests.exports import EQUAL, MIXED, write_run
 
 pytest.importorskip("sentence_transformers")
+Command = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +35,23 @@ def exports(
     return {name: folder / name for name in (MIXED, EQUAL, "st")}
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-    evaluate.main()
-    return capsys.readouterr().out
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command with these arguments; returns what it prints."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+        evaluate.main()
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_an_export_scores_alike_through_our_loader_and_as_a_sentence_transformer(
-    exports: dict[str, Path],
-    collection: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    exports: dict[str, Path], collection: Path, tmp_path: Path, run_command: Command
 ) -> None:
     given = (exports[MIXED], "--data", collection, "--against", exports["st"], "--json", tmp_path / "out.json")
-    out = run_command(monkeypatch, capsys, *given)
+    out = run_command(*given)
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["datasets"]["toy"]["per_query"] == result["against"]["datasets"]["toy"]["per_query"]
     assert (result["max_query_length"], result["max_document_length"]) == (48, 96)
@@ -59,16 +63,12 @@ def test_an_export_scores_alike_through_our_loader_and_as_a_sentence_transformer
 
 
 def test_two_models_are_compared_query_by_query(
-    exports: dict[str, Path],
-    collection: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    exports: dict[str, Path], collection: Path, tmp_path: Path, run_command: Command
 ) -> None:
     second = Path(shutil.copytree(collection, tmp_path / "second"))
     (second / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq4\td9\t1\n")
     given = (exports[MIXED], "--data", collection, "--data", second, "--against", exports[EQUAL])
-    out = run_command(monkeypatch, capsys, *given, "--json", tmp_path / "out.json")
+    out = run_command(*given, "--json", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
     own, other = (side["datasets"]["toy"]["per_query"] for side in (result, result["against"]))
     for metric in METRICS:
@@ -82,15 +82,11 @@ def test_two_models_are_compared_query_by_query(
 
 
 def test_the_run_file_is_what_trec_eval_scores_alike(
-    exports: dict[str, Path],
-    collection: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    exports: dict[str, Path], collection: Path, tmp_path: Path, run_command: Command
 ) -> None:
     pytrec_eval = pytest.importorskip("pytrec_eval")
     given = (exports[MIXED], "--data", collection, "--run-files", tmp_path / "runs", "--csv", tmp_path / "queries.csv")
-    run_command(monkeypatch, capsys, *given)
+    run_command(*given)
     lines = (tmp_path / "runs" / "toy.trec").read_text().splitlines()
     run: dict[str, dict[str, float]] = {}
     for query, q0, document, rank, score, tag in map(str.split, lines):
