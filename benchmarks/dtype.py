@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from effir_dist.attention import for_training
 from effir_dist.encoder import Encoder, default_device, load_encoder, resolve_dtype
 
 BATCH = 32
@@ -33,7 +34,13 @@ def encode(encoder: Encoder, ids: torch.Tensor) -> None:
 
 
 def step(encoder: Encoder, ids: torch.Tensor) -> None:
-    """Forward and backward of one batch, [B, T]."""
+    """Forward and backward of one batch, [B, T], as training does them."""
+    with for_training(encoder.backbone):
+        plain_step(encoder, ids)
+
+
+def plain_step(encoder: Encoder, ids: torch.Tensor) -> None:
+    """The same with attention in the dtype of the weights."""
     encoder(ids, torch.ones_like(ids)).sum().backward()
     encoder.zero_grad(set_to_none=False)
 
@@ -49,7 +56,7 @@ def main() -> None:
     ids = torch.randint(1000, 20000, (BATCH, args.tokens), device=default_device())
     print(f"{args.model}, {BATCH} texts of {args.tokens} tokens, {torch.get_num_threads()} threads; auto is", end=" ")
     print(resolve_dtype("auto"))
-    for work in (encode, step):
+    for work in (encode, step, plain_step):
         times: dict[str, list[float]] = {dtype: [] for dtype in encoders}
         for _ in range(args.repeats + 2):
             for dtype, encoder in encoders.items():
