@@ -7,14 +7,16 @@ checkpoints and the records.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from effir_dist.backbones import ModelDict, mlp_width
+from effir_dist.front import unpruned
 from effir_dist.guide import Guide
 from effir_dist.ladder import Candidate, Climb
-from effir_dist.objectives import MEASURES, Goal
+from effir_dist.objectives import Goal
 from effir_dist.outcomes import load_work, plan_facts
 from effir_dist.pruning import PruningPlan, moving_share
 from effir_dist.records import Run
@@ -24,11 +26,8 @@ from effir_dist.study import Sampler, Suggestion
 
 
 def climbs(config: RunConfig, space: Space) -> bool:
-    """Whether a search has rungs. They are for quality against one cost that a plan tells before it is trained: any
-    other search trains all in full, and so do fixed plans."""
-    goal = Goal.of(vars(config.search))
-    known = len(goal.objectives) == 2 and MEASURES[goal.cost].known
-    return config.search.strategy != "plain" and not space.plans and known
+    """Whether a search has rungs; fixed plans are trained in full."""
+    return config.search.strategy != "plain" and not space.plans
 
 
 class Climbing:
@@ -51,7 +50,7 @@ class Climbing:
             self.heads[trial] = head
             for rung in self.run.rungs(trial):
                 self._begin(head, rung["rung"])
-                self.strategy.tell(trial, rung["rung"], rung["ndcg_at_10"])
+                self._tell(trial, rung["rung"], rung)
             if "state" in head:
                 self._begin(head, self.top)
                 self.ended(head)
@@ -77,15 +76,27 @@ class Climbing:
     def ended(self, record: dict[str, Any]) -> None:
         """A trial has its record."""
         if record["state"] == "complete":
-            self.strategy.tell(record["trial"], self.top, record["ndcg_at_10"])
+            self._tell(record["trial"], self.top, record)
         else:
             self.strategy.fail(record["trial"])
 
     def scored(self, trial: str, rung: int) -> dict[str, Any]:
         """A trial was scored on a rung below the top; what its file says of it."""
         found = next(r for r in self.run.rungs(trial) if r["rung"] == rung)
-        self.strategy.tell(trial, rung, found["ndcg_at_10"])
+        self._tell(trial, rung, found)
         return found
+
+    def _tell(self, trial: str, rung: int, found: dict[str, Any]) -> None:
+        """What a rung found, or the record says at the top. Scores of other rungs are of other data than the unpruned
+        model's record: constraints on quality wait for the top."""
+        whole = (self.sampler.whole or unpruned([found])) if rung == self.top else None
+        beyond = self.goal.untold.violations(found, whole)
+        self.strategy.tell(trial, rung, found["ndcg_at_10"], self._shares(trial, found), beyond)
+
+    def _shares(self, trial: str, found: dict[str, Any]) -> tuple[float, ...]:
+        """Costs as found, those that were not measured there as they were known before."""
+        pairs = zip(self.goal.shares(found), self.strategy.shares[trial], strict=True)
+        return tuple(before if math.isnan(now) else now for now, before in pairs)
 
     def _begin(self, head: dict[str, Any], rung: int) -> dict[str, Any]:
         trial = head["trial"]
@@ -109,8 +120,7 @@ class Climbing:
         scoring = [*[self.work["low"]] * self.top, self.work["score"]]
         whole = self.work["train"] + self.work["score"]
         costs = (tuple(share * tokens / whole for tokens in each) for each in (training, scoring))
-        size = facts[self.goal.cost] / facts[MEASURES[self.goal.cost].unpruned]
-        return Candidate(size, (*kept, *self.sampler.inputs(head["suggested"])), *costs)
+        return Candidate(self.goal.shares(facts), (*kept, *self.sampler.inputs(head["suggested"])), *costs)
 
 
 def _strategy(search: SearchConfig) -> Guide | Climb:

@@ -1,25 +1,31 @@
-"""A cost ladder for two objectives: every trial starts at its lowest rung, and the best of each rung go on to the next.
+"""A cost ladder for several objectives: every trial starts at its lowest rung, and the best of each go on to the next.
 
 Asynchronous successive halving (ASHA: Li et al., 2020) with the order of NSGA-II (Deb et al., 2002) in the place of a
-metric: non-dominated rank, then crowding, of size against the score that a rung gave. Nobody waits for a rung to fill:
-whenever a worker is free, the highest rung with a trial that is due gives it, and else a new trial begins.
+metric: what keeps to the constraints, non-dominated rank, then crowding, of costs against the score that a rung gave.
+Nobody waits for a rung to fill: whenever a worker is free, the highest rung with a trial that is due gives it, and else
+a new trial begins.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from effir_dist.front import Point, non_dominated
+from effir_dist.front import non_dominated_losses
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def ranks(points: Sequence[Point]) -> list[int]:
-    """Of each point (size, quality) how many fronts must be taken away before it is on one; finite numbers only.
+Losses = tuple[float, ...]
+"""All to be small: costs as shares of the unpruned model's, then quality, negative."""
+
+
+def ranks(points: Sequence[Losses]) -> list[int]:
+    """Of each point how many fronts must be taken away before it is on one; finite numbers only.
 
     Equal points share a front.
     """
@@ -27,7 +33,7 @@ def ranks(points: Sequence[Point]) -> list[int]:
     left = list(range(len(points)))
     rank = 0
     while left:
-        on_front = {points[left[i]] for i in non_dominated([points[j] for j in left])}
+        on_front = {points[left[i]] for i in non_dominated_losses([points[j] for j in left])}
         for i in [i for i in left if points[i] in on_front]:
             found[i] = rank
         left = [i for i in left if found[i] < 0]
@@ -35,10 +41,10 @@ def ranks(points: Sequence[Point]) -> list[int]:
     return found
 
 
-def crowding(points: Sequence[Point]) -> list[float]:
+def crowding(points: Sequence[Losses]) -> list[float]:
     """Crowding distance of points on one front: the gaps to their neighbours, infinite for the ends."""
     found = [0.0] * len(points)
-    for axis in (0, 1):
+    for axis in range(len(points[0]) if points else 0):
         order = sorted(range(len(points)), key=lambda i: (points[i][axis], i))
         span = points[order[-1]][axis] - points[order[0]][axis] if order else 0.0
         for place, i in enumerate(order):
@@ -49,23 +55,29 @@ def crowding(points: Sequence[Point]) -> list[float]:
     return found
 
 
-def best_first(points: Sequence[Point]) -> list[int]:
-    """Indices by rank, within a rank the loneliest first; equal ones in the order given."""
-    rank_of = ranks(points)
-    distance = [0.0] * len(points)
-    for rank in set(rank_of):
-        front = [i for i in range(len(points)) if rank_of[i] == rank]
-        for i, gap in zip(front, crowding([points[i] for i in front]), strict=True):
-            distance[i] = gap
-    return sorted(range(len(points)), key=lambda i: (rank_of[i], -distance[i], i))
+def best_first(points: Sequence[Losses], beyond: Sequence[float] = ()) -> list[int]:
+    """Indices by rank, within a rank the loneliest first; equal ones in the order given.
+
+    beyond: how far each point is beyond the constraints. Those that keep to them (0 or less) come first, ranked among
+    themselves; then the others, the nearest first.
+    """
+    beyond = beyond or [0.0] * len(points)
+    kept = [i for i in range(len(points)) if beyond[i] <= 0]
+    rank_of = dict(zip(kept, ranks([points[i] for i in kept]), strict=True))
+    distance: dict[int, float] = {}
+    for rank in set(rank_of.values()):
+        front = [i for i in kept if rank_of[i] == rank]
+        distance |= zip(front, crowding([points[i] for i in front]), strict=True)
+    others = sorted(set(range(len(points))) - set(kept), key=lambda i: (beyond[i], i))
+    return sorted(kept, key=lambda i: (rank_of[i], -distance[i], i)) + others
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A plan as a strategy sees it."""
 
-    size: float
-    """Share of the unpruned model's."""
+    shares: tuple[float, ...]
+    """Costs that are objectives, as shares of the unpruned model's; NaN: the lowest rung will measure it."""
     features: tuple[float, ...]
     """What is left of each part, in [0, 1], and the settings that vary."""
     training: tuple[float, ...]
@@ -81,6 +93,10 @@ class Rungs:
     rungs: int
     share: float
     known: dict[str, Candidate] = field(default_factory=dict)
+    shares: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Trial -> `Candidate.shares`, those that were measured too."""
+    beyond: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Trial -> constraint that no plan tells -> how far it is beyond it, by the highest rung that knows."""
     scores: dict[str, dict[int, float]] = field(default_factory=dict)
     """Trial -> rung -> score."""
     sent: dict[str, int] = field(default_factory=dict)
@@ -110,14 +126,24 @@ class Rungs:
         """A trial is on its way to a rung; a new one comes with what is known of it."""
         if candidate is not None:
             self.known[trial] = candidate
+            self.shares[trial] = candidate.shares
         self.busy.add(trial)
         self.sent[trial] = rung
         self.spent[rung] += self.cost(trial, rung)
 
-    def tell(self, trial: str, rung: int, score: float) -> None:
-        """A trial was scored on a rung."""
+    def tell(
+        self,
+        trial: str,
+        rung: int,
+        score: float,
+        shares: tuple[float, ...] = (),
+        beyond: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """A trial was scored on a rung, with `shares` (empty: as its plan tells) and `beyond` as found there."""
         self.busy.discard(trial)
         self.scores.setdefault(trial, {})[rung] = score
+        self.shares[trial] = shares or self.shares[trial]
+        self.beyond[trial] = {**self.beyond.get(trial, {}), **beyond}
 
     def fail(self, trial: str) -> None:
         """A trial ended without a score; it is not tried again."""
@@ -132,6 +158,15 @@ class Rungs:
     def scored(self, rung: int) -> list[str]:
         """Trials with a score on a rung, in the order in which they began: a resumed search knows no other."""
         return [t for t in self.known if rung in self.scores.get(t, {})]
+
+    def losses(self, trial: str, rung: int) -> Losses:
+        """Of a trial that was scored on a rung."""
+        return (*self.shares[trial], -self.scores[trial][rung])
+
+    def order(self, trials: Sequence[str], rung: int) -> list[str]:
+        """Trials that were scored on a rung, the best first."""
+        over = [sum(max(0.0, value) for value in self.beyond[t].values()) for t in trials]
+        return [trials[i] for i in best_first([self.losses(t, rung) for t in trials], over)]
 
     def pioneer(self) -> str | None:
         """The first trial, the unpruned model, where it waits: the measure of all others, it goes to the top."""
@@ -155,10 +190,9 @@ class Climb(Rungs):
             places = math.floor(self.share * len(on))
             if sum(self.sent[t] > rung for t in on) >= places:
                 continue
-            points = [(self.known[t].size, self.scores[t][rung]) for t in on]
-            for i in best_first(points)[:places]:
-                if self.sent[on[i]] == rung and on[i] not in self.lost:
-                    return on[i], rung + 1
+            for trial in self.order(on, rung)[:places]:
+                if self.sent[trial] == rung and trial not in self.lost:
+                    return trial, rung + 1
         return None
 
     def choose(self, pool: Sequence[Candidate], rng: np.random.Generator) -> int:

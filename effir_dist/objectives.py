@@ -6,6 +6,7 @@ model is measured beside the pruned one in the same process (speed.py), so trial
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,11 @@ class Goal:
         known = Goal(self.objectives, tuple(c for c in self.constraints if c.known))
         return [text for text, value in known.violations(facts, None).items() if value > 0]
 
+    @property
+    def untold(self) -> Goal:
+        """With those constraints alone that no plan tells before it is tried."""
+        return Goal(self.objectives, tuple(c for c in self.constraints if not c.known))
+
     def _losses(self, record: dict[str, Any]) -> tuple[float, ...]:
         return tuple(-MEASURES[name].better * float(record[name]) for name in self.objectives)
 
@@ -229,6 +235,15 @@ class Goal:
         """The objectives as losses: costs as shares of the unpruned model's (time, where they are speed-ups), quality
         as a share, negative."""
         return tuple(self._loss(name, float(record[name]), scale[name]) for name in self.objectives)
+
+    def shares(self, facts: dict[str, Any]) -> tuple[float, ...]:
+        """The costs among the objectives as shares of the unpruned model's; NaN for those that `facts`, of a plan or a
+        record, lacks."""
+        found = []
+        for name in (name for name in self.objectives if not MEASURES[name].quality):
+            value, whole = facts.get(name), MEASURES[name].unpruned
+            found.append(math.nan if value is None else self._loss(name, value, facts[whole] if whole else 1.0))
+        return tuple(found)
 
     def _loss(self, name: str, value: float, scale: float) -> float:
         if MEASURES[name].better < 0 or name == QUALITY:

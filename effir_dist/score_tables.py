@@ -18,6 +18,8 @@ MEAN = "*"
 INTERVAL = ("low", "high", "difference", "difference_low", "difference_high")
 COLUMNS = ("trial", "split", "dataset", "ndcg_at_10", *INTERVAL)
 RUNG_COLUMNS = ("parameters", "parameters_fraction", "width_ratio", "ndcg_at_10", "cost", "total_seconds")
+RUNG_MEASURES = ("query_speedup", "document_speedup", "memory_bytes")
+"""On the lowest rung, where an objective or a constraint asks for them."""
 
 
 def scores_table(
@@ -103,10 +105,12 @@ def rungs_table(run: Run) -> pd.DataFrame:
             "share": rung["share"],
             "dropped_mlp": ",".join(map(str, rung["dropped_mlp"])),
             **{name: rung[name] for name in RUNG_COLUMNS},
+            **{name: rung[name] for name in RUNG_MEASURES if name in rung},
             "trained_in_full": run.finished(trial),
         }
         for trial in run.trials()
         for rung in run.rungs(trial)
     ]
-    names = ["trial", "rung", "share", "dropped_mlp", *RUNG_COLUMNS, "trained_in_full"]
+    measured = [name for name in RUNG_MEASURES if any(name in row for row in rows)]
+    names = ["trial", "rung", "share", "dropped_mlp", *RUNG_COLUMNS, *measured, "trained_in_full"]
     return pd.DataFrame(rows, columns=names)

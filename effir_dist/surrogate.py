@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from effir_dist.front import Point, non_dominated
+from effir_dist.front import non_dominated_losses
 
 LENGTHS = (0.7, 2.0)
 """Length scales tried, in units of the inputs' spread times the root of their number."""
 SHARES = (0.03, 0.2)
 """Of the variance: what is taken for noise."""
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_ERF = np.vectorize(math.erf, otypes=[float])
 
 
 class Surrogate:
@@ -59,20 +59,40 @@ class Surrogate:
         return self.offset + self.unit * (across @ self.alpha), self.unit * np.sqrt(variance)
 
 
-def expected_growth(
-    front: Sequence[Point], sizes: np.ndarray, mean: np.ndarray, deviation: np.ndarray, reference: Point = (1.0, 0.0)
-) -> np.ndarray:
-    """How much hypervolume a point of each size [M] is expected to add, its quality being normal: [M].
+def chance_below(bound: float | np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """How likely normal variables are at most `bound`; the shapes broadcast."""
+    return np.asarray(0.5 + 0.5 * _ERF((bound - mean) / (math.sqrt(2) * deviation)))
 
-    The size is known, so this is an integral over one normal variable of the area that a quality would add.
+
+def expected_growth(
+    front: Sequence[Sequence[float]], shares: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+) -> np.ndarray:
+    """[M] how much hypervolume a point is expected to add to `front`, its quality being normal; from (1, .., 1, 0).
+
+    front: losses, costs and then quality, negative; shares [M, C]: the costs of the points, known; C is 1 or 2.
+    Between two qualities of the front the same costs are free for a better point to take. So this is a sum over those
+    slabs: how much of the slab the point is expected to fill, times the length or area of costs that it wins there.
     """
-    known = [front[i] for i in non_dominated(front) if front[i][0] < reference[0]]
-    edges = np.array([*(size for size, _ in known), reference[0]])
-    heights = np.array([reference[1], *(max(quality, reference[1]) for _, quality in known)])
-    low = np.concatenate([[-math.inf], edges[:-1]])
-    widths = np.clip(edges[None] - np.maximum(low[None], sizes[:, None]), 0, None)  # [M, steps]
-    found = np.zeros(len(sizes))
-    for node, weight in zip(NODES, WEIGHTS / WEIGHTS.sum(), strict=True):
-        quality = mean + node * deviation
-        found += weight * (widths * np.clip(quality[:, None] - heights[None], 0, None)).sum(1)
-    return found
+    known = [(*front[i][:-1], -front[i][-1]) for i in non_dominated_losses(front)]
+    bottoms = np.array(sorted({0.0, *(p[-1] for p in known if p[-1] > 0)}))
+    far = (bottoms - mean[:, None]) / deviation[:, None]
+    density = np.exp(-0.5 * far**2) / math.sqrt(2 * math.pi)
+    above = deviation[:, None] * (density - far * chance_below(-far, np.zeros(1), np.ones(1)))  # E max(q - bottom, 0)
+    filled = above - np.append(above[:, 1:], np.zeros((len(mean), 1)), axis=1)
+    won = [_won(shares, np.array([p[:-1] for p in known if p[-1] > bottom])) for bottom in bottoms]
+    return np.asarray((filled * np.stack(won, 1)).sum(1))
+
+
+def _won(shares: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """[M] of the costs up to 1, those that are as dear as `shares` [M, C] and dearer than none of `taken` [N, C]."""
+    if not len(taken):
+        return np.clip(1 - shares, 0, None).prod(axis=1)
+    if shares.shape[1] == 1:
+        return np.clip(min(1.0, taken.min()) - shares[:, 0], 0, None)
+    # A staircase: from each step of the first cost on, the second is taken from a lower height on.
+    stairs = taken[non_dominated_losses(taken.tolist())]
+    stairs = stairs[stairs[:, 0].argsort()]
+    left, right = np.append(-np.inf, stairs[:, 0]), np.append(stairs[:, 0], 1.0)
+    height = np.minimum(np.append(1.0, stairs[:, 1]), 1.0)
+    widths = np.clip(np.minimum(right, 1.0) - np.maximum(left, shares[:, :1]), 0, None)
+    return np.asarray((widths * np.clip(height - shares[:, 1:], 0, None)).sum(1))

@@ -158,8 +158,10 @@ def _to_rung(
     less = dataclasses.replace(config, data=low_data(config))
     scores = _score_all(encoder, less, config.data.paths, data.search_collection)
     means = {name: value for name, value in _means(scores, config.search.quality_sets).items() if name != "datasets"}
+    # Speed is the plan's, not the weights': once is enough.
+    measured = _measured(encoder, config) if head["rung"] == 0 and Goal.of(vars(config.search)).measured else {}
     costs = clock.costs(outcome, sum(s.seconds for s in scores.values()))
-    facts = plan_facts(encoder.model_config, head, config.model.dimension)
+    facts = {**plan_facts(encoder.model_config, head, config.model.dimension), **measured}
     known = {"rung": head["rung"], "share": share, "cost": head.get("cost", 0.0), **facts}
     found = {**known, **means, "steps": outcome.steps, "total_seconds": costs["total_seconds"], "host": costs["host"]}
     if _rank() == 0:

@@ -101,9 +101,66 @@ def test_no_plan_that_breaks_a_constraint_is_screened(tmp_path: Path) -> None:
     assert max(sizes[1:]) <= 0.85
 
 
-def test_a_search_for_a_cost_that_is_measured_trains_all_in_full(tmp_path: Path) -> None:
-    values = {"search.trials": 5, "search.objectives": ["document_speedup", "ndcg_at_10"], **GUIDED}
-    run = make_run(tmp_path / "run", values, SPACE)
-    driver = drive(run, smooth)
-    assert driver.climbing is None
-    assert len(run.results()) == len(run.trials()) == 5
+MEASURED = {"search.objectives": ["document_speedup", "ndcg_at_10"], "search.constraints": ["query_speedup >= 1.1"]}
+THREE = {"search.objectives": ["index_bytes", "document_speedup", "ndcg_at_10"]}
+CUT = {**SPACE, "model.dimension": [384, 256, 128]}
+
+
+@pytest.mark.parametrize("strategy", [LADDER, GUIDED], ids=["ladder", "guided"])
+@pytest.mark.parametrize(("asked", "space"), [(MEASURED, SPACE), (THREE, CUT)], ids=["measured", "three"])
+def test_objectives_that_no_plan_tells_are_learned_on_the_lowest_rung_and_again_from_disk(
+    asked: dict[str, Any], space: dict[str, Any], strategy: dict[str, Any], tmp_path: Path
+) -> None:
+    values = {"search.trials": 7, **strategy, **asked}
+    whole = make_run(tmp_path / "whole", values, space)
+    driver = drive(whole, scored)
+    again = make_run(tmp_path / "again", values, space)
+    for most in (3, 6, 1000):
+        drive(again, scored, most)
+    assert history(again) == history(whole)
+    assert driver.climbing is not None
+    shares = driver.climbing.strategy.shares
+    for trial in whole.trials():
+        lowest = whole.rungs(trial)[0]
+        expected = [1 / lowest["document_speedup"]]
+        if asked is THREE:
+            expected.insert(0, lowest["index_bytes"] / lowest["full_index_bytes"])
+        assert shares[trial] == pytest.approx(expected)
+    assert len(whole.results()) == 7 < len(whole.trials())
+
+
+@pytest.mark.slow
+def test_three_objectives_are_covered_better_than_by_chance(tmp_path: Path) -> None:
+    def reached(name: str, values: dict[str, Any]) -> float:
+        run = make_run(tmp_path / name, {"search.trials": 12, **THREE, **values}, CUT)
+        drive(run, scored if "search.screen_share" in values else smooth)
+        return Goal.of({"objectives": THREE["search.objectives"]}).covered(run.results())
+
+    plain = [reached(f"random{s}", {"search.sampler": "random", "search.seed": s}) for s in range(3)]
+    guided = [reached(f"guided{s}", {**GUIDED, "search.seed": s}) for s in range(3)]
+    assert min(guided) > max(plain)
+
+
+def constrained(folder: Path, constraint: str, seed: int, steered: bool) -> tuple[list[bool], float]:
+    """Which trials of a search keep to a constraint, and what those cover; steered: whether the search knows of it."""
+    values = {"search.trials": 16, "search.seed": seed, "search.constraints": [constraint] if steered else []}
+    run = make_run(folder / f"{seed}-{steered}", {**values, **GUIDED}, SPACE)
+    drive(run, scored)
+    records, goal = run.results(), Goal.of({"constraints": [constraint]})
+    keep = {record["trial"] for record in goal.satisfying(records)}
+    return [record["trial"] in keep for record in records], goal.covered(records)
+
+
+def test_a_constraint_on_speed_is_kept_by_all_that_is_trained(tmp_path: Path) -> None:
+    """The unpruned model, the measure of all, is trained in any case."""
+    constraint = "query_speedup >= 1.25"
+    assert constrained(tmp_path, constraint, 0, True)[0] == [False] + [True] * 15
+    assert sum(constrained(tmp_path, constraint, 0, False)[0]) < 14
+
+
+@pytest.mark.slow
+def test_a_constraint_on_quality_leads_to_more_of_what_keeps_to_it(tmp_path: Path) -> None:
+    constraint, seeds = "ndcg_at_10 >= 0.97", (0, 1)
+    knowing, not_knowing = ([constrained(tmp_path, constraint, s, steered) for s in seeds] for steered in (True, False))
+    assert sum(sum(kept) for kept, _ in knowing) > sum(sum(kept) for kept, _ in not_knowing)
+    assert min(covered for _, covered in knowing) > 1.2 * max(covered for _, covered in not_knowing)

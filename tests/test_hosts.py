@@ -29,7 +29,8 @@ SMALL = (
     "train.dtype=float32 score.dtype=float32"  # so that weights compare on processors with matrix units, too
 )
 LONG = ("--trials 6", "--cpus-per-trial 1", "train.steps=400", "train.checkpoint_steps=20")
-"""Six trials at a time, two a host, that go on training long after each has its first checkpoint. Some end while others have yet to begin."""
+"""Six trials at a time, two a host, that go on training long after each has its first checkpoint. Some end while
+others have yet to begin."""
 
 
 @pytest.fixture(scope="module")

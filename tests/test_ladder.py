@@ -10,48 +10,61 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from effir_dist.front import hypervolume, non_dominated
+from effir_dist.front import hypervolume, hypervolume_losses, non_dominated_losses
 from effir_dist.guide import Guide
-from effir_dist.ladder import Candidate, Climb, best_first, crowding, ranks
+from effir_dist.ladder import Candidate, Climb, Losses, best_first, crowding, ranks
 from effir_dist.surrogate import Surrogate, expected_growth
 
 TRAINING, SCORING = (0.0, 0.2, 0.9), (0.05, 0.05, 0.1)
 
 
-def points(seed: int, count: int = 60, grid: int = 0) -> list[tuple[float, float]]:
-    found = np.random.default_rng(seed).random((count, 2))
+def points(seed: int, count: int = 60, grid: int = 0, costs: int = 1) -> list[Losses]:
+    found = np.random.default_rng(seed).random((count, costs + 1))
     found = np.round(found * grid) / grid if grid else found
-    return [(float(size), float(quality)) for size, quality in found]
+    return [(*map(float, each[:-1]), -float(each[-1])) for each in found]
 
 
+@pytest.mark.parametrize("costs", [1, 2])
 @pytest.mark.parametrize("grid", [0, 6])
 @pytest.mark.parametrize("seed", range(10))
-def test_ranks_and_hypervolume_are_those_of_optuna(seed: int, grid: int) -> None:
-    found = points(seed, grid=grid)
-    losses = np.array([(size, -quality) for size, quality in found])
+def test_ranks_and_hypervolume_are_those_of_optuna(seed: int, grid: int, costs: int) -> None:
+    found = points(seed, grid=grid, costs=costs)
+    losses, reference = np.array(found), [1.0] * costs + [0.0]
     assert ranks(found) == _fast_non_domination_rank(losses).tolist()
-    assert hypervolume(found) == pytest.approx(compute_hypervolume(losses, np.array([1.0, 0.0])))
+    assert hypervolume_losses(found, reference) == pytest.approx(compute_hypervolume(losses, np.array(reference)))
     first = [found[i] for i, rank in enumerate(ranks(found)) if rank == 0]
-    assert {found[i] for i in non_dominated(found)} == set(first)
+    assert {found[i] for i in non_dominated_losses(found)} == set(first)
 
 
 def test_the_loneliest_of_a_rank_comes_first() -> None:
-    found = [(0.1, 0.1), (0.2, 0.2), (0.25, 0.25), (0.6, 0.6), (0.9, 0.9), (0.95, 0.05)]
+    found = [(0.1, -0.1), (0.2, -0.2), (0.25, -0.25), (0.6, -0.6), (0.9, -0.9), (0.95, -0.05)]
     order = best_first(found)
     assert set(order[:2]) == {0, 4}
     assert order[2:] == [3, 2, 1, 5]
-    assert crowding([(0.0, 0.0), (1.0, 1.0), (0.25, 0.25)])[2] == pytest.approx(2.0)
+    assert crowding([(0.0, 0.0), (1.0, -1.0), (0.25, -0.25)])[2] == pytest.approx(2.0)
 
 
-def test_expected_growth_is_the_mean_growth_of_drawn_qualities() -> None:
-    front = points(1, 8)
-    mean, deviation, sizes = np.array([0.9, 0.5, 1.1]), np.array([0.1, 0.2, 0.05]), np.array([0.3, 0.6, 0.05])
-    found = expected_growth(front, sizes, mean, deviation)
-    rng, before = np.random.default_rng(0), hypervolume(front)
-    for i, size in enumerate(sizes):
+def test_who_breaks_a_constraint_comes_last_and_takes_nobodys_rank() -> None:
+    found = [(0.1, -0.9), (0.5, -0.5), (0.6, -0.6), (0.2, -0.95)]
+    assert best_first(found) == [0, 3, 1, 2]
+    assert best_first(found, [0.3, 0.0, -1.0, 0.1]) == [1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("costs", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_expected_growth_is_the_mean_growth_of_drawn_qualities(seed: int, costs: int) -> None:
+    """Points of the front with no quality, or dearer than the unpruned model, change nothing."""
+    rng, reference = np.random.default_rng(seed), [1.0] * costs + [0.0]
+    front = [*points(seed, 9, costs=costs), (0.3,) * costs + (0.1,), (1.2,) * costs + (-0.99,)]
+    mean, deviation = np.array([0.9, 0.5, 1.1, 0.4, 0.7]), np.array([0.1, 0.2, 0.05, 0.6, 0.1])
+    shares = rng.random((5, costs))
+    shares[4] = 1.1
+    found, before = expected_growth(front, shares, mean, deviation), hypervolume_losses(front, reference)
+    for i, own in enumerate(shares.tolist()):
         drawn = mean[i] + deviation[i] * rng.standard_normal(4000)
-        grown = np.mean([hypervolume([*front, (float(size), float(q))]) - before for q in drawn])
-        assert found[i] == pytest.approx(grown, rel=0.05, abs=2e-3)
+        grown = np.mean([hypervolume_losses([*front, (*own, -float(q))], reference) - before for q in drawn])
+        assert found[i] == pytest.approx(grown, rel=0.06, abs=2e-3)
+    assert found[4] == 0
 
 
 def test_a_surrogate_predicts_what_it_has_not_seen() -> None:
@@ -79,7 +92,7 @@ class Made:
     def candidate(self, i: int) -> Candidate:
         share = 0.3 + 0.7 * float(self.kept[i].mean())
         each = (tuple(share * value for value in values) for values in (TRAINING, SCORING))
-        return Candidate(share, tuple(self.kept[i]), *each)
+        return Candidate((share,), tuple(self.kept[i]), *each)
 
     def run(self, steps: int) -> None:
         new, clock, number, running = 0, 0.0, 0, []
@@ -127,9 +140,7 @@ def test_the_ladder_starves_no_rung_and_keeps_its_share() -> None:
     assert on[1] == pytest.approx(on[0] / 3, rel=0.15)
     assert on[2] == pytest.approx(on[1] / 3, rel=0.35)
     promoted = [t for t, rung in made.strategy.sent.items() if rung]
-    order = best_first([(made.strategy.known[t].size, made.strategy.scores[t][0]) for t in made.strategy.scores])
-    names = list(made.strategy.scores)
-    best_third = {names[i] for i in order[: len(order) // 3]}
+    best_third = set(made.strategy.order(list(made.strategy.scores), 0)[: len(made.strategy.scores) // 3])
     assert len(best_third & set(promoted)) > 0.7 * len(promoted)
 
 
@@ -143,7 +154,7 @@ def test_the_guide_screens_no_more_than_its_share_and_trains_better_than_chance(
     chance = np.random.default_rng(0).permutation(200)[: len(trained)]
 
     def covered(plans: Any) -> float:
-        return hypervolume([(made.candidate(int(i)).size, float(made.quality[int(i)])) for i in plans])
+        return hypervolume([(made.candidate(int(i)).shares[0], float(made.quality[int(i)])) for i in plans])
 
     assert covered(trained) > 1.02 * covered(chance)
 

@@ -66,11 +66,14 @@ def test_a_ladder_killed_while_a_promoted_trial_trains_loses_nobody(
     assert set(table["trial"]) == {r["trial"] for r in records}
 
 
+@pytest.mark.parametrize(
+    "objectives", ["[parameters,ndcg_at_10]", pytest.param("[document_speedup,ndcg_at_10]", marks=pytest.mark.slow)]
+)
 def test_a_guided_search_screens_first_and_shows_what_it_weeded_out(
-    tmp_path: Path, checkpoints: dict[str, Path], collection: Path
+    objectives: str, tmp_path: Path, checkpoints: dict[str, Path], collection: Path
 ) -> None:
     path = tmp_path / "runs" / "mine"
-    guided = [*options(screen_share=0.5), "--trials", "6"]
+    guided = [*options(screen_share=0.5, objectives=objectives), "--trials", "6"]
     output = finish(start(tmp_path, *arguments(tmp_path, checkpoints, collection), *guided), tmp_path)
     run = Run.open(path)
     records, stopped = run.results(), [head for head in heads(path) if not run.finished(head["trial"])]
@@ -82,4 +85,8 @@ def test_a_guided_search_screens_first_and_shows_what_it_weeded_out(
     assert set(rungs["trial"]) == {head["trial"] for head in [*records, *stopped]}
     costs = [rung["cost"] for head in [*records, *stopped] for rung in run.rungs(head["trial"])]
     assert rungs["cost"].sum() == pytest.approx(sum(costs))
+    measured = "document_speedup" in objectives
+    assert ("document_speedup" in rungs) == measured
+    assert not measured or (rungs["document_speedup"] > 0).all()
+    assert all(("document_speedup" in record) == measured for record in records)
     assert f"{len(stopped)} more trials" in output

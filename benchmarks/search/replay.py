@@ -21,13 +21,14 @@ from benchmarks.search.strategies import STRATEGIES
 from benchmarks.search.world import Curve, Table, World, load
 
 SHARES = (0.95, 0.98, 0.99)
-SLOW = {"gp": (4, 12.0), "tpe": (20, 16.0), "nsga2": (20, 16.0), "guided": (20, 40.0), "ladder": (20, 120.0)}
+SLOW = {"gp": (4, 16.0), "tpe": (20, 16.0), "nsga2": (20, 16.0), "guided": (20, 40.0), "ladder": (20, 120.0)}
 """First word of a strategy that takes long to ask -> seeds and budget at most."""
 SHOWN = {
     "random": "#999999",
     "recipe": "#222222",
     "tpe set group": "#56b4e9",
     "nsga2 set group": "#e69f00",
+    "gp set group": "#cc79a7",
     "ladder 1/3": "#009e73",
     "guided": "#d55e00",
 }

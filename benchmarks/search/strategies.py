@@ -159,7 +159,7 @@ class Climbing:
         self.left = dict.fromkeys(self.rng.permutation(len(table.points)).tolist())
         scoring = np.stack([table.scoring[:, 1]] * (table.rungs - 1) + [table.scoring[:, 0]], 1)
         self.candidates = [
-            Candidate(float(size), tuple(kept**0.25), tuple(training), tuple(scored))
+            Candidate((float(size),), tuple(kept**0.25), tuple(training), tuple(scored))
             for size, kept, training, scored in zip(table.sizes, table.kept, table.work, scoring, strict=True)
         ]
 
