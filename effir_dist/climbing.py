@@ -87,10 +87,11 @@ class Climbing:
         return found
 
     def _tell(self, trial: str, rung: int, found: dict[str, Any]) -> None:
-        """What a rung found, or the record says at the top. Scores of other rungs are of other data than the unpruned
-        model's record: constraints on quality wait for the top."""
-        whole = (self.sampler.whole or unpruned([found])) if rung == self.top else None
-        beyond = self.goal.untold.violations(found, whole)
+        """What a rung found, or the record says at the top. Below it speed is told already; quality, of other data
+        there, and seconds are not."""
+        at_top = rung == self.top
+        goal = self.goal.under(lambda c: c.measured or (at_top and not c.known))
+        beyond = goal.violations(found, self.sampler.whole or (unpruned([found]) if at_top else None))
         self.strategy.tell(trial, rung, found["ndcg_at_10"], self._shares(trial, found), beyond)
 
     def _shares(self, trial: str, found: dict[str, Any]) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -208,13 +208,12 @@ class Goal:
 
     def broken_by_plan(self, facts: dict[str, Any]) -> list[str]:
         """The constraints that a plan violates whatever comes of it. facts: `outcomes.plan_facts`."""
-        known = Goal(self.objectives, tuple(c for c in self.constraints if c.known))
+        known = self.under(lambda constraint: constraint.known)
         return [text for text, value in known.violations(facts, None).items() if value > 0]
 
-    @property
-    def untold(self) -> Goal:
-        """With those constraints alone that no plan tells before it is tried."""
-        return Goal(self.objectives, tuple(c for c in self.constraints if not c.known))
+    def under(self, which: Callable[[Constraint], bool]) -> Goal:
+        """The same objectives under some of the constraints."""
+        return Goal(self.objectives, tuple(filter(which, self.constraints)))
 
     def _losses(self, record: dict[str, Any]) -> tuple[float, ...]:
         return tuple(-MEASURES[name].better * float(record[name]) for name in self.objectives)

@@ -158,6 +158,20 @@ def test_a_constraint_on_speed_is_kept_by_all_that_is_trained(tmp_path: Path) ->
     assert sum(constrained(tmp_path, constraint, 0, False)[0]) < 14
 
 
+def test_seconds_of_a_lower_rung_say_nothing_of_a_whole_trials(tmp_path: Path) -> None:
+    def dear(facts: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
+        return {**scored(facts, head), "total_seconds": 1.0 if "share" in head else 900 * facts["parameters_fraction"]}
+
+    values = {"search.trials": 3, "search.constraints": ["total_seconds <= 600"], **GUIDED}
+    run = make_run(tmp_path / "run", values, SPACE)
+    driver = drive(run, dear)
+    assert driver.climbing is not None
+    beyond = driver.climbing.strategy.beyond
+    for trial in run.trials():
+        known = {"total_seconds <= 600": run.result(trial)["total_seconds"] - 600} if run.finished(trial) else {}
+        assert beyond[trial] == pytest.approx(known)
+
+
 @pytest.mark.slow
 def test_a_constraint_on_quality_leads_to_more_of_what_keeps_to_it(tmp_path: Path) -> None:
     constraint, seeds = "ndcg_at_10 >= 0.97", (0, 1)
