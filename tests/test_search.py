@@ -216,10 +216,10 @@ def test_a_run_that_began_here_goes_on_in_a_bucket(
 def test_the_time_budget_ends_a_search_that_can_be_resumed(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
 ) -> None:
-    run, many = tmp_path / "runs/mine", "100000"
+    run = tmp_path / "runs/mine"
     space.write_text("drop_mlp: {max: 2}\nwidth_ratio: {low: 0.0001, high: 1.0, step: 0.0001}\n")
     arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
-    options = ["--name", "mine", "--trials", many, *OPTIONS]
+    options = ["--name", "mine", "--trials", "100000", *OPTIONS]
     output = finish(start(tmp_path, *arguments, *options, "--time-budget", "0.01s"), tmp_path, code=2)
     assert "error: no trial of runs/mine finished before its search ended" in output.splitlines()[-1]
     assert "--resume runs/mine --time-budget LONGER" in output.splitlines()[-1]
@@ -227,14 +227,8 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     started = time.monotonic()
     finish(start(tmp_path, "--resume", "runs/mine", "--time-budget", "45s"), tmp_path)
     assert time.monotonic() - started < 240
-    done = sorted(run.glob("trials/*/result.json"))
-    assert done
+    assert [*run.glob("trials/*/result.json")]
     assert "search.time_budget" in (run / "config.yaml").read_text().split("ended:")[1]
-    before = [(path, path.read_bytes()) for path in done]
-
-    finish(start(tmp_path, "--resume", "runs/mine", "--trials", str(len(done) + 1)), tmp_path)
-    assert len([*run.glob("trials/*/result.json")]) == len(done) + 1
-    assert all(path.read_bytes() == content for path, content in before)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
