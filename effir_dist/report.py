@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("~ not told apart from the line above: 0 lies in the 95 % interval of the difference, paired by query")
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:
-        print(f"{len(stopped)} more trials were scored on a lower rung only: rungs.csv")
+        print(f"scored on a lower rung only, so not above: {len(stopped)} more (rungs.csv)")
     print(f"wrote {paths[0]}")
     print(f"beside it {', '.join(path.name for path in paths[1:])}")
 
