@@ -1,6 +1,6 @@
 """float32 against bfloat16 on this machine, encoding and training: python -m benchmarks.dtype [MODEL] [--tokens 128]
 
-Interleaved repeats, medians, ratios: why `dtype: auto` asks for matrix units (AMX, a GPU) before it takes bfloat16.
+Interleaved repeats, medians, ratios: what `dtype: auto` goes by (`encoder.resolve_dtype`).
 """
 
 from __future__ import annotations

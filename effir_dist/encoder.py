@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -59,12 +60,23 @@ def make_settings(config: ModelConfig, model_config: ModelDict) -> EncoderSettin
 
 
 def resolve_dtype(name: str) -> str:
-    """`auto` -> bfloat16 where the hardware has matrix units for it (GPU, or a CPU with AMX), else float32."""
+    """`auto` -> bfloat16 where it is the faster: on a GPU, a CPU with AMX, AMD's from Zen 4 on; else float32."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+
+
+@functools.cache
+def _cpu_multiplies_bfloat16() -> bool:
+    """AMX; or AVX-512's instructions for it on AMD's cores, where they are 2.1 times as fast as float32. On other
+    processors those alone were slower than float32 (docs/experiments.md)."""
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    processor = Path("/proc/cpuinfo")
+    amd = processor.is_file() and "AuthenticAMD" in processor.read_text()
+    return amd and torch.cpu._is_avx512_bf16_supported()
 
 
 def default_device() -> torch.device:

@@ -136,7 +136,7 @@ class TrainConfig:
     zero_stage: int = 0
     """DeepSpeed ZeRO stage, 0 to 3."""
     dtype: str = "auto"
-    """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware has matrix units for it."""
+    """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it faster."""
     gradient_checkpointing: bool = False
     lora_rank: int = 0
     """Rank of LoRA adapters on every linear layer of the blocks, merged at the end; 0 trains all weights."""
