@@ -89,4 +89,4 @@ def test_a_guided_search_screens_first_and_shows_what_it_weeded_out(
     assert ("document_speedup" in rungs) == measured
     assert not measured or (rungs["document_speedup"] > 0).all()
     assert all(("document_speedup" in record) == measured for record in records)
-    assert f"{len(stopped)} more trials" in output
+    assert f"{len(stopped)} more (rungs.csv)" in output
