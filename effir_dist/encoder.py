@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -68,15 +67,15 @@ def resolve_dtype(name: str) -> str:
     return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
 
 
-@functools.cache
 def _cpu_multiplies_bfloat16() -> bool:
-    """AMX; or AVX-512's instructions for it on AMD's cores, where they are 2.1 times as fast as float32. On other
-    processors those alone were slower than float32 (docs/experiments.md)."""
+    """AMX; or AVX-512's instructions for it on AMD's cores, where they are 2.1 times as fast as float32. Those alone
+    were slower than float32 on a processor whose maker was not noted (docs/experiments.md)."""
     if torch.cpu._is_amx_tile_supported():
         return True
+    if not torch.cpu._is_avx512_bf16_supported():
+        return False
     processor = Path("/proc/cpuinfo")
-    amd = processor.is_file() and "AuthenticAMD" in processor.read_text()
-    return amd and torch.cpu._is_avx512_bf16_supported()
+    return processor.is_file() and "AuthenticAMD" in processor.read_text()
 
 
 def default_device() -> torch.device:

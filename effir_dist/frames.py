@@ -33,7 +33,6 @@ MEASURED = (
 SECONDS = ("train_seconds", "score_seconds", "other_seconds", "total_seconds")
 KNOWN = ("block_parameters", "index_bytes")
 """Of MEASURED, those that every record has."""
-NOTHING_YET = "no trial of {} has finished yet; wait for the first, or watch with `effir_dist.report RUN --serve`"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,18 @@ def frames_of(run: Run) -> RunFrames:
     """`load_run` of a run that is open."""
     records = checked_results(run)
     if not records:
-        raise InputError(NOTHING_YET.format(run.folder))
+        raise nothing_yet(run)
     return frames_from(run, records)
+
+
+def nothing_yet(*runs: Run) -> InputError:
+    """What to raise where none of the runs has a finished trial."""
+    names, ended = " or ".join(str(run.folder) for run in runs), runs[0].extra.get("ended")
+    if ended and len(runs) == 1:
+        again = f"--resume {names} --time-budget LONGER"
+        return InputError(f"no trial of {names} finished before its search ended ({ended}); go on with {again}")
+    watch = "watch with `effir_dist.report RUN --serve`"
+    return InputError(f"no trial of {names} has finished yet; wait for the first, or {watch}")
 
 
 def frames_from(run: Run, records: list[dict[str, Any]]) -> RunFrames:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.errors import InputError
-from effir_dist.frames import NOTHING_YET, RunFrames, frames_from
+from effir_dist.frames import RunFrames, frames_from, nothing_yet
 from effir_dist.front import complete, non_dominated_losses
 from effir_dist.objectives import MEASURES, Goal
 from effir_dist.record_checks import checked_results
@@ -36,7 +36,7 @@ class Loaded:
     def some_frames(self) -> RunFrames:
         """Its frames. Raises InputError while no trial has finished."""
         if self.frames is None:
-            raise InputError(NOTHING_YET.format(self.run.folder))
+            raise nothing_yet(self.run)
         return self.frames
 
 
@@ -93,7 +93,7 @@ def common_trials(runs: list[Loaded]) -> pd.DataFrame:
 
     frames = [r.frames.trials.assign(run=r.name) for r in runs if r.frames is not None]
     if not frames:
-        raise InputError(NOTHING_YET.format(" or ".join(str(r.run.folder) for r in runs)))
+        raise nothing_yet(*(r.run for r in runs))
     table = pd.concat(frames, ignore_index=True)
     if len(frames) > 1:  # each on the front of its own run: the common one is among them
         own, objectives = table[table["on_front"]], runs[0].goal.objectives

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from effir_dist import encoding, evaluation, packed
 from effir_dist.data import load_collection
-from effir_dist.encoder import Encoder, load_encoder, pad, prune_encoder
+from effir_dist.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.flops import count_flops
 from effir_dist.pruning import PruningPlan
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
@@ -135,3 +135,23 @@ def test_a_gpu_packs_and_agrees_with_the_cpu(name: str, checkpoints: dict[str, P
     assert packed.possible(encoder.backbone)
     found = encoder.encode(TEXTS)
     assert cosines(found, encoder.to("cpu", torch.float32).encode(TEXTS)).min() >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("amx", "instructions", "maker", "expected"),
+    [
+        (True, True, "GenuineIntel", "bfloat16"),
+        (False, True, "AuthenticAMD", "bfloat16"),
+        (False, True, "GenuineIntel", "float32"),
+        (False, False, "AuthenticAMD", "float32"),
+    ],
+)
+def test_auto_is_bfloat16_on_processors_that_are_faster_in_it(
+    amx: bool, instructions: bool, maker: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {maker}\n")
+    assert resolve_dtype("auto") == expected

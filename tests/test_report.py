@@ -125,6 +125,9 @@ def test_a_run_without_a_finished_trial(tmp_path: Path) -> None:
         report.main([str(run.folder)])
     with pytest.raises(InputError, match="no trial of .*demo has finished yet"):
         effir_dist.load_run(run.folder)
+    run.write_config(run.config, {**run.extra, "ended": "search.time_budget: 80 s are over"})
+    with pytest.raises(InputError, match=r"of .*demo finished before .* \(search.time_budget: 80 s are over\)"):
+        report.main([str(run.folder)])
     assert not run.report_folder.exists()
 
 

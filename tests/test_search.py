@@ -227,7 +227,7 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     started = time.monotonic()
     finish(start(tmp_path, "--resume", "runs/mine", "--time-budget", "45s"), tmp_path)
     assert time.monotonic() - started < 240
-    assert [*run.glob("trials/*/result.json")]
+    assert 1 <= len([*run.glob("trials/*/result.json")]) < 100000
     assert "search.time_budget" in (run / "config.yaml").read_text().split("ended:")[1]
 
 
