@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ SETTINGS_FILE = "effir.json"
 EXPORT_FILE = "plan.json"
 """The same in an exported folder, and the unpruned model's config: config.json there is for other tools."""
 FORMAT = 1
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,15 @@ def pad_rows(rows: list[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.T
 def build_encoder(base: checkpoints.Base, settings: EncoderSettings, dtype: str) -> Encoder:
     """An encoder with the base's weights, in `dtype`; a copy where the base is kept for others."""
     model = copy.deepcopy(base.model) if base.shared else base.model
-    return Encoder(model.to(getattr(torch, resolve_dtype(dtype))).eval(), base.tokenizer, settings, base.config)
+    return Encoder(cast(model, resolve_dtype(dtype)).eval(), base.tokenizer, settings, base.config)
+
+
+def cast(model: Model, dtype: str | torch.dtype) -> Model:
+    """Its weights in `dtype`, in place. Buffers stay as they are: transformers keeps rotary frequencies in float32, and
+    bfloat16's would turn the last of 512 tokens by angles wrong by up to 0.6 radians in a Qwen3, 0.2 in a Llama."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return model
 
 
 def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray | None) -> Encoder:
@@ -268,5 +277,5 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the weights in {folder} do not fit its plan and config: {reason}") from None
     stored = next(iter(tensors.values())).dtype
-    backbone = model.to(stored if dtype == "stored" else getattr(torch, resolve_dtype(dtype))).eval()
+    backbone = cast(model, stored if dtype == "stored" else resolve_dtype(dtype)).eval()
     return Encoder(backbone, checkpoints.load_tokenizer(str(folder)), settings, config, plan)

@@ -17,6 +17,7 @@ from effir_dist.costs import Clock, peak_memory, release_memory
 from effir_dist.encoder import (
     Encoder,
     build_encoder,
+    cast,
     default_device,
     load_encoder,
     make_settings,
@@ -145,8 +146,7 @@ def _trained(
         prune_encoder(encoder, plan, neurons)
     release_memory()
     report({"phase": "score"})
-    encoder.to(default_device(), getattr(torch, resolve_dtype(config.score.dtype))).eval()
-    return encoder, outcome
+    return cast(encoder.to(default_device()), resolve_dtype(config.score.dtype)).eval(), outcome
 
 
 def _to_rung(
@@ -175,7 +175,7 @@ def _measured(encoder: Encoder, config: RunConfig) -> dict[str, Any]:
         return {}
     from effir_dist.speed import measure
 
-    unpruned = base_encoder(config).to(encoder.device, next(encoder.parameters()).dtype).eval()
+    unpruned = cast(base_encoder(config).to(encoder.device), next(encoder.parameters()).dtype).eval()
     return measure(encoder, unpruned, config.score)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
 
 from effir_dist import encoding, evaluation, packed
 from effir_dist.data import load_collection
@@ -96,6 +97,17 @@ def test_vectors_on_disk_score_as_those_in_memory(
         assert vectors.dtype == np.float16
         assert not Path(vectors.filename).exists()  # type: ignore[arg-type]
     np.testing.assert_array_equal(*seen)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_in_bfloat16_a_model_computes_what_transformers_does(name: str, checkpoints: dict[str, Path]) -> None:
+    """To the bit, at positions where rounded rotary frequencies would turn a token another way."""
+    encoder = load_encoder(str(checkpoints[name]), "bfloat16")
+    model = AutoModel.from_pretrained(checkpoints[name], dtype=torch.bfloat16).eval()
+    ids = torch.arange(4, 104)[None]
+    with torch.inference_mode():
+        expected = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(encoder.backbone(input_ids=ids).last_hidden_state, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
