@@ -1,4 +1,7 @@
-"""A DeepSpeed engine around an encoder, for one training; afterwards the process is as clean as before."""
+"""An engine around an encoder, for one training; afterwards the process is as clean as before.
+
+DeepSpeed's, or that of `one_rank` where one rank has nothing to part.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from effir_dist.encoder import Encoder, default_device, resolve_dtype
+from effir_dist.encoder import Encoder, cast, default_device, resolve_dtype
 from effir_dist.encoding import encode_packed
-from effir_dist.memory import BUCKET, stage_of
+from effir_dist.memory import BUCKET, alone, stage_of
+from effir_dist.one_rank import OneRank
 from effir_dist.packed import Batch
 from effir_dist.settings import TrainConfig
 
@@ -71,22 +75,17 @@ def start_distributed() -> None:
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # No operator is to be built: the one DeepSpeed would build, an all-reduce for inference, takes a minute.
-    deepspeed.ops.__compatible_ops__ = {}
 
 
 def step(engine: Any, config: TrainConfig) -> None:
     """The optimizer's step, on gradients clipped to `max_grad_norm`."""
-    if engine.zero_optimization_stage() == 0 and config.max_grad_norm:
+    if not isinstance(engine, OneRank) and engine.zero_optimization_stage() == 0 and config.max_grad_norm:
         nn.utils.clip_grad_norm_(engine.module.parameters(), config.max_grad_norm)
     engine.step()
 
 
 def _twin(encoder: Encoder) -> Encoder:
-    """A copy of the modules for DeepSpeed, which leaves hooks and caches behind; the weights move over to it."""
+    """A copy of the modules for an engine, as DeepSpeed leaves hooks and caches behind; the weights move over to it."""
     memo: dict[int, Any] = {id(encoder.tokenizer): encoder.tokenizer}
     memo |= {id(buffer): buffer for buffer in encoder.buffers()}
     for parameter in encoder.parameters():
@@ -109,29 +108,46 @@ def _prepare(encoder: Encoder, config: TrainConfig) -> None:
 
 
 def _initialize(encoder: Encoder, config: TrainConfig, dtype: str) -> Any:
+    if alone(config, dist.get_world_size()):
+        return OneRank(Groups(cast(encoder, dtype)), config)
     import deepspeed
 
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # No operator is to be built: the one DeepSpeed would build, an all-reduce for inference, takes a minute.
+    deepspeed.ops.__compatible_ops__ = {}
     parameters = list(encoder.parameters())
     settings = deepspeed_config(config, dist.get_world_size(), dtype, sum(p.numel() for p in parameters))
     trained = [p for p in parameters if p.requires_grad]
-    return deepspeed.initialize(model=Groups(encoder), model_parameters=trained, config=settings)[0]
+    buffers = [(m, name, b) for m in encoder.modules() for name, b in m.named_buffers(recurse=False)]
+    engine = deepspeed.initialize(model=Groups(encoder), model_parameters=trained, config=settings)[0]
+    for module, name, buffer in buffers:  # DeepSpeed has rounded rotary frequencies to bfloat16
+        setattr(module, name, buffer)
+    return engine
 
 
-def _full_weights(encoder: Encoder) -> list[Tensor]:
-    """A copy of each parameter in main memory, gathered from all ranks; raises TrainingDiverged if not finite."""
-    import deepspeed
+def _full_weights(engine: Any) -> list[Tensor]:
+    """Each parameter of the encoder, gathered from all ranks; raises TrainingDiverged if not finite.
 
+    Of one rank the very weights, of DeepSpeed's copies in main memory.
+    """
     weights = []
-    for name, parameter in encoder.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter]):
-            weights.append(parameter.detach().cpu().clone())
+    for name, parameter in engine.module.encoder.named_parameters():
+        if isinstance(engine, OneRank):
+            weights.append(parameter.detach())
+        else:
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                weights.append(parameter.detach().cpu().clone())
         if not weights[-1].isfinite().all():
             raise TrainingDiverged(f"the weight {name} is not finite after the last step")
     return weights
 
 
 def _take_down(engine: Any, encoder: Encoder) -> None:
-    """Free what the engine holds; DeepSpeed's own caches keep the objects themselves alive under ZeRO 3."""
+    """Free what an engine of DeepSpeed's holds; its own caches keep the objects themselves alive under ZeRO 3."""
+    if isinstance(engine, OneRank):
+        return
     optimizer = engine.optimizer
     engine.destroy()
     for parameter in encoder.parameters():
@@ -143,7 +159,7 @@ def _take_down(engine: Any, encoder: Encoder) -> None:
 
 @contextmanager
 def running_engine(encoder: Encoder, config: TrainConfig) -> Iterator[Any]:
-    """A DeepSpeed engine around the encoder, on this rank's device and in the training dtype, within the block.
+    """An engine around the encoder, on this rank's device and in the training dtype, within the block.
 
     engine(groups) gives the embeddings of all, [rows, D]; a group is input_ids and attention_mask, [G, T] each, or
     a packed batch, for which the model must be within `packed.attention`.
@@ -158,7 +174,7 @@ def running_engine(encoder: Encoder, config: TrainConfig) -> Iterator[Any]:
             _prepare(twin, config)
             engine = _initialize(twin, config, dtype)
             yield engine
-            weights = _full_weights(twin)
+            weights = _full_weights(engine)
         finally:
             if engine is not None:
                 _take_down(engine, twin)

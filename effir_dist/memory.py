@@ -65,14 +65,23 @@ def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
     weights = size * total / (ranks if stage == 3 else 1)
     if stage == 3:
         weights += size * min(total, LIVE)
+    single = alone(train, ranks)
     # A float32 master copy and two moments; float32 weights without ZeRO are their own master copy.
-    optimizer = (12 if stage else 8) * shard
-    gradients = size * (shard if stage >= 2 else trained)
-    buckets = size * min(BUCKET, trained) if stage else 0
-    flat = size * shard * (stage in (1, 2))
-    copied = 4 * min(shard, LIVE) if stage == 3 else 4 * shard * (size == 2)
+    optimizer = (8 if size == 4 and (single or not stage) else 12) * shard
+    if single:  # gradients in float32, and those in bfloat16 until they are added
+        gradients, buckets, step = 4.0 * trained, 0.0, 2.0 * trained * (size == 2)
+    else:
+        gradients = size * (shard if stage >= 2 else trained)
+        buckets = size * min(BUCKET, trained) if stage else 0
+        flat = size * shard * (stage in (1, 2))
+        step = flat + (4 * min(shard, LIVE) if stage == 3 else 4 * shard * (size == 2))
     activations = _activations(model, config, size)
-    return Memory(weights, gradients, buckets, optimizer, flat + copied, activations, _scores(config))
+    return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config))
+
+
+def alone(train: TrainConfig, ranks: int) -> bool:
+    """Whether a training runs without DeepSpeed: one rank, and no stage that parts more than the optimizer's state."""
+    return ranks == 1 and train.zero_stage <= 1
 
 
 def stage_of(train: TrainConfig, dtype: str) -> int:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from effir_dist.files import TEMPORARY, disk_errors
+from effir_dist.one_rank import OneRank
 from effir_dist.places import exists, read_locally, written_locally
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -37,7 +38,7 @@ class TrainState:
 
 
 def capture(engine: Any, losses: list[float]) -> TrainState:
-    """The state of a DeepSpeed engine; every rank calls it, and only rank 0 gets the tensors."""
+    """The state of an engine; every rank calls it, and only rank 0 gets the tensors."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(engine):
         for key in (WEIGHT, *MOMENTS):
@@ -95,15 +96,29 @@ def _flat(engine: Any) -> list[Tensor]:
     return [p for group in _adamw(engine).param_groups for p in group["params"]]
 
 
+def _whole(engine: Any, parameter: nn.Parameter) -> Tensor | None:
+    """What AdamW steps for a parameter where every rank has it whole, in float32; None where ZeRO parts it."""
+    if isinstance(engine, OneRank):
+        return engine.masters[parameter]
+    return parameter if engine.zero_optimization_stage() == 0 else None
+
+
 def _get(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
+    stepped = _whole(engine, parameter)
+    if stepped is not None:
+        found: Tensor = stepped if key == WEIGHT else _adamw(engine).state[stepped][key]
+        return found
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    if engine.zero_optimization_stage() == 0:
-        return parameter if key == WEIGHT else _adamw(engine).state[parameter][key]
     return safe_get_full_fp32_param(parameter) if key == WEIGHT else safe_get_full_optimizer_state(parameter, key)
 
 
 def _set(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    stepped = _whole(engine, parameter)
+    if stepped is not None:
+        with torch.no_grad():
+            (stepped if key == WEIGHT else _adamw(engine).state[stepped][key]).copy_(value)
+        return
     from deepspeed.utils import (
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
@@ -111,11 +126,7 @@ def _set(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         safe_set_local_optimizer_state,
     )
 
-    stage = engine.zero_optimization_stage()
-    if stage == 0:
-        with torch.no_grad():
-            (parameter if key == WEIGHT else _adamw(engine).state[parameter][key]).copy_(value)
-    elif stage < 3:
+    if engine.zero_optimization_stage() < 3:
         _ = (
             safe_set_full_fp32_param(parameter, value)
             if key == WEIGHT

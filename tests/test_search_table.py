@@ -1,4 +1,4 @@
-"""benchmarks/search: the table's space, its lean training, and a whole tiny table that goes on where it stopped."""
+"""benchmarks/search: the table's space, its training, and a whole tiny table that goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.search import lean, plans, table, work
+from benchmarks.search import plans, table, work
 from effir_dist.batches import examples_of
 from effir_dist.encoder import load_encoder, prune_encoder
 from effir_dist.pruning import PruningPlan, block_groups, make_plan
@@ -40,7 +40,7 @@ def test_a_ratio_of_a_group_narrows_that_group_alone() -> None:
     assert make_plan(MODEL, (), (), (0.5,), scores) == make_plan(MODEL, (), (), 0.5, scores)
 
 
-def test_the_lean_loop_trains_what_the_product_trains(checkpoints: dict[str, Path]) -> None:
+def test_the_loop_that_stops_on_its_way_trains_what_the_product_trains(checkpoints: dict[str, Path]) -> None:
     config = TrainConfig(steps=6, batch_size=8, learning_rate=1e-3, dtype="float32", weight_decay=0.1)
     trained = []
     for train_it in (True, False):
@@ -48,7 +48,7 @@ def test_the_lean_loop_trains_what_the_product_trains(checkpoints: dict[str, Pat
         if train_it:
             train(encoder, make_pairs(), config, quiet)
         else:
-            assert list(lean.fit(encoder, examples_of(encoder, make_pairs(), config, None), config, [2, 6])) == [2, 6]
+            assert list(work.fit(encoder, examples_of(encoder, make_pairs(), config, None), config, [2, 6])) == [2, 6]
         trained.append(encoder.state_dict())
     start = load_encoder(str(checkpoints["bert"])).state_dict()
     moved = max(float((trained[0][name] - start[name]).abs().max()) for name in trained[0])
@@ -96,7 +96,7 @@ def test_weights_in_bfloat16_follow_those_in_float32(checkpoints: dict[str, Path
     trained = []
     for dtype in (torch.float32, torch.bfloat16):
         encoder = load_encoder(str(checkpoints["bert"])).to(dtype)
-        list(lean.fit(encoder, examples_of(encoder, make_pairs(), config, None), config, [6]))
+        list(work.fit(encoder, examples_of(encoder, make_pairs(), config, None), config, [6]))
         trained.append(torch.cat([w.detach().float().flatten() for w in encoder.parameters()]))
     start = torch.cat([w.flatten() for w in load_encoder(str(checkpoints["bert"])).parameters()])
     moved = [each - start for each in trained]

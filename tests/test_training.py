@@ -184,6 +184,26 @@ def test_bfloat16_learns(folder: Path, stage: int) -> None:
     assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("lora_rank", [0, pytest.param(4, marks=pytest.mark.slow)])
+def test_one_rank_alone_trains_in_bfloat16_like_deepspeed(folder: Path, lora_rank: int) -> None:
+    """Stage 1 on one rank is PyTorch's own, stage 2 DeepSpeed's; both step float32 copies of the weights."""
+    options: dict[str, Any] = {"dtype": "bfloat16", "lora_rank": lora_rank, "chunk": 3, "weight_decay": 0.1}
+    runs = [weights(trained(folder, "llama", PLAN, zero_stage=stage, **options)[0]) for stage in (1, 2)]
+    start = weights(load_encoder(str(folder / "tiny-llama")))
+    moved = [torch.cat([(run[n].float() - start[n]).flatten() for n in run]) for run in runs]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_rotary_frequencies_stay_in_float32(folder: Path, stage: int) -> None:
+    encoder = load_encoder(str(folder / "tiny-llama"), "bfloat16")
+    config = TrainConfig(**{**CONFIG, "dtype": "bfloat16", "zero_stage": stage})
+    engine.start_distributed()
+    with engine.running_engine(encoder, config) as running:
+        for module in (encoder, running.module):
+            assert {b.dtype for b in module.buffers() if b.is_floating_point()} == {torch.float32}
+
+
 def test_checkpointing_changes_nothing(folder: Path) -> None:
     for stage in (0, 3):
         plain, _ = trained(folder, "llama", PLAN, zero_stage=stage)
@@ -211,7 +231,7 @@ def test_dropout_is_what_the_config_says(folder: Path, family: str, dropout: flo
     expected = encoder(ids, mask)
 
     with engine.running_engine(encoder, TrainConfig(**{**CONFIG, "dropout": dropout})) as running:
-        assert running.training
+        assert running.module.training
         embedded, again = running([(ids, mask), (ids, mask)]).split(2)
         assert torch.equal(embedded, expected) == torch.equal(embedded, again) == same
 
@@ -238,7 +258,7 @@ def test_a_last_step_that_breaks_the_weights(folder: Path) -> None:
     def break_them() -> None:
         with engine.running_engine(load_encoder(str(folder / "tiny-llama")), TrainConfig(**CONFIG)) as running:
             with torch.no_grad():
-                next(running.parameters())[0] = math.inf
+                next(running.module.parameters())[0] = math.inf
 
     with pytest.raises(TrainingDiverged, match=r"embed_tokens.weight is not finite after the last step"):
         break_them()

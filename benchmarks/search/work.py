@@ -8,24 +8,30 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.search import lean, plans, table
-from effir_dist import checkpoints, data
+from benchmarks.search import plans, table
+from effir_dist import attention, checkpoints, data
 from effir_dist import config as config_module
 from effir_dist.backbones import block_count
-from effir_dist.batches import Examples, examples_of
+from effir_dist.batches import Examples, batches, examples_of
+from effir_dist.chunks import backward
 from effir_dist.data import Collection
 from effir_dist.encoder import Encoder, build_encoder, default_device, make_settings, prune_encoder, resolve_dtype
+from effir_dist.engine import Groups, start_distributed
 from effir_dist.evaluation import score_embeddings
+from effir_dist.one_rank import OneRank
 from effir_dist.pairs import training_pairs
 from effir_dist.pruning import PruningPlan, count_parameters, moving_share
 from effir_dist.ranking import score_model
+from effir_dist.schedule import learning_rate
 from effir_dist.scores import calibration_texts, token_cache
-from effir_dist.settings import RunConfig
+from effir_dist.settings import RunConfig, TrainConfig
+from effir_dist.steps import Maker
 from effir_dist.tokens import Tokens
 
 BACKWARD = 2
@@ -139,8 +145,6 @@ def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
 
     train_S: of the steps to S; score and score_small: of one scoring on the search's split. Padding is left out.
     """
-    from effir_dist.batches import batches
-
     queries, passages = bench.examples.queries.lengths, bench.examples.passages.lengths
     steps, trained = batches(bench.examples, bench.config.train), 0.0
     found: dict[str, float] = {}
@@ -164,6 +168,23 @@ def _scores(encoder: Encoder, scored: Scored, batch_tokens: int) -> tuple[float,
     return whole, small
 
 
+def fit(encoder: Encoder, examples: Examples, config: TrainConfig, stops: Sequence[int]) -> Iterator[int]:
+    """The product's training in place; yields after each of the steps `stops`, for the encoder to be scored.
+
+    config.steps is the length of the schedule. Queries and passages pass the model together; adapters are left out.
+    """
+    start_distributed()
+    engine, maker = OneRank(Groups(encoder.eval()), config), Maker(encoder, examples, config)
+    for step, batch in enumerate(itertools.islice(batches(examples, config), max(stops)), 1):
+        engine.optimizer.param_groups[0]["lr"] = learning_rate(config, step - 1, config.steps)
+        with attention.for_training(encoder.backbone):
+            made = maker.step(batch).map(lambda tensor: tensor.to(encoder.device))
+            backward(engine, made, config)
+        engine.step()
+        if step in stops:
+            yield step
+
+
 def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int], tuned: bool) -> dict[str, Any]:
     """One plan's row; from a step at which the training diverged on its cells stay empty."""
     config, plan = bench.base.config, point.plan(bench.base.config, neurons)
@@ -172,7 +193,7 @@ def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int],
     found["parameters_fraction"] = round(parameters / count_parameters(config), 8)
     found["moving_share"] = round(moving_share(config, plan), 8)
     encoder = prune_encoder(bench.encoder(), plan, neurons)
-    steps = lean.fit(encoder, bench.examples, bench.config.train, stops) if tuned else iter(())
+    steps = fit(encoder, bench.examples, bench.config.train, stops) if tuned else iter(())
     batch_tokens = bench.config.score.batch_tokens
     try:
         for step in itertools.chain((0,), steps):

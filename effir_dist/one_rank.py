@@ -1,0 +1,62 @@
+"""A training on one rank: the steps that DeepSpeed would do there, by PyTorch alone.
+
+With one rank ZeRO has nothing to part, and what it does for every parameter in every step, on the way back and in the
+optimizer, is Python: half of a step of MiniLM's 101 parameters, on a GPU too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effir_dist.settings import TrainConfig
+
+
+class OneRank:
+    """What `training` and `chunks` ask of a DeepSpeed engine, around a module on its device.
+
+    Trained parameters in half precision have float32 copies, which AdamW steps, and whose gradients are sums in
+    float32 of those of all chunks; parameters in float32 are stepped themselves. Nothing waits for the device.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        self.module, self.config = module, config
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self.device = trained[0].device
+        self.masters = {p: p if p.dtype == torch.float32 else p.detach().float() for p in trained}
+        values: Any = list(self.masters.values())
+        self.optimizer = torch.optim.AdamW(
+            values, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def __call__(self, groups: Any) -> Tensor:
+        found: Tensor = self.module(groups)
+        return found
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
+        """Gradients add up until `step`, whatever is said here."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those since the last step."""
+        loss.backward()
+        for parameter, master in self.masters.items():
+            if master is parameter or parameter.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:
+                master.grad += parameter.grad
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Clip the gradient to `max_grad_norm` and take AdamW's step."""
+        if self.config.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.masters.values(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for parameter, master in self.masters.items():
+                if master is not parameter:
+                    parameter.copy_(master)
