@@ -20,9 +20,9 @@ from effir_dist.steps import Group, Step, map_groups, move
 
 
 def backward(engine: Any, step: Step, config: TrainConfig) -> Tensor:
-    """Backward pass of `step_loss` through a DeepSpeed engine, a chunk at a time; returns the loss, detached.
+    """Backward pass of `step_loss` through an engine, a chunk at a time; returns the loss, detached.
 
-    All ZeRO stages: the engine takes the chunks for accumulation steps of one batch, and reduces at the last.
+    All ZeRO stages: DeepSpeed takes the chunks for accumulation steps of one batch, and reduces at the last.
     """
     *earlier, last = step.chunks
     device = step.order.device

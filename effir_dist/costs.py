@@ -30,7 +30,7 @@ class Clock:
         _reset_peak_memory()
 
     def costs(self, outcome: TrainOutcome, score_seconds: float) -> dict[str, Any]:
-        """Seconds, memory and loss, for the record. Setting up DeepSpeed's engine counts as `other`."""
+        """Seconds, memory and loss, for the record. Setting up the engine counts as `other`."""
         total = time.perf_counter() - self.start
         train_seconds = outcome.seconds - outcome.engine_seconds
         return {

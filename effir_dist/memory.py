@@ -3,7 +3,7 @@
 Two moments are largest. At the start of the backward pass there are weights, gradients, the optimizer's state and the
 activations of one chunk; in the optimizer's step there are no activations, but copies of the gradients. Texts count
 with their longest length. What torch saves for the backward pass is counted operator by operator, as
-tests/test_memory.py finds it; what DeepSpeed holds is what it was found to hold, stage by stage.
+tests/test_memory.py finds it; what an engine holds is what it was found to hold, stage by stage.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from effir_dist.backbones import ModelDict, block_count, family, head_size, mlp_width
 from effir_dist.config import replace
@@ -45,12 +45,14 @@ class Memory:
     activations: float
     """What the backward pass of one chunk needs, and its own first gradients."""
     scores: float
+    later: float = field(default=0.0, repr=False)
+    """Of the gradients, those that are not there yet when activations are at their most."""
 
     @property
     def peak(self) -> float:
         """The larger of the two moments."""
         lasting = self.weights + self.gradients + self.buckets + self.optimizer
-        return lasting + max(self.activations + self.scores, self.step)
+        return lasting + max(self.activations + self.scores - self.later, self.step)
 
 
 def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
@@ -68,15 +70,17 @@ def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
     single = alone(train, ranks)
     # A float32 master copy and two moments; float32 weights without ZeRO are their own master copy.
     optimizer = (8 if size == 4 and (single or not stage) else 12) * shard
-    if single:  # gradients in float32, and those in bfloat16 until they are added
-        gradients, buckets, step = 4.0 * trained, 0.0, 2.0 * trained * (size == 2)
+    later = 0.0
+    if single:
+        gradients, buckets, step = 4.0 * trained, 0.0, 0.0
+        later = 0.0 if _chunked(config) else gradients
     else:
         gradients = size * (shard if stage >= 2 else trained)
         buckets = size * min(BUCKET, trained) if stage else 0
         flat = size * shard * (stage in (1, 2))
         step = flat + (4 * min(shard, LIVE) if stage == 3 else 4 * shard * (size == 2))
     activations = _activations(model, config, size)
-    return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config))
+    return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config), later)
 
 
 def alone(train: TrainConfig, ranks: int) -> bool:
@@ -140,6 +144,11 @@ def _texts(config: RunConfig) -> tuple[int, int, int]:
     return tokens, longest, pair * share
 
 
+def _chunked(config: RunConfig) -> bool:
+    tokens, _, whole = _texts(config)
+    return tokens < whole
+
+
 def _activations(model: ModelDict, config: RunConfig, size: int) -> float:
     tokens, longest, _ = _texts(config)
     hidden, _, _, width = _widths(model)
@@ -200,7 +209,7 @@ def summary(model: ModelDict, config: RunConfig) -> list[str]:
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
     capacity = config.resources.gpu_memory * 1e9 or gpu_bytes()
     memory = predict(model, config, dtype)
-    parts = ", ".join(f"{f.name} {getattr(memory, f.name) / 1e9:.1f}" for f in dataclasses.fields(memory))
+    parts = ", ".join(f"{f.name} {getattr(memory, f.name) / 1e9:.1f}" for f in dataclasses.fields(memory) if f.repr)
     lines = [f"memory: at most {memory.peak / 1e9:.1f} GB a GPU in {dtype} ({parts})"]
     if capacity and memory.peak > capacity * (1 - SPARE):
         found = advice(model, config, dtype, capacity)

@@ -26,6 +26,9 @@ class OneRank:
         trained = [p for p in module.parameters() if p.requires_grad]
         self.device = trained[0].device
         self.masters = {p: p if p.dtype == torch.float32 else p.detach().float() for p in trained}
+        for parameter, master in self.masters.items():
+            if master is not parameter:
+                parameter.register_post_accumulate_grad_hook(self._collect)
         values: Any = list(self.masters.values())
         self.optimizer = torch.optim.AdamW(
             values, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -41,14 +44,13 @@ class OneRank:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those since the last step."""
         loss.backward()
-        for parameter, master in self.masters.items():
-            if master is parameter or parameter.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = parameter.grad.float()
-            else:
-                master.grad += parameter.grad
-            parameter.grad = None
+
+    def _collect(self, parameter: Any) -> None:
+        """Add a gradient that was just found to the sum in float32."""
+        master, found = self.masters[parameter], parameter.grad
+        assert found is not None
+        master.grad = found.float() if master.grad is None else master.grad.add_(found)
+        parameter.grad = None
 
     def step(self) -> None:
         """Clip the gradient to `max_grad_norm` and take AdamW's step."""

@@ -134,7 +134,7 @@ class TrainConfig:
     dropout: float = 0.0
     """Dropout while tuning; 0 makes one rank and several ranks the same computation."""
     zero_stage: int = 0
-    """DeepSpeed ZeRO stage, 0 to 3."""
+    """DeepSpeed ZeRO stage, 0 to 3. One worker has nothing to part: 0 and 1 are plain PyTorch there."""
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it faster."""
     gradient_checkpointing: bool = False

@@ -1,4 +1,4 @@
-"""Contrastive fine-tuning of an encoder with DeepSpeed ZeRO, on one rank or several; no Ray."""
+"""Contrastive fine-tuning of an encoder, on several ranks with DeepSpeed ZeRO; no Ray."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrainOutcome:
     seconds: float
     """All of `train`: tokenising, engine, steps, gathering of the weights."""
     engine_seconds: float
-    """Of these: process group, DeepSpeed's engine, and taking it down."""
+    """Of these: process group, engine, and taking it down."""
     last_loss: float
     """Mean over the last 10 steps and all ranks; NaN without steps."""
 

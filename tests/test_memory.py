@@ -123,7 +123,8 @@ def test_chunks_and_checkpointing_take_less() -> None:
     small = memory.predict(model, replace(config, {"train.batch_size": 64}), "bfloat16").peak
     chunks = memory.predict(model, replace(config, {"train.chunk": 64}), "bfloat16").peak
     again = memory.predict(model, replace(config, {"train.gradient_checkpointing": True}), "bfloat16").peak
-    assert chunks < 1.02 * small < again < whole / 4
+    # Of the second chunk on, the sum of the gradients is there beside activations: 4 bytes a parameter.
+    assert small < chunks < 1.06 * small < again < whole / 4
 
 
 def test_the_plan_says_what_would_fit() -> None:
