@@ -145,12 +145,12 @@ def _full_weights(engine: Any) -> list[Tensor]:
 
 
 def _take_down(engine: Any, encoder: Encoder) -> None:
-    """Free what an engine of DeepSpeed's holds; its own caches keep the objects themselves alive under ZeRO 3."""
-    if isinstance(engine, OneRank):
-        return
+    """Free what an engine holds: DeepSpeed's caches under ZeRO 3, or an error's traceback, keep the objects alive."""
     optimizer = engine.optimizer
-    engine.destroy()
+    if not isinstance(engine, OneRank):
+        engine.destroy()
     for parameter in encoder.parameters():
+        parameter.grad = None
         parameter.data = parameter.data.new_empty(0)
         vars(parameter).clear()
     vars(optimizer).clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from effir_dist.engine import running_engine, start_distributed, step
 from effir_dist.lora import adapted
 from effir_dist.settings import RunConfig, TrainConfig
 from effir_dist.steps import Maker
-from tests.test_training import make_pairs
+from tests.test_training import live_bytes, make_pairs
 from tests.tiny import FAMILY_NAMES
 
 TEXTS, LONGEST = 3, 40
@@ -70,15 +69,6 @@ def test_a_block_saves_what_the_formula_says(name: str) -> None:
     one, two = (saved_bytes(tiny(name, blocks)) for blocks in (1, 2))
     expected = memory.block_bytes(tiny(name, 1).config.to_dict(), 2, LONGEST)
     assert (two - one) / (TEXTS * LONGEST) == pytest.approx(expected, rel=0.03)
-
-
-def live_bytes() -> int:
-    """Of this process's tensors that hold data, gradients that no Python object has asked for yet included."""
-    gc.collect()
-    kinds = (Tensor, nn.Parameter)
-    tensors = [o for o in gc.get_objects() if type(o) in kinds and o.layout == torch.strided and not o.is_meta]
-    tensors += [o.grad for o in tensors if o.is_leaf and o.grad is not None]
-    return sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}.values())
 
 
 @pytest.mark.parametrize(

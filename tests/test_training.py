@@ -127,9 +127,11 @@ def test_a_warm_process_trains_like_a_fresh_one(folder: Path, tmp_path: Path) ->
 
 
 def live_bytes() -> int:
-    """Of tensors of this process that hold data: exports of other tests leave fake ones behind."""
+    """Of this process's tensors that hold data, gradients that no Python object has asked for yet included."""
     gc.collect()
-    tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter) and o.layout == torch.strided]
+    kinds = (Tensor, nn.Parameter)
+    tensors = [o for o in gc.get_objects() if type(o) in kinds and o.layout == torch.strided and not o.is_meta]
+    tensors += [o.grad for o in tensors if o.is_leaf and o.grad is not None]
     return sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}.values())
 
 
@@ -140,6 +142,18 @@ def test_memory_does_not_grow(folder: Path, stage: int) -> None:
     before = live_bytes()
     trained(folder, zero_stage=stage)
     assert live_bytes() - before < size / 10
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", [1, 3])
+def test_memory_is_free_after_an_error_that_somebody_holds(folder: Path, stage: int) -> None:
+    """As a trial that ran out of memory is, which is tried again in the same process."""
+    encoder, before = broken(folder), live_bytes()
+    config = TrainConfig(**{**CONFIG, "zero_stage": stage})
+    with pytest.raises(TrainingDiverged) as held:
+        train(encoder, make_pairs(), config, quiet)
+    assert live_bytes() < before
+    assert held.value
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
