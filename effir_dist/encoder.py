@@ -17,6 +17,7 @@ from effir_dist import checkpoints
 from effir_dist.backbones import ModelDict, family
 from effir_dist.errors import InputError
 from effir_dist.places import place, read_locally
+from effir_dist.processor import multiplies_bfloat16
 from effir_dist.pruning import PruningPlan, apply_plan, kept_neurons
 from effir_dist.settings import ModelConfig
 
@@ -65,18 +66,7 @@ def resolve_dtype(name: str) -> str:
         return name
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    """AMX; or AVX-512's instructions for it on AMD's cores, where they are 2.1 times as fast as float32. Those alone
-    were slower than float32 on a processor whose maker was not noted (docs/experiments.md)."""
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    if not torch.cpu._is_avx512_bf16_supported():
-        return False
-    processor = Path("/proc/cpuinfo")
-    return processor.is_file() and "AuthenticAMD" in processor.read_text()
+    return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
 def default_device() -> torch.device:

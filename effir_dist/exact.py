@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effir_dist.processor import multiplies_by_mkl
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,9 +34,8 @@ def exact_search(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
     """
     import torch
 
-    # faiss multiplies matrices by OpenBLAS, torch by MKL, which makes more of these processors.
-    wide = len(queries) >= BLAS_FROM and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    by_product = wide or torch.cuda.is_available() or importlib.util.find_spec("faiss") is None
+    by_product = len(queries) >= BLAS_FROM and multiplies_by_mkl()
+    by_product = by_product or torch.cuda.is_available() or importlib.util.find_spec("faiss") is None
     return (search_by_product if by_product else search_by_faiss)(queries, documents, k)
 
 

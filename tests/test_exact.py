@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from effir_dist import exact
 from effir_dist.exact import exact_search, search_by_faiss, search_by_product
@@ -103,3 +104,25 @@ def test_without_faiss_the_search_is_the_same(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "faiss" else find(name))
     monkeypatch.setattr(exact, "search_by_faiss", None)
     np.testing.assert_array_equal(exact_search(queries, passages, 4)[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("capability", "maker", "expected"),
+    [
+        ("AVX512", "GenuineIntel", "search_by_product"),
+        ("AVX512", "AuthenticAMD", "search_by_faiss"),
+        ("AVX2", "GenuineIntel", "search_by_faiss"),
+    ],
+)
+def test_the_way_that_is_faster_on_the_processor_is_taken(
+    capability: str, maker: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {maker}\n")
+    taken: list[str] = []
+    for way in ("search_by_product", "search_by_faiss"):
+        monkeypatch.setattr(exact, way, lambda *_, way=way: taken.append(way))
+    exact_search(vectors(8), vectors(50), 4)
+    exact_search(vectors(7), vectors(50), 4)  # so few are compared by faiss everywhere
+    assert taken == [expected, "search_by_faiss"]
