@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.speed.frame import Comparison, Options, Variant
 
 DEPTH = 100
+Result = TypeVar("Result")
 SIZE = 384
 FAISS_DEFAULT = 128_000
 """What faiss 1.15 comes with; `exact` changes it."""
@@ -75,22 +76,29 @@ def _on_disk(file: Path, count: int, options: Options) -> Comparison:
     del stored
 
     def run() -> dict[str, Any]:
-        before, seen, ended = _resident(), [0], threading.Event()
-
-        def look() -> None:
-            while not ended.wait(0.02):
-                seen.append(_resident())
-
-        watch = threading.Thread(target=look)
-        watch.start()
-        exact_search(queries, np.load(file, mmap_mode="r"), DEPTH)
-        ended.set()
-        watch.join()
-        return {"private memory more at most, MiB": (max(seen) - before) / 2**20}
+        _, more = watched(lambda: exact_search(queries, np.load(file, mmap_mode="r"), DEPTH))
+        return {"private memory more at most, MiB": more / 2**20}
 
     label = f"100 queries, {count:,} documents, {size} dimensions, float16 on disk"
     facts = {"file, GiB": count * size * 2 / 2**30}
     return Comparison(label, {"ours": Variant(run)}, count, "documents", flops=2.0 * 100 * count * size, facts=facts)
+
+
+def watched(work: Callable[[], Result]) -> tuple[Result, int]:
+    """What `work` returns, and how many bytes more this process held meanwhile at most, files left out."""
+    before, seen, ended = _resident(), [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            seen.append(_resident())
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        return work(), max(seen) - before
+    finally:
+        ended.set()
+        watch.join()
 
 
 def _resident() -> int:
