@@ -13,18 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed.search import watched
+from benchmarks.speed.search import DEPTH, vectors, watched
 from effir_dist.exact import exact_search
 
 BLOCK = 50_000
-DEPTH = 100
 
 
 def write(file: Path, count: int, size: int) -> None:
     """Vectors [count, size] of length 1; every block is the first with its columns in another order."""
-    rng = np.random.default_rng(0)
-    block = rng.standard_normal((BLOCK, size), np.float32)
-    block = (block / np.linalg.norm(block, axis=1, keepdims=True)).astype(np.float16)
+    rng, block = np.random.default_rng(0), vectors(BLOCK, size, 0).astype(np.float16)
     stored = np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
     for start in range(0, count, BLOCK):
         stored[start : start + BLOCK] = block[: count - start, rng.permutation(size)]

@@ -24,13 +24,13 @@ def comparisons(options: Options) -> Iterator[Comparison]:
     small = ((20, 500),)
     cpu = ((1, 20_000), (300, 5_000), (300, 50_000), (3_000, 20_000))
     for queries, documents in small if options.small else ((300, 5_000), (1_000, 200_000)) if options.gpu else cpu:
-        yield _in_memory(_vectors(queries, SIZE, 1), _vectors(documents, SIZE, 2), options)
+        yield _in_memory(vectors(queries, SIZE, 1), vectors(documents, SIZE, 2), options)
     documents = 2_000 if options.small else 500_000 if options.gpu else 100_000
     with tempfile.TemporaryDirectory() as folder:
         yield _on_disk(Path(folder) / "vectors.npy", documents, options)
 
 
-def _vectors(count: int, size: int, seed: int) -> np.ndarray:
+def vectors(count: int, size: int, seed: int) -> np.ndarray:
     """[count, size] float32 of length 1."""
     drawn = np.random.default_rng(seed).standard_normal((count, size), np.float32)
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
@@ -68,9 +68,9 @@ def _plain_faiss(queries: np.ndarray, documents: np.ndarray) -> None:
 def _on_disk(file: Path, count: int, options: Options) -> Comparison:
     from effir_dist.exact import exact_search
 
-    size, queries = 1024, _vectors(100, 1024, 1)
+    size, queries = 1024, vectors(100, 1024, 1)
     stored = np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
-    block = _vectors(10_000, size, 2).astype(np.float16)
+    block = vectors(10_000, size, 2).astype(np.float16)
     for start in range(0, count, len(block)):
         stored[start : start + len(block)] = block[: count - start]
     del stored

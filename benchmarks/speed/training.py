@@ -3,8 +3,8 @@
 Ours is the search's own loop, `training.fit`, within the engine of one rank. For sentence-transformers it is its loss
 in a plain loop, on texts tokenised beforehand: less work than its trainer does, which tokenises while it trains; with
 the dropout that a model comes with, and without. In bfloat16 both keep float32 weights for AdamW: ours beside those
-that compute, its by autocast, as its trainer with bf16=True. On a CPU one case has a model so thin that hardly
-anything is left but Python and launches: what a GPU waits for while it trains a small model.
+that compute, its by autocast, as its trainer with bf16=True. On a CPU one case, with and without DeepSpeed, has a
+model so thin that hardly anything is left but Python and launches: what a GPU waits for while it trains a small model.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def cases(options: Options, folder: Path) -> Iterator[Case]:
         yield Case("minilm", minilm, batch // 2, 1, {})
         sizes = {"num_hidden_layers": 6, "hidden_size": 24, "intermediate_size": 48}
         thin = models.random_model("bert-base", folder, options.device, **sizes)
-        yield Case("6 blocks of 24 dimensions, hardly any arithmetic", thin, 4, 4 if options.small else 40, {}, 8)
+        for name, changes in (("", {}), (", by DeepSpeed's ZeRO 2", {"zero_stage": 2})):
+            label = f"6 blocks of 24 dimensions, hardly any arithmetic{name}"
+            yield Case(label, thin, 4, 4 if options.small else 40, changes, 8)
         yield Case("minilm, in parts", minilm, batch, 1, {"chunk_tokens": tokens}, mini_batch=batch // 4)
         return
     yield Case("minilm", minilm, 64, 40, {})
