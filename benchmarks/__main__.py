@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import frame, machine, report
-from effir_dist.errors import InputError, command
-from effir_dist.files import read_json, write_json_atomic, write_text_atomic
+from effir_dist.core.errors import InputError, command
+from effir_dist.core.files import read_json, write_json_atomic, write_text_atomic
 
 FOLDER = Path("reports/speed")
 

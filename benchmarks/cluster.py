@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from effir_dist import backbones, space_file
-from effir_dist import config as config_module
-from effir_dist.files import write_bytes_atomic, write_json_atomic
-from effir_dist.jobs import output_to
-from effir_dist.outcomes import now, plan_facts
-from effir_dist.ranking import Importance
-from effir_dist.records import Run
-from effir_dist.settings import RunConfig
+from effir_dist.core import config as config_module
+from effir_dist.core.files import now, write_bytes_atomic, write_json_atomic
+from effir_dist.core.run_folder import Run
+from effir_dist.core.settings import RunConfig
+from effir_dist.importance.ranking import Importance
+from effir_dist.models.facts import plan_facts
+from effir_dist.models.families import backbones
+from effir_dist.search.cluster.worker import output_to
+from effir_dist.search.strategy import space_file
 
 MODEL = backbones.backbone("minilm").config
 SPACE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.1, "high": 1.0, "step": 0.1}}
@@ -66,10 +67,10 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
     """Run it all; seconds of the wall and of the driver's processor, and where the trials were."""
     from rich.console import Console
 
-    from effir_dist import tune
-    from effir_dist.driver import search
-    from effir_dist.live import LiveView
-    from effir_dist.pruning import count_parameters
+    from effir_dist.models.pruning import count_parameters
+    from effir_dist.search.cluster import tune
+    from effir_dist.search.driver import search
+    from effir_dist.search.live import LiveView
 
     space = space_file.parse_space(SPACE, "benchmark")
     view = LiveView(Console(file=io.StringIO()), "benchmark", config.search.trials, count_parameters(MODEL))

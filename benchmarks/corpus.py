@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed.search import DEPTH, vectors, watched
-from effir_dist.exact import exact_search
+from effir_dist.evaluate.exact import exact_search
 
 BLOCK = 50_000
 

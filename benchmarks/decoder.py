@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from effir_dist.data import load_collection
-from effir_dist.pairs import TrainingPairs, training_pairs
-from effir_dist.settings import DataConfig, ModelConfig, TrainConfig
+from effir_dist.core.settings import DataConfig, ModelConfig, TrainConfig
+from effir_dist.data.pairs import TrainingPairs, training_pairs
+from effir_dist.data.sets import load_collection
 
 EOS = "<eos>"
 VOCABULARY = 24576
@@ -83,9 +83,9 @@ def main() -> None:
     """Train, score, save, and print what it took."""
     import torch
 
-    from effir_dist.encoder import Encoder, make_settings
-    from effir_dist.evaluation import score
-    from effir_dist.training import train
+    from effir_dist.evaluate.scoring import score
+    from effir_dist.models.encoder import Encoder, make_settings
+    from effir_dist.training.trainer import train
 
     args = arguments()
     torch.set_num_threads(args.threads or torch.get_num_threads())

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from effir_dist import data, data_files
-from effir_dist.encoder import load_encoder
-from effir_dist.ranking import KINDS, Method, score_model
-from effir_dist.settings import DISTANCES, LEVELS
+from effir_dist.core.settings import DISTANCES, LEVELS
+from effir_dist.data import beir, sets
+from effir_dist.importance.ranking import KINDS, Method, score_model
+from effir_dist.models.encoder import load_encoder
 
 SAMPLES = 32
 
@@ -29,12 +29,12 @@ def main() -> None:
     args = parser.parse_args()
     encoder, rows = load_encoder(args.model), []
     for name in args.texts:
-        folder = data_files.part(data.resolve(name), "train")
-        texts = list(data_files.read_corpus(folder / "corpus.jsonl").values())[:SAMPLES]
+        folder = beir.part(sets.resolve(name), "train")
+        texts = list(beir.read_corpus(folder / "corpus.jsonl").values())[:SAMPLES]
         for method in [*itertools.starmap(Method, itertools.product(DISTANCES, LEVELS)), Method(greedy=True)]:
             importance = score_model(encoder, texts, method=method).importance
             orders = {kind: " ".join(map(str, importance.drop_order(kind))) for kind in KINDS}
-            rows.append({"texts": data.dataset_name(name), **asdict(method), **orders})
+            rows.append({"texts": sets.dataset_name(name), **asdict(method), **orders})
     table = pd.DataFrame(rows)
     table.to_csv(args.out, index=False)
     print(table.to_string(index=False))

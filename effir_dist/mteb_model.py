@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from effir_dist.errors import InputError
-from effir_dist.settings import ScoreConfig
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import ScoreConfig
 
 
 class MtebEncoder:
@@ -19,7 +19,7 @@ class MtebEncoder:
 
         Raises InputError where there is no such model.
         """
-        from effir_dist.encoder import load_encoder
+        from effir_dist.models.encoder import load_encoder
 
         self.name, self.revision = model_name, revision
         self.encoder = load_encoder(model_name)

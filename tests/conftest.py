@@ -14,7 +14,7 @@ import pytest
 from tests.browser import CHROMIUM
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
 
-LONGEST = ("test_search.py", "test_evaluation.py", "test_search_ladder.py", "test_bucket.py")
+LONGEST = ("test_search.py", "test_evaluation.py", "test_search_rungs.py", "test_bucket.py")
 """Files that take minutes."""
 
 

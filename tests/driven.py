@@ -12,17 +12,18 @@ from unittest import mock
 import numpy as np
 from rich.console import Console
 
-from effir_dist import config as config_module
-from effir_dist import space_file
-from effir_dist.backbones import BACKBONES
-from effir_dist.driver import SearchDriver
-from effir_dist.files import write_bytes_atomic, write_json_atomic
-from effir_dist.live import LiveView
-from effir_dist.outcomes import WORK_FILE, plan_facts
-from effir_dist.ranking import Importance
-from effir_dist.records import Run
-from effir_dist.resources import Resources
-from effir_dist.settings import RunConfig
+from effir_dist.core import config as config_module
+from effir_dist.core.files import write_bytes_atomic, write_json_atomic
+from effir_dist.core.run_folder import Run
+from effir_dist.core.settings import RunConfig
+from effir_dist.importance.ranking import Importance
+from effir_dist.importance.store import WORK_FILE
+from effir_dist.models.facts import plan_facts
+from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.search.cluster.resources import Resources
+from effir_dist.search.driver import SearchDriver
+from effir_dist.search.live import LiveView
+from effir_dist.search.strategy import space_file
 
 MODEL = BACKBONES["minilm"].config
 SPACE = {"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}
@@ -74,7 +75,7 @@ def drive(
     config = config_module.from_dict(run.config)
     found = space_file.parse_space(run.extra["space"], "test")
     view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
-    with mock.patch("effir_dist.driver.Mirror", mirror):
+    with mock.patch("effir_dist.search.driver.Mirror", mirror):
         driver = SearchDriver(run, config, found, MODEL, Resources(1, 1, gpus, 1), view, run.study_path, repeat)
     while most and driver.left and (job := driver.next_job()):
         head, most = job["head"], most - 1

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import ROOT
 from tests.bucket import CREDENTIALS
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT.parent / "shared" / "hosts" / "hosts.sh"
 KEY = "/var/tmp/test-hosts/key"
 BIN = Path(sys.executable).parent

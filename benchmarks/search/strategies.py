@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.search import plans
 from benchmarks.search.plans import GROUPS, RATIOS, Point, point
 from benchmarks.search.world import Table
-from effir_dist.guide import Guide
-from effir_dist.ladder import Candidate, Climb, Rungs
+from effir_dist.search.strategy.fidelity import Candidate, Climb, Rungs
+from effir_dist.search.strategy.guided import Guide
 
 
 class InOrder:
@@ -146,7 +146,7 @@ class Optuna:
 
 
 class Climbing:
-    """The product's `effir_dist.guide` or `effir_dist.ladder` on the table."""
+    """The product's `guided` or `fidelity` on the table."""
 
     POOL = 200
     """New plans that are chosen among."""

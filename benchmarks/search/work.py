@@ -15,24 +15,32 @@ import numpy as np
 import torch
 
 from benchmarks.search import plans, table
-from effir_dist import attention, checkpoints, data
-from effir_dist import config as config_module
-from effir_dist.backbones import block_count
-from effir_dist.batches import Examples, batches, examples_of
-from effir_dist.chunks import backward
-from effir_dist.data import Collection
-from effir_dist.encoder import Encoder, build_encoder, default_device, make_settings, prune_encoder, resolve_dtype
-from effir_dist.engine import Groups, start_distributed
-from effir_dist.evaluation import score_embeddings
-from effir_dist.one_rank import OneRank
-from effir_dist.pairs import training_pairs
-from effir_dist.pruning import PruningPlan, count_parameters, moving_share
-from effir_dist.ranking import score_model
-from effir_dist.schedule import learning_rate
-from effir_dist.scores import calibration_texts, token_cache
-from effir_dist.settings import RunConfig, TrainConfig
-from effir_dist.steps import Maker
-from effir_dist.tokens import Tokens
+from effir_dist.core import config as config_module
+from effir_dist.core.settings import RunConfig, TrainConfig
+from effir_dist.data import sets
+from effir_dist.data.pairs import training_pairs
+from effir_dist.data.sets import Collection
+from effir_dist.evaluate.scoring import score_embeddings
+from effir_dist.importance.ranking import score_model
+from effir_dist.models import attention, pretrained
+from effir_dist.models.encoder import (
+    Encoder,
+    build_encoder,
+    default_device,
+    make_settings,
+    prune_encoder,
+    resolve_dtype,
+)
+from effir_dist.models.families.backbones import block_count
+from effir_dist.models.pruning import PruningPlan, count_parameters, moving_share
+from effir_dist.models.tokens import Tokens
+from effir_dist.search.trial.preparation import calibration_texts, token_cache
+from effir_dist.training.batches import Examples, batches, examples_of
+from effir_dist.training.collate import Maker
+from effir_dist.training.engine import Groups, start_distributed
+from effir_dist.training.gradcache import backward
+from effir_dist.training.schedule import learning_rate
+from effir_dist.training.single_process import OneRank
 
 BACKWARD = 2
 """Of a training step's passes: a backward costs as much as two forward ones."""
@@ -55,7 +63,7 @@ class Bench:
     """All that is the same for every plan."""
 
     config: RunConfig
-    base: checkpoints.Base
+    base: pretrained.Base
     examples: Examples
     search: Scored
     test: Scored
@@ -85,8 +93,8 @@ def small_part(whole: Collection) -> tuple[Collection, tuple[np.ndarray, np.ndar
 def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
     """Read model and data; tokens come from the cache where they are there."""
     config = config_module.replace(RunConfig(), values)
-    source = checkpoints.find(config.model.backbone, config.model.path)
-    base = checkpoints.load_base(source, resolve_dtype(config.train.dtype))
+    source = pretrained.find(config.model.backbone, config.model.path)
+    base = pretrained.load_base(source, resolve_dtype(config.train.dtype))
     base.model.to(default_device())
     encoder = build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
     seed, cache = config.search.seed, token_cache()
@@ -97,7 +105,7 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
         documents = encoder.tokenize(collection.documents, "document", cache)
         return Scored(collection, queries, documents, *small_part(collection))
 
-    search, test = (read(args.data, config.data, seed) for read in (data.search_collection, data.test_collection))
+    search, test = (read(args.data, config.data, seed) for read in (sets.search_collection, sets.test_collection))
     return Bench(config, base, examples, scored(search), scored(test))
 
 
@@ -113,7 +121,7 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
         keys = [point.key for point, _ in distinct(bench.base.config, neurons)]
         facts = {
             "model": args.model or bench.config.model.backbone,
-            "data": data.dataset_name(args.data),
+            "data": sets.dataset_name(args.data),
             "settings": {name: value for name, value in values.items() if name not in ("model.path", "data.paths")},
             "device": device_name(),
             "dtype": resolve_dtype(bench.config.train.dtype),

@@ -11,7 +11,7 @@ from benchmarks.speed import models
 from benchmarks.speed.frame import Comparison, Options, Variant
 
 if TYPE_CHECKING:
-    from effir_dist.encoder import Encoder
+    from effir_dist.models.encoder import Encoder
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
@@ -24,7 +24,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
 
 def _comparison(name: str, encoder: Encoder, texts: list[str], options: Options) -> Comparison:
-    from effir_dist.flops import count_flops
+    from effir_dist.models.flops import count_flops
 
     tokens = encoder.tokenize(texts, "document")
     flops = count_flops(encoder.model_config, tokens.lengths)
@@ -63,8 +63,8 @@ def _packed(encoder: Encoder, texts: list[str]) -> np.ndarray:
     """Without padding, which is not done on a CPU. [N, D] in the order of batches"""
     import torch
 
-    from effir_dist import encoding, packed
-    from effir_dist.grouping import within
+    from effir_dist.models import encoding, packed
+    from effir_dist.models.grouping import within
 
     tokens = encoder.tokenize(texts, "document")
     plan = within(tokens.lengths, encoding.CPU_TOKENS)

@@ -17,9 +17,9 @@ FOLDERS = (Path("shared/data"), Path("../shared/data"), Path("../../shared/data"
 
 def comparisons(options: Options) -> Iterator[Comparison]:
     """pydocs, and the data sets in `shared/data`; samples of them on a CPU."""
-    from effir_dist.data import load_collection
-    from effir_dist.encoder import load_encoder
-    from effir_dist.evaluation import score
+    from effir_dist.data.sets import load_collection
+    from effir_dist.evaluate.scoring import score
+    from effir_dist.models.encoder import load_encoder
 
     encoders = {dtype: load_encoder(models.minilm_path(), dtype) for dtype in ("bfloat16", "float32")}
     limits = (5, 10) if options.small else (0, 0) if options.gpu else (50, 150)
@@ -36,7 +36,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
 def _data_sets() -> list[str]:
     """Those at hand, small ones first."""
-    from effir_dist.data import resolve
+    from effir_dist.data.sets import resolve
 
     found = [path for folder in FOLDERS for path in folder.glob("*") if (path / "qrels" / "test.tsv").is_file()]
     sizes = {name: (resolve(name) / "corpus.jsonl") for name in (models.pydocs_path(), *map(str, found))}

@@ -45,7 +45,7 @@ class Options:
     @property
     def dtype(self) -> str:
         """What this machine computes in: bfloat16 where it has matrix units for it."""
-        from effir_dist.encoder import resolve_dtype
+        from effir_dist.models.encoder import resolve_dtype
 
         return resolve_dtype("auto")
 

@@ -1,4 +1,4 @@
-"""Memory of a training on a GPU: predicted by `effir_dist.memory` against measured, stage by stage; on a GPU only.
+"""Memory of a training on a GPU: predicted by `training.memory` against measured, stage by stage; on a GPU only.
 
 All texts have their full length, which is what the prediction supposes. The first two rows are GradCache's: 8,192 pairs
 in chunks of 64 against a batch of 64.
@@ -65,12 +65,12 @@ def measured(step: Variant, before: int) -> dict[str, float]:
 
 def predicted(case: Case, options: Options) -> float:
     """By the formula that `--plan` warns with."""
-    from effir_dist import checkpoints
-    from effir_dist.config import replace
-    from effir_dist.memory import predict
-    from effir_dist.settings import RunConfig
+    from effir_dist.core.config import replace
+    from effir_dist.core.settings import RunConfig
+    from effir_dist.models import pretrained
+    from effir_dist.training.memory import predict
 
     lengths = {"model.max_query_length": case.length, "model.max_document_length": case.length}
     train = {f"train.{name}": value for name, value in case.changes.items()}
     config = replace(RunConfig(), {**lengths, **train, "train.batch_size": case.batch})
-    return predict(checkpoints.find("", case.folder).config, config, options.dtype).peak
+    return predict(pretrained.find("", case.folder).config, config, options.dtype).peak

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.speed.frame import Options, Variant
 
 if TYPE_CHECKING:
-    from effir_dist.encoder import Encoder
-    from effir_dist.pruning import PruningPlan
+    from effir_dist.models.encoder import Encoder
+    from effir_dist.models.pruning import PruningPlan
 
 CARRIED = Path(".gpu")
 """What is brought along to a machine without a network: all-MiniLM-L6-v2 and pydocs, whose packages are not there."""
@@ -30,7 +30,7 @@ twice in a layer."""
 
 def minilm(options: Options) -> Encoder:
     """all-MiniLM-L6-v2 with its own lengths, in the dtype of this machine."""
-    from effir_dist.encoder import load_encoder
+    from effir_dist.models.encoder import load_encoder
 
     return load_encoder(minilm_path(), options.dtype)
 
@@ -54,9 +54,9 @@ def shaped(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from effir_dist.encoder import Encoder, make_settings
-    from effir_dist.pruning import apply_plan
-    from effir_dist.settings import ModelConfig
+    from effir_dist.core.settings import ModelConfig
+    from effir_dist.models.encoder import Encoder, make_settings
+    from effir_dist.models.pruning import apply_plan
 
     kind, hidden, width, blocks, heads, key_heads, head = SHAPES[name]
     sizes = {"hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": blocks, "head_dim": head}
@@ -87,7 +87,7 @@ def _bytes_tokenizer() -> Any:
 
 def passages(count: int, words: int = 150, spread: int = 45) -> list[str]:
     """Texts of about `words` words of the built-in data: 241 tokens of MiniLM's, some cut at its 256."""
-    from effir_dist.data import load_collection
+    from effir_dist.data.sets import load_collection
 
     stream = " ".join(load_collection(pydocs_path(), "test").documents).split()
     rng, texts, start = np.random.default_rng(0), [], 0

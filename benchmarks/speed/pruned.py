@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks.speed import models
 from benchmarks.speed.frame import Comparison, Options, Variant
-from effir_dist.pruning import PruningPlan
+from effir_dist.models.pruning import PruningPlan
 
 if TYPE_CHECKING:
-    from effir_dist.encoder import Encoder
+    from effir_dist.models.encoder import Encoder
 
 GOAL = {"unpruned": 0.95}
 LENGTHS = {"documents": 256, "queries": 16}
@@ -49,7 +49,7 @@ def _plans(config: Mapping[str, Any], options: Options) -> dict[str, PruningPlan
 
 def _model(name: str, options: Options, plan: PruningPlan | None = None) -> Encoder:
     """The model, pruned; which neurons stay makes no difference to the time."""
-    from effir_dist.encoder import prune_encoder
+    from effir_dist.models.encoder import prune_encoder
 
     if name != "minilm":
         return models.shaped(name, options, plan)
@@ -59,7 +59,7 @@ def _model(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
 
 
 def _comparison(label: str, kind: str, length: int, whole: Encoder, pruned: Encoder, options: Options) -> Comparison:
-    from effir_dist.flops import count_flops
+    from effir_dist.models.flops import count_flops
 
     count = max(4, (65_536 if options.gpu else 2_048) // length)
     texts = models.letters(count, length) if "qwen" in label else [("word " * (length - 2)).strip()] * count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from effir_dist.files import read_json
+from effir_dist.core.files import read_json
 
 HEADER = """# Speed
 

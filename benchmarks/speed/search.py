@@ -37,7 +37,7 @@ def vectors(count: int, size: int, seed: int) -> np.ndarray:
 
 
 def _in_memory(queries: np.ndarray, documents: np.ndarray, options: Options) -> Comparison:
-    from effir_dist.exact import exact_search, search_by_faiss, search_by_product
+    from effir_dist.evaluate.exact import exact_search, search_by_faiss, search_by_product
 
     variants = {
         "ours": Variant(lambda: exact_search(queries, documents, DEPTH)),
@@ -66,7 +66,7 @@ def _plain_faiss(queries: np.ndarray, documents: np.ndarray) -> None:
 
 
 def _on_disk(file: Path, count: int, options: Options) -> Comparison:
-    from effir_dist.exact import exact_search
+    from effir_dist.evaluate.exact import exact_search
 
     size, queries = 1024, vectors(100, 1024, 1)
     stored = np.lib.format.open_memmap(file, "w+", np.float16, (count, size))

@@ -9,7 +9,7 @@ from benchmarks.speed import models
 from benchmarks.speed.frame import Comparison, Options, Variant
 
 if TYPE_CHECKING:
-    from effir_dist.encoder import Encoder
+    from effir_dist.models.encoder import Encoder
 
 TOKENS = 256
 
@@ -28,8 +28,8 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
 
 def _cost(label: str, encoder: Encoder, texts: list[str], options: Options) -> Comparison:
-    from effir_dist.flops import count_flops
-    from effir_dist.pruning import count_parameters
+    from effir_dist.models.flops import count_flops
+    from effir_dist.models.pruning import count_parameters
 
     tokens = encoder.tokenize(texts, "document")
     flops = count_flops(encoder.model_config, tokens.lengths)

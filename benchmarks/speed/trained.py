@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed.models import minilm_path, pydocs_path
-from effir_dist import checkpoints
-from effir_dist.backbones import backbone
+from effir_dist.models import pretrained
+from effir_dist.models.families.backbones import backbone
 
 if TYPE_CHECKING:
-    from effir_dist.pairs import TrainingPairs
+    from effir_dist.data.pairs import TrainingPairs
 
 
 def minilm(folder: Path) -> str:
     """all-MiniLM-L6-v2's weights and tokenizer as a folder; sentence-transformers takes the mean over such a model."""
-    source = Path(checkpoints.find(minilm_path()).location)
+    source = Path(pretrained.find(minilm_path()).location)
     path = folder / "minilm"
     path.mkdir(exist_ok=True)
     for file in source.iterdir():
@@ -39,7 +39,7 @@ def random_model(name: str, folder: Path, device: str, **changes: Any) -> str:
         model = AutoModel.from_config(config, dtype=torch.bfloat16)
     path = folder / name
     model.save_pretrained(path)
-    tokenizer = checkpoints.load_tokenizer(minilm(folder))
+    tokenizer = pretrained.load_tokenizer(minilm(folder))
     tokenizer.eos_token = tokenizer.sep_token
     tokenizer.save_pretrained(path)
     return str(path)
@@ -60,8 +60,8 @@ def pairs(count: int) -> TrainingPairs:
 
 @functools.cache
 def _pydocs() -> TrainingPairs:
-    from effir_dist.pairs import training_pairs
-    from effir_dist.settings import DataConfig
+    from effir_dist.core.settings import DataConfig
+    from effir_dist.data.pairs import training_pairs
 
     return training_pairs(DataConfig(paths=(pydocs_path(),)), 0)
 
@@ -73,6 +73,6 @@ def long_pairs(count: int) -> TrainingPairs:
 
 
 def _plain(queries: list[str], positives: list[str]) -> TrainingPairs:
-    from effir_dist.pairs import TrainingPairs
+    from effir_dist.data.pairs import TrainingPairs
 
     return TrainingPairs(queries, positives, [[] for _ in queries], [[math.nan] for _ in queries])

@@ -23,7 +23,7 @@ from benchmarks.speed import trained as models
 from benchmarks.speed.frame import Comparison, Options, Variant
 
 if TYPE_CHECKING:
-    from effir_dist.pairs import TrainingPairs
+    from effir_dist.data.pairs import TrainingPairs
 
 GOAL = 1.5
 LENGTH = 256
@@ -91,16 +91,17 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
     """Steps within one engine, and how much of a batch is padding."""
     import numpy as np
 
-    from effir_dist import checkpoints, packed, training
-    from effir_dist.batches import batches, examples_of
-    from effir_dist.encoder import build_encoder, make_settings
-    from effir_dist.engine import running_engine, start_distributed
-    from effir_dist.lora import adapted
-    from effir_dist.settings import ModelConfig, TrainConfig
-    from effir_dist.steps import Maker
+    from effir_dist.core.settings import ModelConfig, TrainConfig
+    from effir_dist.models import packed, pretrained
+    from effir_dist.models.encoder import build_encoder, make_settings
+    from effir_dist.training import trainer
+    from effir_dist.training.batches import batches, examples_of
+    from effir_dist.training.collate import Maker
+    from effir_dist.training.engine import running_engine, start_distributed
+    from effir_dist.training.lora import adapted
 
     config = TrainConfig(steps=case.steps, batch_size=case.batch, learning_rate=2e-5, **case.changes)
-    base = checkpoints.load_base(checkpoints.find("", case.folder), options.dtype)
+    base = pretrained.load_base(pretrained.find("", case.folder), options.dtype)
     lengths = ModelConfig(
         pooling="mean", query_prompt="", max_query_length=case.length, max_document_length=case.length
     )
@@ -110,8 +111,8 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
 
     def run(engine: Any) -> dict[str, float]:
         begin = allocated()
-        progress = training.Progress(lambda _: None, case.steps, config, None)
-        training.fit(engine, encoder, examples, config, None, progress)
+        progress = trainer.Progress(lambda _: None, case.steps, config, None)
+        trainer.fit(engine, encoder, examples, config, None, progress)
         return {"loss": progress.last_loss, **used_since(begin)}
 
     with adapted(encoder, config), running_engine(encoder, config) as engine:

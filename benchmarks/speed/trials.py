@@ -33,12 +33,13 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
 def warm_trial(folder: Path) -> Any:
     """A function that runs the next of many equal trials of the built-in search, cut to almost no work."""
-    from effir_dist import config as c
-    from effir_dist import space_file, trial
-    from effir_dist.pruning import PruningPlan
-    from effir_dist.records import Run
-    from effir_dist.scores import compute_scores
-    from effir_dist.settings import RunConfig
+    from effir_dist.core import config as c
+    from effir_dist.core.run_folder import Run
+    from effir_dist.core.settings import RunConfig
+    from effir_dist.models.pruning import PruningPlan
+    from effir_dist.search.strategy import space_file
+    from effir_dist.search.trial import trial
+    from effir_dist.search.trial.preparation import compute_scores
 
     space = space_file.read_space(space_file.default_file("minilm", "bert"))
     less = {"train.steps": 1, "train.batch_size": 4, "data.max_documents": 100, "data.max_queries": 20}

@@ -1,0 +1,1 @@
+"""Settings, objectives, records and the run folder. No torch."""

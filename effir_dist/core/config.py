@@ -1,0 +1,126 @@
+"""From defaults, YAML and key=value to a configuration, and back to plain data; unknown names and types are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from effir_dist.core.errors import InputError, suggest
+from effir_dist.core.settings import RunConfig
+
+SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple", "model.dimension")
+"""Settings that may vary from trial to trial; the others hold for the whole run."""
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    """`value` (from YAML or a command line) as `kind`, or an InputError that names the setting."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(name, typing.get_args(kind)[0], v) for v in values)
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            pass
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str | int | float):
+        return str(value)
+    raise InputError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def setting_names() -> list[str]:
+    """Every setting by its dotted name, as `key=value` and search spaces take it."""
+    groups = {field.name: getattr(RunConfig(), field.name) for field in dataclasses.fields(RunConfig)}
+    return [f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)]
+
+
+def replace(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """`config` with the settings of `values` (dotted name -> value) in place.
+
+    Raises InputError for an unknown name (says the nearest), a wrong type or a value out of range.
+    """
+    known = setting_names()
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}; {suggest(name, known)}")
+        group, key = name.split(".", 1)
+        kind = typing.get_type_hints(type(getattr(config, group)))[key]
+        groups.setdefault(group, {})[key] = _convert(name, kind, value)
+    changed = {g: dataclasses.replace(getattr(config, g), **v) for g, v in groups.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """{'train': {'steps': 3}, 'train.seed': 1} -> {'train.steps': 3, 'train.seed': 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and "." not in str(key):
+            flat.update({f"{key}.{k}": v for k, v in value.items()})
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or an InputError that names file, line and fault."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML text; `path` names it in errors."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold a mapping of settings, got {type(tree).__name__}")
+    return tree
+
+
+def parse_overrides(items: list[str]) -> dict[str, Any]:
+    """['train.steps=10'] -> {'train.steps': 10}; values are read as YAML."""
+    values = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise InputError(f"expected key=value, got {item!r} (for example train.steps=100)")
+        try:
+            values[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"the value of {name!r} is not readable as YAML: {text!r}") from None
+    return values
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain nested data, for YAML and JSON."""
+    tree = dataclasses.asdict(config)
+    return {name: {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()} for name, group in tree.items()}
+
+
+def from_dict(tree: dict[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`."""
+    return replace(RunConfig(), flatten(tree))
+
+
+def settings_of(suggested: dict[str, Any]) -> dict[str, Any]:
+    """The suggested values that are settings, by dotted name."""
+    return {name: value for name, value in suggested.items() if name.startswith(SEARCHABLE)}

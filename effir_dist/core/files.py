@@ -1,0 +1,107 @@
+"""Writing files whole or not at all, and reading records back, with errors that say what to do."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from effir_dist.core.errors import InputError
+from effir_dist.core.storage import is_remote, patiently, read_bytes
+
+SCHEMA = 1
+TEMPORARY = ".partial-"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk met while writing `path` into an InputError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"no space left on {path.parent} while writing {path.name}; "
+                f"free some and run the command again (a search goes on with --resume {_run_of(path)})"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise
+
+
+def _run_of(path: Path) -> Path | str:
+    return next((p for p in path.parents if (p / "config.yaml").exists()), "runs/NAME")
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path` whole or not at all, whatever dies when; missing folders are made.
+
+    Raises InputError when the disk is full, the folder may not be written or the bucket cannot be reached.
+    """
+    if is_remote(path):
+        patiently(path, lambda: path.write_bytes(data))
+        return
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        # Or a machine that loses power may forget the rename, and with it a finished trial.
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """`write_bytes_atomic` for text, as UTF-8."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """`write_bytes_atomic` for plain data. NaN and infinities become null, numpy's numbers plain ones."""
+    write_text_atomic(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The record in `path`. Raises InputError where it is no JSON object, or was written by a newer version."""
+    try:
+        record = json.loads(read_bytes(path))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is not a record (no JSON object); remove it and its trial starts over with --resume")
+    if record.get("schema", SCHEMA) not in range(SCHEMA + 1):
+        newer = f"schema {record['schema']}, this one reads up to {SCHEMA}"
+        raise InputError(f"{path} was written by a newer version of effir_dist ({newer}); update effir_dist")
+    return record
+
+
+def now() -> str:
+    """ISO time, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,238 @@
+"""What is on disk in `runs/NAME`: the configuration, a record a trial, and the folders beside them.
+
+config.yaml                  the configuration, and under `run` what else was settled at the start
+trials/0003/trial.json       what was suggested: there from the moment a trial is started
+trials/0003/result.json      the record: written once, whole or not at all; a trial without it starts over
+trials/0003/rungs.json       scores on the rungs below the top: a trial with these and no record stopped there
+trials/0003/checkpoint.safetensors   the state of a training that goes on: a trial that died goes on from here
+trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
+trials/0003/held_out.json    and held_out_queries.csv: the same on data sets that the search never read
+scores/ report/              importance scores; the page, tables and plots
+study.db                     Optuna's study, derived from the records
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from effir_dist.core.config import parse_yaml
+from effir_dist.core.errors import InputError
+from effir_dist.core.files import SCHEMA, TEMPORARY, plain, read_json, write_json_atomic, write_text_atomic
+from effir_dist.core.locks import locked
+from effir_dist.core.pareto import METRICS
+from effir_dist.core.storage import absolute, exists, is_remote, names, place, read_bytes, remove
+
+SPLITS = {"search": "queries.csv", "test": "test_queries.csv", "held out": "held_out_queries.csv"}
+"""What was scored -> the file of the per-query scores in a trial's folder."""
+PerQuery = dict[str, dict[str, dict[str, float]]]  # data set -> query id -> metric -> value
+
+
+def write_queries(path: Path, scores: PerQuery) -> None:
+    """Per-query scores as CSV: dataset, query_id and the metrics, one line a query."""
+    text = io.StringIO()
+    rows = [(d, q, *(float(v[m]) for m in METRICS)) for d, queries in scores.items() for q, v in queries.items()]
+    csv.writer(text, lineterminator="\n").writerows([("dataset", "query_id", *METRICS), *rows])
+    write_text_atomic(path, text.getvalue())
+
+
+def read_queries(path: Path) -> PerQuery:
+    """The inverse of `write_queries`."""
+    scores: PerQuery = {}
+    for row in csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")):
+        scores.setdefault(row["dataset"], {})[row["query_id"]] = {m: float(row[m]) for m in METRICS}
+    return scores
+
+
+class Run:
+    """One run folder. Reading needs nothing; a driver that writes holds `locked()`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = place(folder)
+        self.location = absolute(self.folder)
+        """The folder as text, for other processes."""
+        self.name = self.location.rsplit("/", 1)[-1]
+        self.scores_folder = self.folder / "scores"
+        self.report_folder = self.folder / "report"
+        self.trials_folder = self.folder / "trials"
+        self.study_path = self.folder / "study.db"
+        self.log_path = self.folder / "search.log"
+
+    @classmethod
+    def create(cls, folder: str | Path, config: dict[str, Any], extra: dict[str, Any] | None = None) -> Run:
+        """Start a run in a new folder; `extra` is what else was settled (space, fingerprints, versions).
+
+        Raises InputError where the folder holds something already.
+        """
+        run = cls(folder)
+        # What a driver killed before its configuration was written left is no run and nothing worth keeping.
+        if exists(run.folder) or any(not name.startswith(TEMPORARY) for name in names(run.folder)):
+            raise InputError(f"{folder} exists already; choose another --name, or go on with --resume {folder}")
+        run.write_config(config, extra or {})
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """An existing run. Raises InputError where `folder` is none."""
+        run = cls(folder)
+        if not (names(run.folder) if is_remote(run.folder) else run.folder.is_dir()):
+            raise InputError(f"there is no run folder {folder}")
+        if not exists(run.folder / "config.yaml"):
+            raise InputError(f"{folder} is no run: it has no config.yaml")
+        return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, as `config.from_dict` takes it."""
+        return {k: v for k, v in self._tree().items() if k != "run"}
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What else was settled at the start."""
+        return dict(self._tree().get("run") or {})
+
+    def _tree(self) -> dict[str, Any]:
+        path = self.folder / "config.yaml"
+        return parse_yaml(read_bytes(path).decode(), path)
+
+    def write_config(self, config: dict[str, Any], extra: dict[str, Any] | None = None) -> None:
+        """Replace the configuration (a resumed search may want more trials); `extra` stays unless given."""
+        tree = plain({**config, "run": self.extra if extra is None else extra})
+        write_text_atomic(self.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+    def trial_folder(self, trial: str) -> Path:
+        """A trial's folder; made by the first write."""
+        return self.trials_folder / trial
+
+    def queries_path(self, trial: str, split: str = "search") -> Path:
+        """Where a trial's per-query scores are. split: one of SPLITS."""
+        return self.trial_folder(trial) / SPLITS[split]
+
+    def checkpoint_path(self, trial: str) -> Path:
+        """Where a trial that trains leaves its state; gone once it has its record."""
+        return self.trial_folder(trial) / "checkpoint.safetensors"
+
+    def note_out_of_memory(self, trial: str, reason: str) -> None:
+        """Note that a trial ran out of memory, for its next attempt to take less."""
+        write_text_atomic(self._memory_path(trial), reason)
+
+    def out_of_memory(self, trial: str) -> str:
+        """How an earlier attempt of a trial ran out of memory; empty where none did."""
+        path = self._memory_path(trial)
+        return read_bytes(path).decode() if exists(path) else ""
+
+    def _memory_path(self, trial: str) -> Path:
+        return self.trial_folder(trial) / "out_of_memory"
+
+    def trials(self) -> list[str]:
+        """Every trial that was ever started, by number."""
+        return sorted((name for name in names(self.trials_folder) if name.isdigit()), key=int)
+
+    def next_number(self) -> int:
+        """The number no trial has had yet."""
+        return max((int(t) for t in self.trials()), default=-1) + 1
+
+    def results(self) -> list[dict[str, Any]]:
+        """The records of all finished trials, failed ones too, by number. Raises InputError as `read_json` does."""
+        return [record for _, record in self._records("result.json")]
+
+    def result(self, trial: str) -> dict[str, Any]:
+        """The record of a finished trial. Raises InputError as `read_json` does."""
+        return read_json(self.trial_folder(trial) / "result.json")
+
+    def has_weights(self, trial: str) -> bool:
+        """Whether a trial's model is on disk."""
+        return exists(self.trial_folder(trial) / "model.safetensors")
+
+    def tests(self) -> dict[str, dict[str, Any]]:
+        """Trial -> its scores on the test queries, of the trials that have them."""
+        return dict(self._records("test.json"))
+
+    def held_out(self) -> dict[str, dict[str, Any]]:
+        """Trial -> its scores on the held-out data sets, of the trials that have them."""
+        return dict(self._records("held_out.json"))
+
+    def pending(self) -> list[dict[str, Any]]:
+        """The suggestions that were started and have no record, by number."""
+        return [record for trial, record in self._records("trial.json") if not self.finished(trial)]
+
+    def finished(self, trial: str) -> bool:
+        """Whether a trial has its record."""
+        return exists(self.trial_folder(trial) / "result.json")
+
+    def rungs(self, trial: str) -> list[dict[str, Any]]:
+        """What a trial scored on the rungs below the top, lowest first."""
+        path = self.trial_folder(trial) / "rungs.json"
+        return list(read_json(path)["rungs"]) if exists(path) else []
+
+    def write_rung(self, trial: str, rung: dict[str, Any]) -> None:
+        """Add the score of a rung; one that is there already stays. Raises InputError when the disk is full."""
+        known = self.rungs(trial)
+        if all(other["rung"] != rung["rung"] for other in known):
+            tree = {"schema": SCHEMA, "trial": trial, "rungs": [*known, rung]}
+            write_json_atomic(self.trial_folder(trial) / "rungs.json", tree)
+
+    def reached(self, head: dict[str, Any]) -> bool:
+        """Whether a trial was scored on the rung that it was started for, or has its record."""
+        scored = {rung["rung"] for rung in self.rungs(head["trial"])}
+        return head.get("rung") in scored or self.finished(head["trial"])
+
+    def _records(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for trial in self.trials():
+            path = self.trial_folder(trial) / name
+            if exists(path):
+                yield trial, read_json(path)
+
+    def write_suggestion(self, trial: str, suggestion: dict[str, Any]) -> None:
+        """Note what a trial is about to try. Raises InputError when the disk is full."""
+        write_json_atomic(self.trial_folder(trial) / "trial.json", {"schema": SCHEMA, "trial": trial, **suggestion})
+
+    def write_result(self, trial: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a trial's record and return the one on disk: the first stays where a killed driver's worker lives on.
+
+        Raises InputError when the disk is full.
+        """
+        path = self.trial_folder(trial) / "result.json"
+        if not self.finished(trial):
+            write_json_atomic(path, {"schema": SCHEMA, **record})
+        remove(self.checkpoint_path(trial))
+        return read_json(path)
+
+    def write_test(self, trial: str, scores: dict[str, Any]) -> None:
+        """Write a trial's scores on the test queries. Raises InputError when the disk is full."""
+        write_json_atomic(self.trial_folder(trial) / "test.json", {"schema": SCHEMA, **scores})
+
+    def write_held_out(self, trial: str, scores: dict[str, Any]) -> None:
+        """Write a trial's scores on the held-out data sets. Raises InputError when the disk is full."""
+        write_json_atomic(self.trial_folder(trial) / "held_out.json", {"schema": SCHEMA, **scores})
+
+    def clear_pending(self, trial: str) -> None:
+        """Remove what an unfinished trial left, except its suggestion and its checkpoint; a finished one stays."""
+        if self.finished(trial):
+            return
+        kept = ("trial.json", "rungs.json", self.checkpoint_path(trial).name, self._memory_path(trial).name)
+        for name in names(self.trial_folder(trial)):
+            if name not in kept:
+                remove(self.trial_folder(trial) / name)
+
+    def remove_weights(self, trial: str) -> None:
+        """Delete a trial's weights (off the front, they are only weight); its record stays."""
+        remove(self.trial_folder(trial) / "model.safetensors")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be this run's only driver, and sweep what a killed one left half written.
+
+        Raises InputError where another driver has it.
+        """
+        with locked(self.folder):
+            if not is_remote(self.folder):  # a bucket has nothing half written
+                for path in self.folder.rglob(f"{TEMPORARY}*"):
+                    path.unlink(missing_ok=True)
+            yield

@@ -1,0 +1,1 @@
+"""BEIR-format data sets and training pairs."""

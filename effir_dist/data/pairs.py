@@ -1,0 +1,159 @@
+"""Training pairs of the data sets, with their hard negatives, and every check that a search needs of its data."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import DataConfig
+from effir_dist.data import beir
+from effir_dist.data.sets import (
+    Split,
+    dataset_name,
+    has_search_split,
+    held_out_queries,
+    ignores_identical_ids,
+    read_search,
+    read_split,
+    resolve,
+    sample,
+    trainable,
+)
+
+
+@dataclass(frozen=True)
+class TrainingPairs:
+    """Queries, a relevant document for each, its hard negatives, and a teacher's scores: lists of one length."""
+
+    queries: list[str]
+    positives: list[str]
+    negatives: list[list[str]]
+    scores: list[list[float]]
+    """Of the positive and then of the negatives; NaN where the teacher has none."""
+
+
+@dataclass(frozen=True)
+class _Hard:
+    """What `negatives/SPLIT.jsonl` says; all empty where there is no such file."""
+
+    file: Path
+    negatives: dict[str, list[str]]
+    """Query id -> ids of its hard negatives."""
+    scores: dict[tuple[str, str], float]
+    """(Query id, document id) -> a teacher's score."""
+    warnings: list[str]
+
+    def of(self, query: str, positive: str) -> list[float]:
+        """The scores of a query's positive and of its negatives; NaN where there is none."""
+        return [self.scores.get((query, d), math.nan) for d in (positive, *self.negatives.get(query, ()))]
+
+
+def _negatives(train: Split) -> _Hard:
+    """The hard negatives of a split. InputError where a negative is a positive."""
+    file = train.folder / "negatives" / f"{train.name}.jsonl"
+    negatives: dict[str, list[str]] = {}
+    scores: dict[tuple[str, str], float] = {}
+    missing: set[str] = set()
+    for line in beir.read_negatives(file) if file.is_file() else ():
+        positives = {d for d, grade in train.qrels.get(line.query, {}).items() if grade > 0}.union(line.positives)
+        wrong = [d for d in line.negatives if d in positives]
+        if wrong:
+            raise InputError(
+                f"{line.where}: {wrong[0]!r} is both negative and positive of query {line.query!r}; drop one"
+            )
+        missing.update(d for d in line.negatives if d not in train.documents)
+        negatives.setdefault(line.query, []).extend(d for d in line.negatives if d in train.documents)
+        scores.update(((line.query, document), score) for document, score in line.scores.items())
+    warning = f"{file} names {len(missing)} documents that are not in corpus.jsonl; left out"
+    return _Hard(file, negatives, scores, [warning] if missing else [])
+
+
+def _training_part(
+    path: str, data: DataConfig, seed: int, need_scores: bool = False
+) -> tuple[TrainingPairs, list[str]]:
+    folder = resolve(path)
+    if data.train_split not in beir.splits(folder):
+        return TrainingPairs([], [], [], []), []
+    train = read_split(folder, data.train_split)
+    queries = trainable(folder, train, data)
+    held_out = set() if has_search_split(folder, data) else held_out_queries(queries, data.search_share, seed)
+    kept = [(q, d) for q in queries if q not in held_out for d, grade in train.qrels[q].items() if grade > 0]
+    pairs = sample(kept, data.max_train_pairs, seed)
+    hard = _negatives(train)
+    scores = [hard.of(q, d) for q, d in pairs]
+    if need_scores:
+        _check_scores(hard, pairs, scores)
+    found = TrainingPairs(
+        [train.queries[q] for q, _ in pairs],
+        [train.documents[d] for _, d in pairs],
+        [[train.documents[d] for d in hard.negatives.get(q, ())] for q, _ in pairs],
+        scores,
+    )
+    return found, train.warnings + hard.warnings
+
+
+def _check_scores(hard: _Hard, pairs: list[tuple[str, str]], scores: list[list[float]]) -> None:
+    missing = [
+        (query, document)
+        for (query, positive), row in zip(pairs, scores, strict=True)
+        for document, score in zip((positive, *hard.negatives.get(query, ())), row, strict=True)
+        if math.isnan(score)
+    ]
+    if missing:
+        query, document = missing[0]
+        raise InputError(
+            f"{hard.file} has no score for {len(missing)} of {sum(map(len, scores))} training passages, the first "
+            f"query {query!r} with document {document!r}; add them (python -m effir_dist.negatives --reranker) or set "
+            "train.distill_scores to 0"
+        )
+
+
+def training_pairs(data: DataConfig, seed: int) -> TrainingPairs:
+    """A pair for each relevant document of each training query, of all data sets in turn. Not to be changed: shared.
+
+    Without the queries that `search_collection` holds out with the same seed, and without queries of the scored splits.
+    """
+    return _pairs(data, seed, tuple(beir.signature(resolve(path)) for path in data.paths))
+
+
+# Made once a process, for scores and all trials; the texts themselves are those of `data_files`.
+@functools.lru_cache(maxsize=2)
+def _pairs(data: DataConfig, seed: int, _signature: tuple[object, ...]) -> TrainingPairs:
+    parts = [_training_part(path, data, seed)[0] for path in data.paths]
+    return TrainingPairs(
+        [q for p in parts for q in p.queries],
+        [d for p in parts for d in p.positives],
+        [n for p in parts for n in p.negatives],
+        [s for p in parts for s in p.scores],
+    )
+
+
+def check(path: str, data: DataConfig, seed: int = 0, need_scores: bool = False) -> list[str]:
+    """Every check a search needs of one data set, before any cluster time. Returns warnings, raises InputError.
+
+    need_scores: whether a teacher's scores are distilled, so that each training passage must have one.
+    """
+    name = dataset_name(path)
+    same = [other for other in data.paths if dataset_name(other) == name]
+    if len(same) > 1:
+        raise InputError(f"data.paths has {len(same)} data sets called {name!r} ({', '.join(same)}); rename a folder")
+    folder = resolve(path)
+    test_warnings = read_split(folder, data.test_split).warnings if data.test_split else []
+    search, _, _ = read_search(path, data, seed)
+    _, warnings = _training_part(path, data, seed, need_scores)
+    ignores_identical_ids(folder, name)
+    return list(dict.fromkeys(test_warnings + search.warnings + warnings))
+
+
+def check_training(data: DataConfig, seed: int) -> int:
+    """How many pairs there are to train on. Raises InputError where there is none; for a search that trains."""
+    count = len(training_pairs(data, seed).queries)
+    if not count:
+        raise InputError(
+            f"none of data.paths ({', '.join(data.paths)}) has a training pair in its split {data.train_split!r}, once "
+            "the scored queries are set aside; add training judgements, or set train.steps and train.epochs to 0"
+        )
+    return count

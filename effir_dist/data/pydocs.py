@@ -1,0 +1,313 @@
+"""The built-in data set: docstrings of installed packages. First paragraph = query, the rest = its one passage.
+
+Packages are found and parsed, never imported. Built once for each set of versions, into the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from effir_dist.core.errors import InputError
+
+FORMAT = 1
+"""Raised whenever the same packages would give other bytes."""
+
+# Scored splits come first: of two equal docstrings the first stays, so training never holds a scored one.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "test": ("pandas", "scikit-learn"),
+    "dev": ("scipy", "numpy"),
+    "train": ("torch", "ray", "transformers", "sympy", "networkx"),
+}
+MODULES = {"scikit-learn": "sklearn"}
+
+SKIPPED_FOLDERS = {
+    *("tests", "test", "testing", "_testing"),
+    *("_vendor", "_vendored", "externals", "third_party", "thirdparty", "thirdparty_files", "generated"),
+}
+# A third of all source for little: one boilerplate text a model, a compiler's insides, other projects' code.
+SKIPPED_TREES = {"transformers/models", "torch/_inductor", "torch/_dynamo", "scipy/_lib"}
+
+QUERY_WORDS = (3, 48)
+PROSE_WORDS = 8
+"""Words of running text that a passage needs, so that it is more than a list of parameters,"""
+ILLUSTRATED_WORDS = 40
+"""or words of any kind where it has examples or notes."""
+
+_LISTING = re.compile(
+    r"(?i)((keyword |other )?(args|arguments|param(eter)?s)|attributes|methods|inputs?|outputs?|shape|returns?|yields?"
+    r"|raises?|warns|see also|references|usage)\s*:*$"
+)
+_RUNNING = re.compile(r"(?i)(notes?|warnings?|explanation|description|details)\s*:*$")
+_EXAMPLES = re.compile(r"(?i)examples?\s*:*$")
+_ILLUSTRATED = re.compile(r"(?im)^\s*(examples?|notes?|see also|warnings?)\s*:*\s*$")
+_MARKUP = re.compile(r"(:(param|type|returns?|rtype|raises|arg|keyword|meta|i?var)\b|@param|@return|>>>|\.\.\. |\.\. )")
+_RULE = re.compile(r"\s*([-=~^*#\"'`+])\1{2,}\s*$")
+_BLANK = re.compile(r"\n[ \t]*(?=\n)")
+_TEMPLATE = re.compile(r"%\(\w+\)s")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_LETTER = re.compile(r"[^\W\d_]")
+_NO_QUERY = re.compile(r"(?i)(\.\. |>>>|[:@*-]|(args|arguments|parameters|examples?|authors?|usage|todo)\b)")
+_LEGAL = re.compile(r"(?i)copyright|licen[sc]ed? |all rights reserved|spdx-")
+_DEPRECATED = re.compile(r"(?i)deprecat")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A docstring in two; `name` is the dotted name of what it describes."""
+
+    name: str
+    query: str
+    passage: str
+
+
+def _missing(distribution: str) -> InputError:
+    return InputError(
+        f"the built-in data set 'pydocs' reads the docstrings of {distribution!r}, which is not installed: "
+        f"pip install {distribution}"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> installed version. InputError for one that is not installed."""
+    found, installed = {}, tuple((path, _changed(path)) for path in sys.path)
+    for distribution in sorted(name for names in PACKAGES.values() for name in names):
+        try:
+            found[distribution] = _version(distribution, installed)
+        except importlib.metadata.PackageNotFoundError:
+            raise _missing(distribution) from None
+    return found
+
+
+@functools.lru_cache
+def _version(distribution: str, _installed: tuple[tuple[str, int], ...]) -> str:
+    return importlib.metadata.version(distribution)
+
+
+def _changed(folder: str) -> int:
+    """When a package was last put into a folder or taken out of it: the time of its own entry, 0 where it is none."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _package_folder(distribution: str) -> Path:
+    spec = importlib.util.find_spec(MODULES.get(distribution, distribution))
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing(distribution)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _source_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """(path relative to the folder that holds the package, file) of each module, sorted."""
+    for folder, subfolders, names in os.walk(root):
+        base = f"{root.name}/{Path(folder).relative_to(root).as_posix()}".removesuffix("/.")
+        kept = (s for s in subfolders if s not in SKIPPED_FOLDERS and f"{base}/{s}" not in SKIPPED_TREES)
+        subfolders[:] = sorted(kept)
+        yield from ((f"{base}/{name}", Path(folder, name)) for name in sorted(names) if name.endswith(".py"))
+
+
+def _parse(file: Path) -> ast.Module | None:
+    source = file.read_bytes()
+    if b'"""' not in source and b"'''" not in source:
+        return None
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None  # templates, and files for other versions of Python
+
+
+def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+    """The cleaned docstring, if it has two paragraphs; cleaning the others would take seconds."""
+    raw = ast.get_docstring(node, clean=False)
+    if raw is None or not _BLANK.search(raw):
+        return None
+    return _BLANK.sub("\n", inspect.cleandoc(raw))
+
+
+def _docstrings(node: ast.stmt | ast.Module, prefix: str) -> Iterator[tuple[str, str]]:
+    """(dotted name, docstring) of `node` and all that it defines, in source order; not of functions in functions."""
+    name = prefix
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        name = prefix if isinstance(node, ast.Module) else f"{prefix}.{node.name}"
+        text = _docstring(node)
+        if text:
+            yield name, text
+    if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try):
+        for child in node.body:
+            yield from _docstrings(child, name)
+
+
+def _prose_words(lines: list[str]) -> int:
+    """Words outside of lists of parameters, examples, directives and rules."""
+    count, running = 0, True
+    for line in lines:
+        text = line.strip()
+        if _LISTING.match(text) or _EXAMPLES.match(text):
+            running = False
+        elif _RUNNING.match(text):
+            running = True
+        elif running and not _MARKUP.match(text):
+            count += len(_WORD.findall(text))
+    return count
+
+
+def _flat(lines: list[str]) -> str:
+    text = " ".join(line for line in lines if not _RULE.match(line))
+    return " ".join(_TEMPLATE.sub(" ", text).split())
+
+
+def _is_query(text: str) -> bool:
+    words = len(_WORD.findall(text))
+    plain = len(_LETTER.findall(text)) >= 0.7 * len(text.replace(" ", ""))
+    unwanted = _NO_QUERY.match(text) or _LEGAL.search(text) or _DEPRECATED.search(text)
+    return (
+        plain
+        and words >= QUERY_WORDS[0]
+        and len(text.split()) <= QUERY_WORDS[1]
+        and not (unwanted or text.endswith(":"))
+    )
+
+
+def _is_passage(rest: str, passage: str, query: str) -> bool:
+    if rest.startswith(".. deprecated") or _LEGAL.search(passage) or query.casefold() in passage.casefold():
+        return False
+    if _prose_words(rest.splitlines()) >= PROSE_WORDS:
+        return True
+    return len(_WORD.findall(passage)) >= ILLUSTRATED_WORDS and _ILLUSTRATED.search(rest) is not None
+
+
+def pair(name: str, docstring: str) -> Pair | None:
+    """A cleaned docstring as query and passage, or None where it makes no sensible pair."""
+    first, _, rest = docstring.partition("\n\n")
+    if not rest or any(p.startswith("__") for p in name.split(".")):
+        return None
+    query, passage = _flat(first.splitlines()), _flat(rest.splitlines())
+    if not _is_query(query) or not _is_passage(rest.strip(), passage, query):
+        return None
+    return Pair(name, query, passage)
+
+
+def _pairs(distributions: tuple[str, ...]) -> Iterator[Pair]:
+    for distribution in distributions:
+        for path, file in _source_files(_package_folder(distribution)):
+            tree = _parse(file)
+            module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            for name, text in _docstrings(tree, module) if tree else ():
+                found = pair(name, text)
+                if found:
+                    yield found
+
+
+def _unique(pairs: Iterator[Pair], seen: set[str]) -> list[Pair]:
+    """Those whose query and passage are both new; overloads of one name get a number."""
+    kept, names = [], Counter[str]()
+    for found in pairs:
+        keys = {f"q {found.query.casefold()}", f"p {found.passage.casefold()}"}
+        if keys & seen:
+            continue
+        seen |= keys
+        names[found.name] += 1
+        count = names[found.name]
+        kept.append(Pair(f"{found.name}#{count}" if count > 1 else found.name, found.query, found.passage))
+    return kept
+
+
+def _write(folder: Path, split: str, pairs: list[Pair]) -> None:
+    (folder / "qrels").mkdir(parents=True)
+    # Ids differ between the two, as beir by default leaves out a document with the query's own id.
+    documents = [{"_id": f"d:{p.name}", "title": "", "text": p.passage} for p in pairs]
+    queries = [{"_id": f"q:{p.name}", "text": p.query} for p in pairs]
+    for file, records in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        (folder / file).write_bytes(text.encode("utf-8", "backslashreplace"))
+    rows = ["query-id\tcorpus-id\tscore", *(f"q:{p.name}\td:{p.name}\t1" for p in pairs)]
+    (folder / "qrels" / f"{split}.tsv").write_bytes(("\n".join(rows) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _quick_and_quiet() -> Iterator[None]:
+    """Syntax trees have no cycles, and looking for some doubles the time; source is full of odd escapes."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def build(target: Path) -> None:
+    """Write the data set into the empty or new folder `target`: SPLIT/corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
+    seen: set[str] = set()
+    with _quick_and_quiet():
+        for split, distributions in PACKAGES.items():
+            _write(target / split, split, _unique(_pairs(distributions), seen))
+
+
+def cache_root() -> Path:
+    """Where this user's machine keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effir_dist"
+
+
+def built_folder() -> Path:
+    """Where the data set for the installed versions is, once it is built. Raises InputError for a missing package."""
+    key = repr((FORMAT, sys.version_info[:2], PACKAGES, versions()))
+    return cache_root() / f"pydocs-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def folder() -> Path:
+    """The folder of the data set for the installed versions, built first where it is not there yet (about 20 s).
+
+    Raises InputError for a package that is missing or a cache folder that cannot be written.
+    """
+    target = built_folder()
+    if target.is_dir():
+        return target
+    print("building the data set pydocs from installed packages (once, about half a minute)", file=sys.stderr)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix="pydocs-building-") as temporary:
+            build(Path(temporary, "data"))
+            _publish(Path(temporary, "data"), target)
+    except OSError as error:
+        reason = f"cannot build the data set 'pydocs' in {target}: {error.strerror}"
+        raise InputError(f"{reason}; set XDG_CACHE_HOME to a folder with 100 MB of room") from None
+    return target
+
+
+def _publish(built: Path, target: Path) -> None:
+    """Rename; where another process was first, its equal result stays."""
+    try:
+        os.rename(built, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(built)
+
+
+def main() -> None:
+    """Build the data set if need be, and say where it is and how many pairs it has."""
+    place = folder()
+    counts = {split: sum(1 for _ in (place / split / "queries.jsonl").open("rb")) for split in PACKAGES}
+    print(f"{place}: pairs {', '.join(f'{split} {count:,}' for split, count in counts.items())}")

@@ -1,0 +1,226 @@
+"""Data sets: what is scored and what is trained on. A path is a BEIR-format folder or `pydocs`.
+
+Beside corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv a folder may hold
+- `negatives/SPLIT.jsonl`, hard negatives for training, a query a line:
+  {"query": id, "positive": [document ids], "negative": [document ids], "scores": [numbers]};
+  the scores, a teacher's of the positives and then of the negatives, are for `train.distill_scores` and optional;
+- `dataset.json`, {"ignore_identical_ids": true} where a query's own id is no answer to it;
+- a sub-folder per split with its own corpus, queries and qrels (SPLIT/corpus.jsonl, SPLIT/qrels/SPLIT.tsv, ...).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import random
+from collections.abc import Collection as Items
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import DataConfig
+from effir_dist.data import beir, pydocs
+
+BUILT_IN = "pydocs"
+IDENTICAL_IDS = ("arguana", "quora")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One split of one data set, ready to score."""
+
+    name: str
+    split: str
+    document_ids: list[str]
+    documents: list[str]
+    query_ids: list[str]
+    """Those with at least one relevant document (grade above 0) in the corpus, in the order of the qrels."""
+    queries: list[str]
+    qrels: dict[str, dict[str, int]]
+    """Query id -> document id -> grade, for `query_ids`; grades of 0 and below are kept."""
+    ignore_identical_ids: bool
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split as read: qrels only name queries and documents that exist, and each query has a relevant one."""
+
+    folder: Path
+    name: str
+    documents: Mapping[str, str]
+    queries: Mapping[str, str]
+    qrels: beir.Qrels
+    warnings: list[str]
+
+
+def resolve(path: str) -> Path:
+    """The folder of a data set; `pydocs` is built first if it is not in the user's cache yet."""
+    if path == BUILT_IN:
+        return pydocs.folder()
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"the data folder {path!r} does not exist; give a BEIR-format folder or {BUILT_IN!r}")
+    return folder
+
+
+def dataset_name(path: str) -> str:
+    """What results call a data set: its folder's name."""
+    return BUILT_IN if path == BUILT_IN else Path(path).expanduser().resolve().name
+
+
+def ignores_identical_ids(folder: Path, name: str) -> bool:
+    settings = folder / "dataset.json"
+    if not settings.is_file():
+        return name.lower() in IDENTICAL_IDS
+    text = "".join(line for _, line in beir.lines(settings))
+    value = beir.json_object(text, str(settings)).get("ignore_identical_ids", False)
+    if not isinstance(value, bool):
+        raise InputError(f"{settings}: 'ignore_identical_ids' must be true or false, got {value!r}")
+    return value
+
+
+def read_split(folder: Path, split: str) -> Split:
+    file = beir.require_split(folder, split)
+    root = file.parent.parent
+    documents = beir.read_corpus(root / "corpus.jsonl")
+    queries = beir.read_queries(root / "queries.jsonl")
+    judged = beir.read_qrels(file)
+    missing_queries = len(judged.keys() - queries.keys())
+    missing_documents = len({d for grades in judged.values() for d in grades} - documents.keys())
+    found = {q: {d: g for d, g in grades.items() if d in documents} for q, grades in judged.items() if q in queries}
+    qrels = {q: grades for q, grades in found.items() if any(g > 0 for g in grades.values())}
+    if not qrels:
+        raise InputError(
+            f"{file} judges no document of {root / 'corpus.jsonl'} relevant (score above 0) to a query of "
+            f"{root / 'queries.jsonl'}: {missing_documents} judged documents and {missing_queries} judged queries "
+            "are not there; check that the ids are those of this corpus"
+        )
+    counts = ((missing_documents, "documents", "corpus.jsonl"), (missing_queries, "queries", "queries.jsonl"))
+    warnings = [f"{file} judges {n} {what} that are not in {where}; left out" for n, what, where in counts if n]
+    return Split(root, split, documents, queries, qrels, warnings)
+
+
+def sample(items: Sequence[Any], count: int, seed: object) -> list[Any]:
+    """`count` of `items` in their order, or all where `count` is 0 or not smaller."""
+    if count == 0 or count >= len(items):
+        return list(items)
+    return [items[i] for i in sorted(random.Random(str(seed)).sample(range(len(items)), count))]
+
+
+def _document_ids(split: Split, query_ids: Iterable[str], max_documents: int, seed: int) -> list[str]:
+    if max_documents == 0 or max_documents >= len(split.documents):
+        return list(split.documents)
+    judged = {d for q in query_ids for d in split.qrels[q]}
+    others = [d for d in split.documents if d not in judged]
+    room = max(0, max_documents - len(judged))
+    kept = judged | set(sample(others, room, seed) if room else ())
+    return [d for d in split.documents if d in kept]
+
+
+def _collection(
+    path: str, split: Split, queries: Iterable[str], label: str, limits: tuple[int, int], seed: int
+) -> Collection:
+    name = dataset_name(path)
+    query_ids = sample(list(queries), limits[0], seed)
+    document_ids = _document_ids(split, query_ids, limits[1], seed)
+    return Collection(
+        name=name,
+        split=label,
+        document_ids=document_ids,
+        documents=[split.documents[d] for d in document_ids],
+        query_ids=query_ids,
+        queries=[split.queries[q] for q in query_ids],
+        qrels={q: split.qrels[q] for q in query_ids},
+        ignore_identical_ids=ignores_identical_ids(resolve(path), name),
+    )
+
+
+def load_collection(path: str, split: str, max_queries: int = 0, max_documents: int = 0, seed: int = 0) -> Collection:
+    """One split of a data set, in the order of its files.
+
+    `max_queries` keeps a seeded sample of the judged queries; `max_documents` keeps every document judged for them
+    and fills up with a seeded sample of the others. Raises InputError as `check` does.
+    """
+    read = read_split(resolve(path), split)
+    for warning in read.warnings:
+        log.warning(warning)
+    return _collection(path, read, read.qrels, split, (max_queries, max_documents), seed)
+
+
+def has_search_split(folder: Path, data: DataConfig) -> bool:
+    return data.search_split != data.train_split and data.search_split in beir.splits(folder)
+
+
+def trainable(folder: Path, train: Split, data: DataConfig) -> list[str]:
+    """Queries of the training split that no scored split has too (the same id and text: folders may reuse ids)."""
+    scored: set[str] = set()
+    for split in {data.search_split, data.test_split} - {data.train_split, ""}:
+        if split in beir.splits(folder):
+            file = beir.require_split(folder, split)
+            queries = beir.read_queries(file.parent.parent / "queries.jsonl")
+            scored |= {q for q in beir.read_qrels(file) if queries.get(q) == train.queries.get(q)}
+    return [q for q in train.qrels if q not in scored]
+
+
+def held_out_queries(queries: Items[str], share: float, seed: int) -> set[str]:
+    """A share of `queries`, at least one; who is in it does not depend on their order."""
+    by_hash = sorted(queries, key=lambda q: hashlib.sha256(f"{seed}\0{q}".encode()).digest())
+    return set(by_hash[: max(1, round(share * len(by_hash)))])
+
+
+def read_search(path: str, data: DataConfig, seed: int) -> tuple[Split, list[str], str]:
+    """The split that scores the search, its queries and what to call it."""
+    folder = resolve(path)
+    if has_search_split(folder, data):
+        search = read_split(folder, data.search_split)
+        return search, list(search.qrels), data.search_split
+    if data.train_split not in beir.splits(folder):
+        beir.require_split(folder, data.search_split)
+    train = read_split(folder, data.train_split)
+    queries = trainable(folder, train, data)
+    held_out = held_out_queries(queries, data.search_share, seed)
+    if not held_out:
+        raise InputError(
+            f"{folder}: every query of {data.train_split!r} is also in {data.test_split!r}, so none is left to score "
+            f"the search; add a split {data.search_split!r} or take the test queries out of the training split"
+        )
+    return train, [q for q in queries if q in held_out], f"{data.train_split} (held out)"
+
+
+def search_collection(path: str, data: DataConfig, seed: int) -> Collection:
+    """What scores the search: `data.search_split`, or a share of the training queries over their whole corpus.
+
+    Not to be changed: it is shared.
+    """
+    return _search_collection(path, data, seed, beir.signature(resolve(path)))
+
+
+@functools.lru_cache(maxsize=beir.CORPORA_KEPT)
+def _search_collection(path: str, data: DataConfig, seed: int, _signature: tuple[object, ...]) -> Collection:
+    search, queries, label = read_search(path, data, seed)
+    return _collection(path, search, queries, label, (data.max_queries, data.max_documents), seed)
+
+
+def test_collection(path: str, data: DataConfig, seed: int) -> Collection:
+    """What scores the finished front: `data.test_split`."""
+    return load_collection(path, data.test_split, data.max_queries, data.max_documents, seed)
+
+
+test_collection.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it where it is imported
+
+
+def fingerprint(path: str) -> dict[str, Any]:
+    """{"name", "path", "sha256" of the files' names and bytes} and for pydocs "packages": {name: version}."""
+    folder = resolve(path)
+    digest = hashlib.sha256()
+    for file in beir.content_files(folder):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    found: dict[str, Any] = {"name": dataset_name(path), "path": path, "sha256": digest.hexdigest()}
+    return found | {"packages": pydocs.versions()} if path == BUILT_IN else found

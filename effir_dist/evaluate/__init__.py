@@ -1,0 +1,1 @@
+"""Metrics, exact search, speed: what a model is worth."""

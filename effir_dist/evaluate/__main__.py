@@ -1,0 +1,5 @@
+"""`python -m effir_dist.evaluate`."""
+
+from effir_dist.evaluate.command import main
+
+main()

@@ -1,0 +1,213 @@
+"""`python -m effir_dist.evaluate MODEL --data DIR`: the metrics of a backbone, a checkpoint or a pruned model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effir_dist.core.errors import InputError, check_least, command
+from effir_dist.core.settings import DTYPES, ScoreConfig
+from effir_dist.evaluate.comparison import differences
+
+if TYPE_CHECKING:
+    from effir_dist.evaluate.scoring import Retriever
+
+KINDS = ("query", "document")
+COLUMNS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "Recall@100", "mrr_at_10": "MRR@10"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m effir_dist.evaluate",
+        description="Score a retriever by exact search: nDCG@10, Recall@100 and MRR@10, times 100.",
+    )
+    result.add_argument(
+        "model",
+        help="name of a backbone (minilm), folder of a checkpoint, of a trial, of an export or of any "
+        "sentence-transformers model",
+    )
+    result.add_argument(
+        "--data", action="append", required=True, metavar="DIR", help="BEIR-format folder, or pydocs; repeatable"
+    )
+    result.add_argument("--split", default="test", help="qrels/SPLIT.tsv that scores (default: %(default)s)")
+    result.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
+    result.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=ScoreConfig.batch_tokens,
+        metavar="N",
+        help="tokens in an encoding batch, padding included (default: %(default)s, what suits the device)",
+    )
+    for kind in KINDS:
+        result.add_argument(
+            f"--max-{kind}-length", type=int, metavar="N", help=f"tokens kept of a {kind} (default: the model's own)"
+        )
+    result.add_argument("--against", metavar="MODEL", help="another model: paired differences, with intervals")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write everything there too, per query as well")
+    result.add_argument("--csv", type=Path, metavar="FILE", help="write the metrics of each query")
+    result.add_argument("--run-files", type=Path, metavar="DIR", help="write a TREC run file a data set, NAME.trec")
+    return result
+
+
+@command
+def main() -> None:
+    arguments = parser().parse_args()
+    _check(arguments)
+    # DeepSpeed, which transformers imports, logs to stdout; that is for the table.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = evaluate(arguments)
+    print(table(result))
+    if arguments.against:
+        print(f"\n{difference_table(result)}")
+    _write_files(arguments, result)
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Score the model on each data set; what `--json` writes, and `ranked` in each data set beside it.
+
+    {"model", "split", "dtype", "max_query_length", "max_document_length", "datasets": {name: {"path", "queries",
+    "documents", the metrics, "seconds", "per_query": {query id: metrics}}}, "mean": metrics}, and with --against
+    "against": the same of the other model, "difference": {data set, and "mean" of several: {metric: {"value", "low",
+    "high"}}}. Raises InputError for a model or data that cannot be read, and for a model that gives NaN.
+    """
+    paths = _by_name(arguments.data, arguments.split)
+    result = _evaluate_one(arguments.model, paths, arguments)
+    if arguments.against:
+        result["against"] = _evaluate_one(arguments.against, paths, arguments)
+        result["difference"] = differences(result["datasets"], result["against"]["datasets"])
+    return result
+
+
+def _evaluate_one(model: str, paths: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+    from effir_dist.evaluate.metrics import mean
+    from effir_dist.models.encoder import resolve_dtype
+
+    dtype = resolve_dtype(arguments.dtype)
+    retriever, lengths = _load(model, dtype, arguments)
+    datasets = {name: _score(model, retriever, path, arguments) for name, path in paths.items()}
+    return {
+        "model": model,
+        "split": arguments.split,
+        "dtype": dtype,
+        **lengths,
+        "datasets": datasets,
+        "mean": mean(list(datasets.values())),
+    }
+
+
+def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retriever, dict[str, int | None]]:
+    """The model with the lengths that were asked for, and those lengths."""
+    from effir_dist.models.encoder import load_encoder
+    from effir_dist.models.sentence_models import SentenceModel, is_sentence_model
+
+    given = {kind: getattr(arguments, f"max_{kind}_length") for kind in KINDS}
+    if is_sentence_model(model):
+        sentence_model = SentenceModel(model, dtype)
+        for kind, tokens in given.items():
+            if tokens is not None:
+                sentence_model.set_length(kind, tokens)
+        return sentence_model, {f"max_{kind}_length": sentence_model.length(kind) for kind in KINDS}
+    encoder = load_encoder(model, dtype)
+    changed = {f"max_{kind}_length": tokens for kind, tokens in given.items() if tokens is not None}
+    encoder.settings = dataclasses.replace(encoder.settings, **changed)
+    return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `evaluate` as aligned text: a row a data set, and their mean where there are several."""
+    rows = [["data set", "queries", "documents", *COLUMNS.values(), "seconds"]]
+    for name, row in result["datasets"].items():
+        counts = [str(row["queries"]), str(row["documents"])]
+        rows.append([name, *counts, *_percent(row), f"{row['seconds']:.1f}"])
+    if len(result["datasets"]) > 1:
+        rows.append(["mean", "", "", *_percent(result["mean"]), ""])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def difference_table(result: dict[str, Any]) -> str:
+    """What `--against` found, as aligned text: model minus the other, times 100, with 95 % intervals."""
+    rows = [["difference", *COLUMNS.values()]]
+    for name, row in result["difference"].items():
+        cells = [tuple(100 * row[metric][part] for part in ("value", "low", "high")) for metric in COLUMNS]
+        rows.append([name, *(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" for value, low, high in cells)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_line(row, widths) for row in rows]
+    return "\n".join([*lines, f"{result['model']} minus {result['against']['model']}; 95 % intervals over queries"])
+
+
+def _line(row: list[str], widths: list[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+    return "  ".join(cells).rstrip()
+
+
+def _percent(metrics: dict[str, float]) -> list[str]:
+    return [f"{100 * metrics[metric]:.2f}" for metric in COLUMNS]
+
+
+def _score(model: str, retriever: Retriever, path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One data set's entry of the result. A collection is read when its turn comes, so one at a time is in memory."""
+    from effir_dist.data.sets import load_collection
+    from effir_dist.evaluate.scoring import score_texts
+
+    collection = load_collection(path, arguments.split)
+    print(f"scoring {len(collection.documents)} documents of {collection.name}", file=sys.stderr, flush=True)
+    try:
+        scores = score_texts(retriever, collection, arguments.batch_tokens)
+    except FloatingPointError as error:
+        raise InputError(f"{model} cannot be scored in {arguments.dtype}: {error}") from None
+    return {
+        "path": path,
+        "queries": len(collection.queries),
+        "documents": len(collection.documents),
+        **scores.metrics,
+        "seconds": scores.seconds,
+        "per_query": scores.per_query,
+        "ranked": scores.ranked,
+    }
+
+
+def _by_name(paths: list[str], split: str) -> dict[str, str]:
+    """Data set's name -> path, each with that split; records and tables go by the name, so each may come once."""
+    from effir_dist.data.beir import require_split
+    from effir_dist.data.sets import dataset_name, resolve
+
+    named: dict[str, str] = {}
+    for path in paths:
+        name = dataset_name(path)
+        if name in named:
+            raise InputError(f"--data names two data sets {name!r}: {named[name]} and {path}; rename one")
+        require_split(resolve(path), split)
+        named[name] = path
+    return named
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be known before the model is loaded."""
+    check_least(arguments, {"batch_tokens": 0, "max_query_length": 4, "max_document_length": 4})
+    for name in ("json", "csv"):
+        path = getattr(arguments, name)
+        if path and not path.absolute().parent.is_dir():
+            raise InputError(f"--{name}: the folder {path.absolute().parent} does not exist; create it first")
+
+
+def _write_files(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    """The files that were asked for."""
+    from effir_dist.core.files import write_json_atomic
+    from effir_dist.core.run_folder import write_queries
+    from effir_dist.evaluate.comparison import write_run_file
+
+    sides = [result, *([result["against"]] if "against" in result else [])]
+    ranked = [(name, row.pop("ranked")) for side in sides for name, row in side["datasets"].items()]
+    if arguments.run_files:
+        for name, documents in ranked[: len(result["datasets"])]:
+            write_run_file(arguments.run_files / f"{name}.trec", documents, Path(arguments.model).name)
+    if arguments.csv:
+        write_queries(arguments.csv, {name: row["per_query"] for name, row in result["datasets"].items()})
+    if arguments.json:
+        write_json_atomic(arguments.json, result)

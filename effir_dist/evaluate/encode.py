@@ -1,0 +1,81 @@
+"""`python -m effir_dist.encode MODEL TEXTS OUT`: a corpus as vectors on disk, by as many processes as run the command.
+
+Each computes the shards that are missing and that nobody else is computing, so killed ones are resumed by running the
+command again, and several GPUs share a corpus: a process each, with its own CUDA_VISIBLE_DEVICES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+
+from effir_dist.core.errors import check_least, command
+from effir_dist.core.settings import COMPILE, DTYPES, ScoreConfig
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m effir_dist.encode",
+        description="Encode a corpus to float16 vectors in shards on disk. Run it again to go on where it was killed, "
+        "and in several processes to share the work.",
+    )
+    result.add_argument("model", help="name of a backbone (minilm), folder of a checkpoint, of a trial or of an export")
+    result.add_argument("texts", type=Path, help="corpus.jsonl of a BEIR-format folder, or any file with a text a line")
+    result.add_argument("out", type=Path, help="folder for the shards")
+    kinds = ("document", "query")
+    result.add_argument("--kind", choices=kinds, default="document", help="prompt and length (default: %(default)s)")
+    result.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: %(default)s)")
+    result.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=ScoreConfig.batch_tokens,
+        metavar="N",
+        help="tokens in a batch, padding included (default: %(default)s, what suits the device)",
+    )
+    result.add_argument("--compile", choices=COMPILE, default="auto", help="the model's blocks (default: %(default)s)")
+    result.add_argument("--max-length", type=int, metavar="N", help="tokens kept of a text (default: the model's own)")
+    result.add_argument(
+        "--shard-texts", type=int, default=65536, metavar="N", help="texts of a shard (default: %(default)s)"
+    )
+    return result
+
+
+@command
+def main() -> None:
+    arguments = parser().parse_args()
+    check_least(arguments, {"batch_tokens": 0, "max_length": 4, "shard_texts": 1})
+    # DeepSpeed, which transformers imports, logs to stdout.
+    with contextlib.redirect_stdout(sys.stderr):
+        line = encode(arguments)
+    print(line)
+
+
+def encode(arguments: argparse.Namespace) -> str:
+    """Compute what is missing; what to say of it. Raises InputError for a model, texts or a folder that do not do."""
+    from effir_dist.evaluate import shards
+    from effir_dist.models import encoding
+    from effir_dist.models.encoder import load_encoder
+
+    texts = shards.TextFile.open(arguments.texts)
+    encoder = load_encoder(arguments.model, arguments.dtype)
+    if arguments.max_length:
+        length = {f"max_{arguments.kind}_length": arguments.max_length}
+        encoder.settings = dataclasses.replace(encoder.settings, **length)
+    sample = texts.read(0, min(len(texts), encoding.SAMPLE))
+    compiled = encoding.worth_compiling(encoder, sample, arguments.kind, len(texts), arguments.compile)
+    options = {"kind": arguments.kind, "batch_tokens": arguments.batch_tokens, "compiled": compiled}
+    vectors_of = functools.partial(encoder.encode, **options)
+    about = {"kind": arguments.kind}
+    done = shards.encode_corpus(encoder, texts, arguments.out, vectors_of, arguments.shard_texts, about, _say)
+    left = shards.unfinished(arguments.out)
+    more = f"; {left} are being computed by other processes: run this again if those are killed" if left else ""
+    return f"{arguments.out}: {done} shards computed{more}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,120 @@
+"""Exact inner-product search over vectors in memory or on disk, block by block.
+
+Of equal scores the earlier document comes first, whichever way a block is searched and however large it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from effir_dist.models.processor import multiplies_by_mkl
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK_BYTES = 256 * 2**20
+"""Document vectors that are copied at a time, as float32."""
+PRODUCT_BYTES = 2**30
+"""Scores of all queries with a block's documents that a matrix product may leave."""
+BLAS_FROM = 8
+"""Queries from which faiss multiplies matrices, in place of comparing vectors one by one."""
+Found = tuple[np.ndarray, np.ndarray]
+"""Scores float32 [Q, k] and indices int64 [Q, k], best first."""
+
+
+def exact_search(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
+    """The k documents [P, D] of the largest inner product with each query [Q, D]; fewer columns where P < k.
+
+    On a GPU by a matrix product, else by faiss or by a matrix product too, whichever is faster (docs/speed.md).
+    `documents` may be a memory map of any float type: of it BLOCK_BYTES are float32 in memory at a time.
+    """
+    import torch
+
+    by_product = len(queries) >= BLAS_FROM and multiplies_by_mkl()
+    by_product = by_product or torch.cuda.is_available() or importlib.util.find_spec("faiss") is None
+    return (search_by_product if by_product else search_by_faiss)(queries, documents, k)
+
+
+def search_by_faiss(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
+    """`exact_search` by faiss, on the CPU."""
+    queries = np.ascontiguousarray(queries, np.float32)
+    best = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start, rows in _blocks(documents, BLOCK_BYTES // 4):
+        scores, indices = _by_faiss(queries, np.ascontiguousarray(rows, np.float32), k)
+        best = np.concatenate([best[0], scores], axis=1), np.concatenate([best[1], indices + start], axis=1)
+        order = np.argsort(-best[0], axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(best[0], order, 1), np.take_along_axis(best[1], order, 1)
+    return best
+
+
+def _by_faiss(queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
+    """The search in one block; faiss leaves open which of equal scores it takes, and in which order."""
+    import faiss
+    import torch
+
+    # What is compared with the threshold, queries or their numbers, depends on faiss's version: so all or nothing. Its
+    # own choice (1.15: from 128,000 numbers on) takes eight times as long for 300 queries of 384 dimensions.
+    faiss.cvar.distance_compute_blas_threshold = 1 if len(queries) >= BLAS_FROM else 2**31 - 1
+    one_more = min(k + 1, len(rows))
+    found = faiss.knn(queries, rows, one_more, metric=faiss.METRIC_INNER_PRODUCT)
+    order = np.lexsort((found[1], -found[0]), axis=1)
+    scores, indices = np.take_along_axis(found[0], order, 1), np.take_along_axis(found[1], order, 1)
+    if one_more > k:
+        tied = np.flatnonzero(scores[:, k - 1] == scores[:, k])
+        scores, indices = scores[:, :k].copy(), indices[:, :k].copy()
+        for query in tied:
+            product = torch.from_numpy(rows) @ torch.from_numpy(queries[query])
+            whole = product.sort(descending=True, stable=True)
+            scores[query], indices[query] = whole.values[:k].numpy(), whole.indices[:k].numpy()
+    return scores, indices.astype(np.int64)
+
+
+def search_by_product(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
+    """`exact_search` by a matrix product in float32, on the GPU where there is one; float16 travels there as it is."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32)).to(device)
+    best = (torch.empty(len(asked), 0, device=device), torch.empty(len(asked), 0, dtype=torch.int64, device=device))
+    rows_of_scores = PRODUCT_BYTES // 4 // max(1, len(asked))
+    for start, rows in _blocks(documents, min(BLOCK_BYTES // 4, rows_of_scores * documents.shape[1])):
+        block = torch.from_numpy(np.array(rows, np.float16 if rows.dtype == np.float16 else np.float32))
+        if device.type == "cuda":
+            block = block.pin_memory().to(device, non_blocking=True)
+        scores, indices = _top(asked @ block.float().T, k)
+        # Those of earlier blocks come first in what is sorted, and the sort is stable.
+        best = torch.cat([best[0], scores], 1), torch.cat([best[1], indices + start], 1)
+        best = _gathered(best, best[0].argsort(dim=1, descending=True, stable=True)[:, :k])
+    return best[0].cpu().numpy(), best[1].cpu().numpy()
+
+
+def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k best of each row [Q, P], equal ones in the order of documents: a stable sort, without sorting it all.
+
+    Top-k is free to take any of those that equal the k-th; a row in which there are more of them is sorted after all.
+    """
+    best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    found = _gathered((best.values, best.indices), best.indices.argsort(dim=1))
+    found = _gathered(found, found[0].argsort(dim=1, descending=True, stable=True))
+    if scores.shape[1] > k:
+        tied = (found[0][:, k - 1] == found[0][:, k]).nonzero()[:, 0].tolist()
+        found = found[0][:, :k].clone(), found[1][:, :k].clone()
+        for row in tied:
+            whole = scores[row].sort(descending=True, stable=True)
+            found[0][row], found[1][row] = whole.values[:k], whole.indices[:k]
+    return found
+
+
+def _gathered(pair: tuple[torch.Tensor, torch.Tensor], order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair[0].gather(1, order), pair[1].gather(1, order)
+
+
+def _blocks(documents: np.ndarray, numbers: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(First row, rows) of consecutive blocks of `documents` [P, D] of at most so many numbers, or one row."""
+    step = max(1, numbers // max(1, documents.shape[1]))
+    for start in range(0, len(documents), step):
+        yield start, documents[start : start + step]

@@ -1,0 +1,1 @@
+"""A trial's model as one folder that other tools load."""

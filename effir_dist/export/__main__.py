@@ -1,0 +1,5 @@
+"""`python -m effir_dist.export`."""
+
+from effir_dist.export.command import main
+
+main()

@@ -1,0 +1,218 @@
+"""The files of an exported model: what sentence-transformers, transformers and vLLM read, and our own `plan.json`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effir_dist import __version__
+from effir_dist.core.errors import InputError
+from effir_dist.models.families.backbones import Family, ModelDict, block_count, family, mlp_width
+from effir_dist.models.pruning import PruningPlan, mlp_widths
+
+if TYPE_CHECKING:
+    from effir_dist.models.encoder import Encoder, EncoderSettings
+
+LAYOUT = ("blocks", "pre_norm", "attention", "mlp", "mlp_in", "mlp_out", "fused", "load_options")
+"""What `modeling_effir.py` must know of a family; its names are `backbones.Family`'s."""
+CODE = "modeling_effir"
+TRUNCATION = "2_Dense"
+"""Where an exported folder truncates embeddings for sentence-transformers."""
+
+
+def is_plain(config: ModelDict, plan: PruningPlan) -> bool:
+    """Whether the family's own class, with another `intermediate_size`, is the pruned model."""
+    return not plan.dropped_attention and len(set(mlp_widths(config, plan))) == 1 and not plan.dropped_mlp
+
+
+def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> dict[str, Any]:
+    """config.json of the pruned model. config: of the unpruned one; dtype: of the weights."""
+    row = family(config)
+    tree = {k: v for k, v in config.items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
+    tree |= {"dtype": dtype, "architectures": [row.class_name + "Model"]}
+    if row.append_eos:  # a decoder: its LM head is not kept, so what AutoModelForCausalLM builds reads the embeddings
+        tree |= {"tie_word_embeddings": True, "use_cache": False}
+    if is_plain(config, plan):
+        return {**tree, "intermediate_size": mlp_widths(config, plan)[0]}
+    prefix = f"Effir{row.class_name}"
+    parts = ["Config", "Model", "ForCausalLM"] if row.append_eos else ["Config", "Model"]
+    autos = {"Config": "AutoConfig", "Model": "AutoModel", "ForCausalLM": "AutoModelForCausalLM"}
+    tree |= {
+        "model_type": f"effir_{row.model_type}",
+        "architectures": [f"{prefix}Model"],
+        "auto_map": {autos[part]: f"{CODE}.{prefix}{part}" for part in parts},
+        "effir_layout": _layout(row),
+        "per_layer_config": per_layer_config(config, plan),
+    }
+    blocks = block_configs(config, plan)
+    return tree | ({"architectures": ["DeciLMForCausalLM"], **blocks} if blocks else {})
+
+
+def _layout(row: Family) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in LAYOUT}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, dict[str, Any]]:
+    """transformers' standard key: block -> what differs from the config: `intermediate_size`, `skip`."""
+    layers: dict[str, dict[str, Any]] = {}
+    for block, width in enumerate(mlp_widths(config, plan)):
+        gone = {"attention": block in plan.dropped_attention, "mlp": width == 0}
+        skip = [name for name, missing in gone.items() if missing]
+        narrower = 0 < width < mlp_width(config)
+        layer = ({"intermediate_size": width} if narrower else {}) | ({"skip": skip} if skip else {})
+        if layer:
+            layers[str(block)] = layer
+    return layers
+
+
+def block_configs(config: ModelDict, plan: PruningPlan) -> dict[str, Any]:
+    """What vLLM's DeciLMForCausalLM reads of each block; empty where that code cannot run the model.
+
+    It cannot where the family is no LlamaModel to it, or where the first block has no attention but an MLP (it then
+    takes the residual for granted).
+    """
+    row, widths = family(config), mlp_widths(config, plan)
+    if not row.decilm or (0 in plan.dropped_attention and widths[0] > 0):
+        return {}
+    heads = config["num_attention_heads"]
+    group = heads // (config.get("num_key_value_heads") or heads)
+    blocks = [
+        {
+            "attention": {"no_op": block in plan.dropped_attention, "n_heads_in_group": group},
+            "ffn": {"no_op": width == 0, "intermediate_size": width or None},
+        }
+        for block, width in enumerate(widths)
+    ]
+    # Qwen2 has a bias on queries, keys and values, and none on the output.
+    bias = {"qkv_bias": True} if row.model_type == "qwen2" else {}
+    return {"block_configs": blocks, **bias}
+
+
+def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> dict[str, Any]:
+    """Relative path -> JSON content: modules, pooling, prompts and lengths, in the form that versions 5 and 6 read."""
+    # truncate_dim cuts after the normalisation and is no part of a saved model; a projection before it is both.
+    kinds = ("Transformer", "Pooling", *(["Dense"] if settings.dimension else []), "Normalize")
+    places = ["" if kind == "Transformer" else f"{n}_{kind}" for n, kind in enumerate(kinds)]
+    modules = [
+        {"idx": n, "name": str(n), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for n, (kind, place) in enumerate(zip(kinds, places, strict=True))
+    ]
+    dense = {
+        f"{TRUNCATION}/config.json": {
+            "in_features": hidden,
+            "out_features": settings.dimension,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+    }
+    modes = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+    pooling = {f"pooling_mode_{name}": name == modes[settings.pooling] for name in modes.values()}
+    length = max(settings.max_query_length, settings.max_document_length)
+    lengths: dict[str, Any] = {"max_seq_length": length, "do_lower_case": False}
+    for kind in ("query", "document"):
+        own = getattr(settings, f"max_{kind}_length")
+        lengths |= {f"{kind}_length": own} if own != length else {}
+    return {
+        **(dense if settings.dimension else {}),
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": hidden, **pooling, "include_prompt": True},
+        "sentence_bert_config.json": lengths,
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": settings.query_prompt, "document": settings.document_prompt},
+            "default_prompt_name": "document" if settings.document_prompt else None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+
+
+def write_folder(encoder: Encoder, folder: Path, dtype: str, about: dict[str, Any]) -> None:
+    """Write weights, tokenizer and all configurations to an empty folder. about: more for `plan.json`.
+
+    Raises InputError for a tokenizer that cannot be taught to append the end-of-text token.
+    """
+    from effir_dist.models.encoder import EXPORT_FILE, FORMAT, save_tensors
+
+    config, plan = encoder.model_config, encoder.plan
+    save_tokenizer(encoder, folder)
+    save_tensors(encoder.backbone, folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its writer alone
+    files: dict[str, Any] = {"config.json": transformers_config(config, plan, dtype)}
+    files |= sentence_transformers_files(encoder.settings, int(config["hidden_size"]))
+    files[EXPORT_FILE] = {
+        "format": FORMAT,
+        "effir_dist": __version__,
+        "plan": plan.to_dict(),
+        "blocks": block_count(config),
+        "mlp_widths": mlp_widths(config, plan),
+        "encoder": asdict(encoder.settings),
+        "model_config": dict(config),
+        **about,
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    if encoder.settings.dimension:
+        _write_truncation(folder, int(config["hidden_size"]), encoder)
+    if not is_plain(config, plan):
+        from effir_dist.models import modeling_effir
+
+        shutil.copyfile(str(modeling_effir.__file__), folder / f"{CODE}.py")
+
+
+def _write_truncation(folder: Path, hidden: int, encoder: Encoder) -> None:
+    """The weights of a projection that keeps the first dimensions: the first rows of the identity."""
+    import torch
+    from safetensors.torch import save_file
+
+    rows = torch.eye(encoder.settings.dimension, hidden, dtype=next(encoder.parameters()).dtype)
+    save_file({"linear.weight": rows}, folder / TRUNCATION / "model.safetensors", metadata={"format": "pt"})
+    (folder / TRUNCATION / "model.safetensors").chmod(0o644)
+
+
+def save_tokenizer(encoder: Encoder, folder: Path) -> None:
+    """Save the tokenizer; a decoder's appends its end-of-text token by itself, as other tools do not do it for it."""
+    from copy import deepcopy
+
+    tokenizer, settings = deepcopy(encoder.tokenizer), encoder.settings
+    if settings.append_eos:
+        _append_eos(tokenizer)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.model_max_length = max(settings.max_query_length, settings.max_document_length)
+    tokenizer.save_pretrained(folder)
+    if settings.append_eos:
+        # A family's own class would build its post-processor anew; this one takes tokenizer.json as it is.
+        path = folder / "tokenizer_config.json"
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = {k: v for k, v in tree.items() if k not in ("add_bos_token", "add_eos_token", "auto_map")}
+        path.write_text(json.dumps({**tree, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+
+
+def _append_eos(tokenizer: Any) -> None:
+    """Add the end-of-text token to what the tokenizer puts around a text, unless it is there."""
+    from tokenizers import processors
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InputError(f"{type(tokenizer).__name__} has no tokenizer.json, so it cannot append its end-of-text token")
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    if whole[-1] == tokenizer.eos_token_id:
+        return
+    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    around = {"before": whole[:start], "after": [*whole[start + len(bare) :], tokenizer.eos_token_id]}
+    pieces = [name for name in ("before", "$A", "after") if name == "$A" or around[name]]
+    # One template of all: behind another one in a sequence it would be put around that one's tokens too.
+    backend.post_processor = processors.TemplateProcessing(
+        single=pieces,
+        pair=[*pieces, *(piece.replace("$A", "$B") + ":1" for piece in pieces)],
+        special_tokens=[
+            {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
+            for name, ids in around.items()
+            if ids
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Which sub-layers and neurons may go."""

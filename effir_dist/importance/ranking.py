@@ -1,0 +1,243 @@
+"""Scores of sub-layers (paper, section 3.1) and of neurons, on the unpruned model; computed once a search.
+
+S_l = 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream before the sub-layer's norm: in float32, per token over D,
+then the mean over all real tokens of all texts. Attention and MLP sub-layers are ranked as two groups.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from effir_dist.models.families.backbones import Family, block_count, family, mlp_width
+from effir_dist.models.pruning import make_plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from effir_dist.models.encoder import Encoder
+
+KINDS = ("mlp", "attention", "block")
+"""What is scored and may be dropped; a block is its attention and its MLP."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the paper leaves open; the defaults are the paper's."""
+
+    distance: str = "cosine"
+    """Between the stream before and after: 1 - cos, or `l2`: ||F(x)|| / ||x||."""
+    level: str = "token"
+    """Per token, or of the `pooled` stream, one vector a text."""
+    greedy: bool = False
+    """Whether the drop order comes from scoring again after each drop."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores of every sub-layer, [L] each: higher matters more; NaN where there is none."""
+
+    mlp: tuple[float, ...]
+    attention: tuple[float, ...]
+    block: tuple[float, ...]
+    """Of both sub-layers together: from where the residual stream enters a block to where it leaves."""
+
+    orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Kind -> its drop order, where that is not by these scores but by those after each drop."""
+
+    def drop_order(self, kind: str = "mlp") -> list[int]:
+        """Blocks by rising score, or as `orders` has it: the first is dropped first."""
+        if kind in self.orders:
+            return list(self.orders[kind])
+        scores: tuple[float, ...] = getattr(self, kind)
+        return sorted(range(len(scores)), key=lambda block: (scores[block], block))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a search knows before its first trial."""
+
+    importance: Importance
+    neurons: dict[str, np.ndarray]
+    """[L, F] for each ranking; higher stays."""
+
+
+@dataclass
+class _Sums:
+    """Running sums over tokens (or texts), one entry a block."""
+
+    changes: dict[str, np.ndarray]
+    """Kind -> [L] sums of distances."""
+    activation: np.ndarray
+    """[L, F] sums of the squared input of the MLP's last matrix."""
+    residual: np.ndarray
+    """[L] sums of the squared norm of the residual stream that the MLP reads."""
+    distance: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]
+    tokens: int = 0
+    texts: int = 0
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, kind: str, block: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Take what one sub-layer made of the stream: [B, T, D] before and after."""
+        self.changes[kind][block] += self.distance(before, after, self.seen["mask"])
+
+
+def score_model(
+    encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, method: Method | None = None
+) -> Scores:
+    """Importance of each sub-layer and the rankings of neurons, from `texts` encoded as documents."""
+    method = method or Method()
+    row, sums = family(encoder.model_config), _listen_to(encoder, texts, batch_tokens, method)
+    count = sums.tokens if method.level == "token" else sums.texts
+    orders = {}
+    if method.greedy:
+        once, blocks = replace(method, greedy=False), block_count(encoder.model_config)
+        makers = {kind: partial(_without, encoder, kind) for kind in KINDS}
+        orders = {kind: tuple(greedy_order(make, kind, blocks, texts, once)) for kind, make in makers.items()}
+    importance = Importance(**{kind: tuple((sums.changes[kind] / count).tolist()) for kind in KINDS}, orders=orders)
+    if encoder.plan.dropped_mlp or encoder.plan.dropped_attention:
+        return Scores(importance, {})  # neurons are ranked on the whole model
+    return Scores(importance, {"activation": _activation(encoder, row, sums), "magnitude": _magnitude(encoder, row)})
+
+
+def greedy_order(
+    make: Callable[[list[int]], Encoder], kind: str, blocks: int, texts: Sequence[str], method: Method
+) -> list[int]:
+    """The drop order where all is scored again after each drop.
+
+    make(dropped) gives the model without the sub-layers (or blocks) of `kind` in those blocks.
+    """
+    order: list[int] = []
+    while len(order) < blocks:
+        scores = getattr(score_model(make(order), texts, method=method).importance, kind)
+        left = [block for block in range(blocks) if block not in order]
+        order.append(min(left, key=lambda block: (scores[block], block)))
+    return order
+
+
+def _without(encoder: Encoder, kind: str, gone: list[int]) -> Encoder:
+    """A copy of the encoder without those sub-layers or blocks."""
+    from effir_dist.models.encoder import prune_encoder
+
+    mlp = gone if kind in ("mlp", "block") else []
+    attention = gone if kind in ("attention", "block") else []
+    return prune_encoder(copy.deepcopy(encoder), make_plan(encoder.model_config, mlp, attention), None)
+
+
+def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method: Method) -> _Sums:
+    """Encode the texts with ears at every block."""
+    import torch
+
+    from effir_dist.models.encoder import pad
+    from effir_dist.models.encoding import auto_tokens
+    from effir_dist.models.grouping import within
+
+    tokens = encoder.tokenize(list(texts), "document")
+    config, row = encoder.model_config, family(encoder.model_config)
+    blocks, width = block_count(config), mlp_width(config)
+    changes = {kind: np.zeros(blocks) for kind in KINDS}
+    sums = _Sums(changes, np.zeros((blocks, width)), np.zeros(blocks), _distance(encoder, method))
+    hooks = [hook for i in range(blocks) for hook in _listen(encoder, row, i, sums)]
+    try:
+        with torch.inference_mode():
+            for indices in within(tokens.lengths, batch_tokens or auto_tokens(encoder)):
+                ids, mask = pad(tokens, indices, encoder.pad_id, encoder.device)
+                sums.seen["mask"] = mask.bool()
+                encoder(ids, mask)
+                sums.tokens += int(mask.sum())
+                sums.texts += len(indices)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for kind, gone in (("mlp", encoder.plan.dropped_mlp), ("attention", encoder.plan.dropped_attention)):
+        changes[kind][list(gone)] = np.nan
+    return sums
+
+
+def _listen(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
+    """Hooks on one block: where the residual stream enters, between its sub-layers, and where it leaves."""
+    block = encoder.backbone.get_submodule(row.blocks)[index]  # type: ignore[index]
+    attention, mlp = index not in encoder.plan.dropped_attention, index not in encoder.plan.dropped_mlp
+
+    def entered(_module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        stream = args[0] if args else options["hidden_states"]
+        sums.seen |= {"in": stream, "between": stream}
+
+    def between(stream: torch.Tensor) -> None:
+        sums.add("attention", index, sums.seen["in"], stream)
+        sums.residual[index] += float(stream[sums.seen["mask"]].double().pow(2).sum())
+        sums.seen["between"] = stream
+
+    def left(_module: Any, _args: Any, output: Any) -> None:
+        stream = output[0] if isinstance(output, tuple) else output
+        if mlp:
+            sums.add("mlp", index, sums.seen["between"], stream)
+        elif attention:
+            between(stream)
+        sums.add("block", index, sums.seen["in"], stream)
+
+    def activated(_module: Any, args: tuple[Any, ...]) -> None:
+        real = args[0][sums.seen["mask"]].float()
+        sums.activation[index] += real.pow(2).sum(0).double().cpu().numpy()
+
+    hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
+    if mlp:
+        hooks.append(block.get_submodule(row.mlp_out).register_forward_pre_hook(activated))
+    if mlp and attention and row.pre_norm:
+        hooks.append(block.get_submodule(row.mlp[1]).register_forward_pre_hook(lambda _m, args: between(args[0])))
+    elif mlp and attention:
+        hooks.append(block.get_submodule(row.attention[0]).register_forward_hook(lambda _m, _a, out: between(out[0])))
+    return hooks
+
+
+def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]:
+    """(before [B, T, D], after [B, T, D], mask [B, T]) -> sum over real tokens, or over texts."""
+    import torch
+
+    from effir_dist.models.encoder import POOLINGS
+
+    pool = POOLINGS[encoder.settings.pooling]
+
+    def measure(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> float:
+        if method.level == "token":
+            x, y = before[mask].float(), after[mask].float()
+        else:
+            x, y = pool(before, mask.long()), pool(after, mask.long())
+        if method.distance == "cosine":
+            change = 1 - torch.nn.functional.cosine_similarity(x, y, dim=-1)
+        else:
+            change = (y - x).norm(dim=-1) / x.norm(dim=-1)
+        return float(change.double().sum())
+
+    return measure
+
+
+def _out_norms(encoder: Encoder, row: Family) -> np.ndarray:
+    """[L, F]: l2 norm of what each neuron writes to the residual stream for an activation of 1."""
+    blocks: Any = encoder.backbone.get_submodule(row.blocks)
+    return np.stack([b.get_submodule(row.mlp_out).weight.detach().float().norm(dim=0).cpu().numpy() for b in blocks])
+
+
+def _activation(encoder: Encoder, row: Family, sums: _Sums) -> np.ndarray:
+    """[L, F]: root mean square of what each neuron adds to the residual stream, relative to the stream's own norm.
+
+    Relative, so that neurons of different blocks compare: streams grow with depth.
+    """
+    rms = np.sqrt(sums.activation / sums.tokens)
+    stream = np.sqrt(sums.residual / sums.tokens)
+    return (rms * _out_norms(encoder, row) / stream[:, None]).astype(np.float32)
+
+
+def _magnitude(encoder: Encoder, row: Family) -> np.ndarray:
+    """[L, F]: l2 norm of each neuron's input weights times that of its output weights, no data needed."""
+    blocks: Any = encoder.backbone.get_submodule(row.blocks)
+    norms = _out_norms(encoder, row)
+    for name in row.mlp_in:
+        rows = [b.get_submodule(name).weight.detach().float().norm(dim=1).cpu().numpy() for b in blocks]
+        norms = norms * np.stack(rows).reshape(len(rows), row.fused, -1).prod(axis=1)
+    return norms.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Architectures, surgery on them, and encoding."""

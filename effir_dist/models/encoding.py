@@ -1,0 +1,176 @@
+"""Token ids to embeddings, as fast as the device allows: what a batch holds, how it is computed, when code is compiled.
+
+On a GPU texts are packed (packed.py), batches are large, copies wait for nothing and embeddings stay there
+until many are ready. On a CPU batches are small, so that what a layer leaves is still in the cache for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from effir_dist.models import packed
+from effir_dist.models.encoder import Encoder, pad
+from effir_dist.models.families.backbones import family
+from effir_dist.models.flops import count_flops
+from effir_dist.models.grouping import within
+from effir_dist.models.pruning import mlp_widths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from effir_dist.models.tokens import Tokens
+
+CPU_TOKENS = 1024
+GPU_TOKENS = 32768
+"""Tokens of a batch where nobody says: docs/speed.md has the measurements."""
+MEMORY_SHARE = 0.2
+"""Of a GPU's memory for a batch's activations."""
+CHUNK_BYTES = 256 * 2**20
+"""Embeddings that wait on a GPU before they are fetched."""
+SLICE = 2048
+"""Texts that are tokenised at a time, while those before them are computed."""
+SAMPLE = 256
+"""Texts that tell how long a corpus's are."""
+COMPILE_FLOPS, MORE_FLOPS = 4e15, 1e15
+"""Work on a GPU that wins compiling back: 11.6 s on an H200, where a FLOP takes half the time then, and 2.4 s for each
+more shape of a block."""
+COMPILED = 1024
+"""Shapes of blocks that a process may compile, trial after trial; above its own limit, 8, torch goes on uncompiled."""
+
+
+def encode(
+    encoder: Encoder, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto", out: np.ndarray | None = None
+) -> np.ndarray:
+    """[N, D] float32, in the order given; or `out`, an array [N, D] of any float type, such as a memory map.
+
+    batch_tokens: tokens of a batch, padding included; 0 takes what suits the device. compiled: `always`, `never`, or
+    `auto`: where the work is long enough to win the time back.
+    """
+    if out is None:
+        out = np.empty((len(tokens), encoder.dimension), np.float32)
+    plan = within(tokens.lengths, batch_tokens or auto_tokens(encoder))
+    with prepared(encoder, tokens, compiled) as vectors_of:
+        for indices, vectors in fetched(plan, vectors_of):
+            out[indices] = vectors
+    return out
+
+
+def encode_texts(
+    encoder: Encoder, texts: list[str], kind: str = "document", batch_tokens: int = 0, compiled: str = "auto"
+) -> np.ndarray:
+    """[N, D] float32 of texts, in the order given. A thread tokenises the next SLICE while one is computed."""
+    if len(texts) <= SLICE:
+        return encode(encoder, encoder.tokenize(texts, kind), batch_tokens, compiled)
+    parts, compiled = [], worth_compiling(encoder, texts, kind, len(texts), compiled)
+    with ThreadPoolExecutor(1) as pool:
+        slices = [texts[start : start + SLICE] for start in range(0, len(texts), SLICE)]
+        ahead = pool.submit(encoder.tokenize, slices[0], kind)
+        for following in [*slices[1:], None]:
+            tokens = ahead.result()
+            if following is not None:
+                ahead = pool.submit(encoder.tokenize, following, kind)
+            parts.append(encode(encoder, tokens, batch_tokens, compiled))
+    return np.concatenate(parts)
+
+
+@contextmanager
+def prepared(encoder: Encoder, tokens: Tokens, compiled: str = "auto") -> Iterator[Callable[[np.ndarray], Tensor]]:
+    """Within the block: a function that gives the embeddings [B, D] of the texts at some indices, on the device."""
+
+    def padded(indices: np.ndarray) -> Tensor:
+        return encoder(*pad(tokens, indices, encoder.pad_id, encoder.device))
+
+    def unpadded(indices: np.ndarray) -> Tensor:
+        return encode_packed(encoder, packed.pack(tokens, indices, encoder.device))
+
+    was_training = encoder.training
+    packs = encoder.device.type == "cuda" and packed.possible(encoder.backbone) and bool(tokens.lengths.all())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if packs:
+            stack.enter_context(packed.attention(encoder.backbone))
+        if compiled == "always" or (compiled == "auto" and pays(encoder, tokens)):
+            stack.enter_context(compiled_blocks(encoder))
+        encoder.eval()
+        try:
+            yield unpadded if packs else padded
+        finally:
+            encoder.train(was_training)
+
+
+def encode_packed(encoder: Encoder, batch: packed.Batch) -> Tensor:
+    """[B, D] l2-normalised float32 embeddings of a packed batch, within `packed.attention`."""
+    options = {"use_cache": False} if family(encoder.model_config).append_eos else {}
+    found = encoder.backbone(
+        input_ids=batch.ids, position_ids=batch.positions, attention_mask=None, packing=batch.packing, **options
+    )
+    return encoder.finish(packed.pool(encoder.settings.pooling, found.last_hidden_state, batch.packing))
+
+
+def fetched(
+    plan: list[np.ndarray], vectors_of: Callable[[np.ndarray], Tensor]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(Indices [B], embeddings [B, D]) of all batches; from a GPU in chunks of CHUNK_BYTES, since each fetch waits."""
+    waiting: list[tuple[np.ndarray, Tensor]] = []
+    for number, indices in enumerate(plan, 1):
+        vectors = vectors_of(indices)
+        waiting.append((indices, vectors))
+        size = sum(part.nbytes for _, part in waiting)
+        if number == len(plan) or not vectors.is_cuda or size > CHUNK_BYTES:
+            yield np.concatenate([i for i, _ in waiting]), torch.cat([v for _, v in waiting]).cpu().numpy()
+            waiting.clear()
+
+
+def auto_tokens(encoder: Encoder) -> int:
+    """Tokens of a batch that suit the device: a CPU's cache, a GPU's memory."""
+    device = encoder.device
+    if device.type != "cuda":
+        return CPU_TOKENS
+    config, item = encoder.model_config, next(encoder.parameters()).element_size()
+    a_token = item * (6 * int(config["intermediate_size"]) + 16 * int(config["hidden_size"]))
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(1024, min(GPU_TOKENS, int(MEMORY_SHARE * memory / a_token)))
+
+
+def pays(encoder: Encoder, tokens: Tokens, times: float = 1.0) -> bool:
+    """Whether compiling wins its time back on `times` these texts: on a GPU, with a C compiler beside it.
+
+    Each shape of a block is compiled on its own, and widths that a global ranking chose all differ.
+    """
+    if encoder.device.type != "cuda" or not shutil.which(os.environ.get("CC", "cc")):
+        return False
+    config, plan = encoder.model_config, encoder.plan
+    shapes = {(width, block in plan.dropped_attention) for block, width in enumerate(mlp_widths(config, plan))}
+    return times * count_flops(config, tokens.lengths, plan) > COMPILE_FLOPS + MORE_FLOPS * (len(shapes) - 1)
+
+
+def worth_compiling(encoder: Encoder, texts: list[str], kind: str, count: int, compiled: str = "auto") -> str:
+    """`always` or `never` for `count` texts like the first of `texts`, where `compiled` leaves it open."""
+    if compiled != "auto":
+        return compiled
+    sample = texts[:SAMPLE]
+    return "always" if pays(encoder, encoder.tokenize(sample, kind), count / len(sample)) else "never"
+
+
+@contextmanager
+def compiled_blocks(encoder: Encoder) -> Iterator[None]:
+    """Within the block every block of the model runs compiled code; blocks of one shape share it."""
+    blocks: Any = encoder.backbone.get_submodule(family(encoder.model_config).blocks)
+    limits: dict[str, Any] = {"recompile_limit": COMPILED, "accumulated_recompile_limit": COMPILED}
+    for block in blocks:
+        block.compile(dynamic=True)
+    try:
+        with torch._dynamo.config.patch(limits):
+            yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None

@@ -1,0 +1,29 @@
+"""Floating-point operations of encoding, from a model's config, its plan and the lengths of texts: what work is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effir_dist.models.families.backbones import ModelDict, block_count, family, head_size
+from effir_dist.models.pruning import PruningPlan, mlp_widths
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def count_flops(config: ModelDict, lengths: np.ndarray, plan: PruningPlan | None = None) -> float:
+    """FLOPs of a forward pass over texts of `lengths` [N] tokens: matrices and attention, of real tokens alone.
+
+    A multiplication and an addition are two. In a decoder a token sees those before it, so half of the pairs count; a
+    sliding window is not counted off. Embeddings, norms, activations and softmax, a few per cent, are left out.
+    """
+    import numpy as np
+
+    row, plan = family(config), plan or PruningPlan()
+    lengths = np.asarray(lengths, np.float64)
+    blocks = block_count(config) - len(plan.dropped_attention)
+    weights = blocks * row.attention_parameters(config)
+    weights += sum(row.mlp_parameters(config, width) for width in mlp_widths(config, plan) if width)
+    pairs = (lengths * (lengths + 1) / 2 if row.append_eos else lengths**2).sum()
+    attention = 4 * blocks * int(config["num_attention_heads"]) * head_size(config) * pairs
+    return float(2 * weights * lengths.sum() + attention)

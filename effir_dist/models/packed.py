@@ -1,0 +1,164 @@
+"""Texts one after the other without padding: [1, N] ids, and an attention that keeps each text to itself.
+
+transformers calls the attention that a model's config names; ours is `effir_packed`, which reads where texts begin and
+end from the keyword argument `packing` of the model's forward pass. All our families' models hand such arguments down.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effir_dist.models.attention import taken
+
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # torch before 2.10
+    varlen = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from effir_dist.models.tokens import Tokens
+
+NAME = "effir_packed"
+varlen_attn: Any = None if varlen is None else varlen.varlen_attn
+OPTIONS = frozenset(() if varlen_attn is None else inspect.signature(varlen_attn).parameters)
+"""Of torch's attention: 2.10 has no `window_size`, and 2.13 wants `enable_gqa` said where 2.11 knows no such word."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the texts of a batch are; B texts of N tokens together."""
+
+    offsets: Tensor
+    """[B + 1] int32, on the model's device: text i is offsets[i] to offsets[i + 1]"""
+    longest: int
+    lengths: tuple[int, ...]
+    """[B]; empty on a GPU, whose attention reads `offsets` (and whose compiled code should not depend on them)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes through the model at once."""
+
+    ids: Tensor
+    """[1, N]"""
+    positions: Tensor
+    """[1, N], from 0 in each text"""
+    packing: Packing
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """With every tensor replaced."""
+        packing = replace(self.packing, offsets=function(self.packing.offsets))
+        return Batch(function(self.ids), function(self.positions), packing)
+
+
+def pack(tokens: Tokens, indices: np.ndarray, device: torch.device) -> Batch:
+    """The texts at `indices`, one after the other; copied to a GPU without waiting for it. Empty texts are an error."""
+    rows = [tokens[int(i)] for i in indices]
+    if not all(map(len, rows)):
+        raise ValueError("a text without tokens cannot be packed")
+    return pack_rows(rows, device).map(lambda tensor: _to(tensor, device))
+
+
+def pack_rows(rows: list[np.ndarray], device: torch.device) -> Batch:
+    """Tokens [T] of each text one after the other, for a device, in main memory."""
+    lengths = np.array([len(row) for row in rows])
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    ids, positions = np.concatenate(rows), np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    known = () if device.type == "cuda" else tuple(lengths.tolist())
+    packing = Packing(torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()), known)
+    both = torch.from_numpy(np.stack([ids, positions]).astype(np.int64))
+    return Batch(both[:1], both[1:], packing)
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def possible(backbone: Any) -> bool:
+    """Whether torch has an attention without padding for a model on a GPU: in half precision."""
+    first, config = next(backbone.parameters()), backbone.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    half = first.dtype in (torch.bfloat16, torch.float16)
+    if not (first.is_cuda and half and "window_size" in OPTIONS and head % 8 == 0 and head <= 256):
+        return False
+    return torch.cuda.get_device_capability(first.device) >= (8, 0)
+
+
+def attention(backbone: Any) -> AbstractContextManager[None]:
+    """Within the block the model takes packed batches, and no others."""
+    return taken(backbone, NAME, _attend)
+
+
+def pool(pooling: str, hidden: Tensor, packing: Packing) -> Tensor:
+    """[1, N, D] -> [B, D] float32: `mean`, `last` or `cls` of each text."""
+    if pooling == "last":
+        return hidden[0, packing.offsets[1:] - 1].float()
+    if pooling == "cls":
+        return hidden[0, packing.offsets[:-1]].float()
+    # "unsafe" leaves out a check of the offsets that waits for the GPU.
+    return torch.segment_reduce(hidden[0].float(), "mean", offsets=packing.offsets.long(), axis=0, unsafe=True)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    packing: Packing | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query [1, H, N, d], key and value [1, K, N, d] -> [1, N, H, d]."""
+    assert packing is not None
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    attend = _flash if query.is_cuda else _one_by_one
+    q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    return attend(q, k, v, packing, scaling, causal, sliding_window)[None], None
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, causal: bool, window: int | None
+) -> Tensor:
+    """[N, H, d], [N, K, d] twice -> [N, H, d], by FlashAttention."""
+    left, right = (-1, -1) if window is None else (window - 1, window - 1)
+    sizes = (packing.offsets, packing.offsets, packing.longest, packing.longest)
+    grouped = {"enable_gqa": True} if "enable_gqa" in OPTIONS else {}
+    window_size = (left, 0 if causal else right)
+    found: Tensor = varlen_attn(query, key, value, *sizes, scale=scale, window_size=window_size, **grouped)
+    return found
+
+
+def _one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, causal: bool, window: int | None
+) -> Tensor:
+    """The same by torch's own attention: texts of one length that follow each other go together."""
+    out, start = torch.empty_like(query), 0
+    for length, group in itertools.groupby(packing.lengths):
+        end = start + length * len(list(group))
+        q, k, v = (x[start:end].unflatten(0, (-1, length)).transpose(1, 2) for x in (query, key, value))
+        mask = _window(length, window, causal, query.device) if window and window <= length else None
+        options: dict[str, Any] = {"attn_mask": mask, "is_causal": causal and mask is None, "scale": scale}
+        found = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1], **options)
+        out[start:end] = found.transpose(1, 2).flatten(0, 1)
+        start = end
+    return out
+
+
+def _window(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
+    """[T, T] bool: which tokens see which."""
+    place = torch.arange(length, device=device)
+    distance = place[:, None] - place[None, :]
+    return (distance.abs() < window) & ((distance >= 0) | (not causal))
+

@@ -1,0 +1,61 @@
+"""Any sentence-transformers model folder as a retriever: with its own pooling, prompts and lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effir_dist.core.errors import InputError
+from effir_dist.models.pretrained import quiet_transformers, read_json, refuse_pickles
+
+
+def is_sentence_model(name_or_path: str) -> bool:
+    """Whether this is a folder that sentence-transformers saved (or that we export, without our own plan.json)."""
+    from effir_dist.models.encoder import EXPORT_FILE, SETTINGS_FILE
+
+    folder = Path(name_or_path)
+    ours = any((folder / name).is_file() for name in (EXPORT_FILE, SETTINGS_FILE))
+    return (folder / "modules.json").is_file() and not ours
+
+
+class SentenceModel:
+    """A SentenceTransformer behind `Encoder`'s `encode`."""
+
+    def __init__(self, folder: str, dtype: str = "float32") -> None:
+        """Raises InputError where sentence-transformers is missing or cannot load the folder, which may hold tensors
+        in safetensors only, and no code."""
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise InputError(f"{folder} is for sentence-transformers; install `effir_dist[st]`") from None
+        refuse_pickles(Path(folder))
+        config = Path(folder) / "config.json"
+        if config.is_file() and str(read_json(config).get("model_type", "")).startswith("effir_"):
+            import effir_dist.models.auto  # noqa: F401  # an export's architecture, so that none of its code need run
+        options = {"use_safetensors": True, "dtype": dtype}
+        try:
+            with quiet_transformers():
+                self.model = SentenceTransformer(folder, model_kwargs=options, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"sentence-transformers cannot load {folder}: {reason}") from None
+
+    def encode(self, texts: list[str], kind: str = "document", batch_tokens: int = 0) -> np.ndarray:
+        """Embeddings of queries or documents, l2-normalised: [N, D] float32."""
+        encode = self.model.encode_query if kind == "query" else self.model.encode_document
+        batch = max(1, (batch_tokens or 4096) // (self.length(kind) or 512))
+        vectors: Any = encode(texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
+
+    def length(self, kind: str) -> int | None:
+        """Tokens kept of a query or document."""
+        own = getattr(self.model[0], f"{kind}_length", None)
+        return own if own is not None else self.model.max_seq_length
+
+    def set_length(self, kind: str, tokens: int) -> None:
+        """Cut queries or documents to `tokens`. Raises InputError for a model that has no such setting."""
+        if not hasattr(self.model[0], f"{kind}_length"):
+            raise InputError(f"--max-{kind}-length: this model's {type(self.model[0]).__name__} has no such setting")
+        setattr(self.model[0], f"{kind}_length", tokens)

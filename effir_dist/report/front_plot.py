@@ -1,0 +1,203 @@
+"""The plot of size against quality: all trials of a table, the front, its labels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from effir_dist.core.objectives import MEASURES, Goal
+from effir_dist.core.pareto import non_dominated, plan_text
+from effir_dist.report.frames import front_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GREY, LIGHT = "#222222", "#6b6b6b", "#b9c2cb"
+FRONT, TEST = "#0072b2", "#d55e00"  # told apart with any kind of colour blindness (Okabe and Ito)
+# Where a label is tried: degrees and points away. Above left first: a trial there would be on the front itself.
+ANGLES = (135, 110, 160, 90, 180, 60, 30, -45, -20, 0, -70, -90)
+DISTANCES = (8, 13, 18, 24, 31)
+PARAMETERS = ("parameters", "block_parameters")
+CAPTION = "A point is one trial: pruned, tuned, scored. Labels: MLP layers dropped, width of those that stay."
+
+
+def front_figure(table: pd.DataFrame, title: str, note: str = "", goal: Goal | None = None) -> Figure:
+    """The plot of a `trials_table` with a complete trial that is on the front, with room for title, legend and
+    footnote. goal: what the search went by; its first cost is the horizontal axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=200, facecolor="white")
+    ax = figure.subplots()
+    figure.subplots_adjust(left=0.085, right=0.97, top=0.83, bottom=0.185)
+    plain: dict[str, Any] = {"x": 0.022, "va": "center", "parse_math": False}
+    figure.text(y=0.955, s=title, fontsize=14, fontweight="bold", color=INK, **plain)
+    figure.text(y=0.915, s=CAPTION, fontsize=9, color=GREY, **plain)
+    draw_front(ax, table, goal)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handletextpad": 0.4}
+    figure.legend(loc="lower left", bbox_to_anchor=(0.012, 0.045), ncols=5, columnspacing=1.6, **style)
+    failed = int((table["state"] != "complete").sum())
+    counts = f"{len(table)} trials" + (f", {failed} failed (not shown)" if failed else "")
+    figure.text(y=0.03, s=f"{note}: {counts}" if note else counts, fontsize=8, color=GREY, **plain)
+    return figure
+
+
+def draw_front(ax: Axes, table: pd.DataFrame, goal: Goal | None = None) -> Axes:
+    """Draw a `trials_table`: every complete trial, the front as a step line, test scores hollow, the whole model.
+
+    `ax` has its final size already: labels are placed where they overlap nothing.
+    """
+    scored = table[table["ndcg_at_10"].notna() & (table["state"] == "complete")]
+    goal = goal or Goal()
+    scored = scored.assign(cost=_cost(scored, goal.cost)).dropna(subset="cost")
+    best = front_of(scored, goal).iloc[::-1]
+    whole = scored[scored["parameters"] == scored["full_parameters"]].nlargest(1, "ndcg_at_10")
+    _set_limits(ax, scored, best)
+    _draw_points(ax, scored, best, whole)
+    _style(ax, float(scored["full_parameters"].iloc[0]), goal.cost)
+    _label(ax, best, whole, scored)
+    return ax
+
+
+def _cost(scored: pd.DataFrame, name: str) -> pd.Series:
+    """The horizontal axis, where less is better: millions of parameters, the time that a speed-up leaves, or bytes."""
+    values = scored[name].astype(float)
+    if name in PARAMETERS:
+        return values / 1e6
+    return 100 / values if MEASURES[name].better > 0 else values
+
+
+def _set_limits(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame) -> None:
+    x, front_y = scored["cost"], [*best["ndcg_at_10"], *best["test_ndcg_at_10"].dropna()]
+    wide = max(x.max() - x.min(), 0.05 * x.max())
+    ax.set_xlim(x.min() - 0.10 * wide, x.max() + 0.06 * wide)
+    # One collapsed trial must not flatten the front: what lies far below it is drawn at the edge.
+    lowest = min(scored["ndcg_at_10"].min(), *front_y)
+    low = max(lowest, min(front_y) - 0.5 * max(max(front_y) - min(front_y), 0.05))
+    high = max(front_y)
+    tall = max(high - low, 0.02)
+    ax.set_ylim(low - 0.08 * tall, high + 0.14 * tall)
+
+
+def _draw_points(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame, whole: pd.DataFrame) -> None:
+    bottom = ax.get_ylim()[0]
+    x, y = _steps(ax, best)
+    ax.fill_between(x, y, bottom, color=FRONT, alpha=0.06, linewidth=0)
+    ax.plot(x, y, color=FRONT, linewidth=1.4, zorder=3)
+    rest = scored[~scored["on_front"]]
+    below = rest["ndcg_at_10"] < bottom
+    _mark(ax, rest[~below], "ndcg_at_10", "trial", "o", 5, color=LIGHT, zorder=2)
+    edge = rest[below].assign(ndcg_at_10=bottom)
+    _mark(ax, edge, "ndcg_at_10", "trial far below", "v", 6, color=LIGHT, clip_on=False, zorder=2)
+    _mark(ax, best, "ndcg_at_10", "Pareto front", "o", 7.5, color=FRONT, markeredgecolor="white", zorder=5)
+    hollow = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+    _mark(ax, best, "test_ndcg_at_10", "front on the test queries", "D", 6, color=TEST, zorder=4, **hollow)
+    hollow = {"markerfacecolor": "none", "markeredgewidth": 1.2}
+    _mark(ax, whole, "ndcg_at_10", "unpruned model", "o", 13, color=INK, zorder=6, **hollow)
+
+
+def _steps(ax: Axes, best: pd.DataFrame) -> tuple[list[float], list[float]]:
+    # A trial beats all to its right and below: between two trials of the front the smaller one's score holds. Of three
+    # objectives some of the front are beaten in the two that are drawn.
+    drawn = best.iloc[non_dominated([*zip(best["cost"], best["ndcg_at_10"], strict=True)])]
+    x = [v for v in drawn["cost"] for _ in range(2)]
+    y = [v for v in drawn["ndcg_at_10"] for _ in range(2)]
+    return [*x, ax.get_xlim()[1]], [ax.get_ylim()[0], *y]
+
+
+def _mark(ax: Axes, rows: pd.DataFrame, y: str, label: str, marker: str, size: float, **style: Any) -> None:
+    rows = rows[rows[y].notna()]
+    if len(rows):
+        ax.plot(rows["cost"], rows[y], marker, label=label, markersize=size, **style)
+
+
+def _style(ax: Axes, full: float, cost: str) -> None:
+    billions = full >= 1e9
+    unit, scale = ("billion", 1e3) if billions else ("million", 1.0)
+    spines = [*ax.spines.values()]
+    if cost in PARAMETERS:
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
+        ax.set_xlabel(f"{MEASURES[cost].text} ({unit})", color=INK)
+    else:
+        share = MEASURES[cost].better > 0
+        ax.set_xlabel(f"time, % of the unpruned model's ({cost})" if share else MEASURES[cost].text, color=INK)
+    ax.set_ylabel("nDCG@10", color=INK)
+    if cost == "parameters":
+        spines += _share_axis(ax, full)
+    ax.tick_params(colors=INK, length=3)
+    ax.grid(color="#e8e8e8", linewidth=0.7)
+    ax.set_axisbelow(True)
+    for spine in spines:
+        spine.set_color("#c8c8c8")
+
+
+def _share_axis(ax: Axes, full: float) -> list[Any]:
+    """The share of the unpruned model's parameters on top; its spines."""
+    factor: Any = 1e8 / full
+    top = ax.secondary_xaxis("top", functions=(lambda millions: millions * factor, lambda share: share / factor))
+    top.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    top.set_xlabel("share of the unpruned model's parameters", color=GREY, fontsize=9)
+    top.tick_params(colors=GREY, labelsize=9, length=3)
+    return [*top.spines.values()]
+
+
+def _label(ax: Axes, best: pd.DataFrame, whole: pd.DataFrame, scored: pd.DataFrame) -> None:
+    """Name the front's trials and the whole model, each where the name covers no mark, line or other name."""
+    import numpy as np
+
+    def pixels(rows: pd.DataFrame, y: str) -> Any:
+        return ax.transData.transform(rows.loc[rows[y].notna(), ["cost", y]].to_numpy(float))
+
+    line = ax.transData.transform(np.column_stack(_steps(ax, best)))
+    along = [np.linspace(a, b, max(2, int(np.abs(b - a).max() / 4))) for a, b in pairwise(line)]
+    labels = _Labels(ax, np.concatenate([pixels(scored, "ndcg_at_10"), pixels(best, "test_ndcg_at_10"), *along]))
+    named = {row["trial"]: row for row in [*whole.to_dict("records"), *best.to_dict("records")]}
+    for row in named.values():
+        mlps, attentions = (len([n for n in row[k].split(",") if n]) for k in ("dropped_mlp", "dropped_attention"))
+        text = plan_text(mlps, row["width_ratio"], attentions, minus="\N{MINUS SIGN}")
+        labels.place((row["cost"], row["ndcg_at_10"]), text)
+
+
+class _Labels:
+    """Places texts beside points so that they cover no mark, no line and no other text; else leaves them out."""
+
+    def __init__(self, ax: Axes, taken: Any) -> None:
+        """`taken` [N, 2]: what no text may cover, in pixels."""
+        self.ax, self.taken, self.pixels = ax, taken, ax.figure.dpi / 72
+
+    def place(self, at: tuple[float, float], text: str) -> None:
+        """Write `text` beside the point `at` of the data, with a thin line where it is not next to it."""
+        import numpy as np
+
+        style: dict[str, Any] = {"fontsize": 8.5, "color": INK, "zorder": 7, "ha": "center", "va": "center"}
+        note = self.ax.annotate(text, at, (0, 0), textcoords="offset points", **style)
+        extent, origin = note.get_window_extent(), self.ax.transData.transform(at)
+        size = np.array([extent.width, extent.height])
+        tried = (self._try(origin, size, distance, angle) for distance in DISTANCES for angle in ANGLES)
+        found = next((way for way in tried if way), None)
+        if found is None:
+            note.remove()
+            return
+        centre, leader = found
+        note.set_position(tuple((centre - origin) / self.pixels))
+        self.ax.plot(*self.ax.transData.inverted().transform(leader).T, color=GREY, linewidth=0.6, zorder=4)
+        grid = np.stack(np.meshgrid(*(np.linspace(-s / 2, s / 2, max(3, int(s / 6))) for s in size)), -1)
+        self.taken = np.concatenate([self.taken, leader, centre + grid.reshape(-1, 2)])
+
+    def _try(self, origin: Any, size: Any, distance: float, angle: float) -> tuple[Any, Any] | None:
+        """Centre of the text and the points of its line, in pixels, or None where it would cover something."""
+        import numpy as np
+
+        towards = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+        anchor = origin + towards * distance * self.pixels
+        centre = anchor + np.clip(1.5 * towards, -1, 1) * size / 2
+        low, high = centre - size / 2 - 3 * self.pixels, centre + size / 2 + 3 * self.pixels
+        outside = (low < self.ax.bbox.min).any() or (high > self.ax.bbox.max).any()
+        if outside or ((self.taken > low) & (self.taken < high)).all(axis=1).any():
+            return None
+        steps = np.linspace(5 / distance, 1, 12 if distance > DISTANCES[1] else 0)[:, None]
+        leader = origin + steps * (anchor - origin)
+        others = self.taken[np.linalg.norm(self.taken - origin, axis=1) > 10 * self.pixels]
+        crossed = np.linalg.norm(others[:, None] - leader, axis=2) < 3 * self.pixels
+        return None if crossed.any() else (centre, leader)

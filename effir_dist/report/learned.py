@@ -1,0 +1,72 @@
+"""What a search learned, as tables: how much of the plane it covered at what cost, and which MLPs its front drops."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from effir_dist.core.objectives import Goal
+from effir_dist.core.pareto import non_dominated_losses, unpruned
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def hypervolume_table(records: Iterable[dict[str, Any]], goal: Goal, scale: dict[str, float]) -> pd.DataFrame:
+    """Columns trial, cost_seconds (of it and all trials that ended before it, failed ones too), hypervolume.
+
+    A row a finished trial, in the order in which they ended. scale: `Goal.scale` of these records, or of several runs.
+    """
+    import pandas as pd
+
+    ended = sorted(records, key=lambda r: (r.get("finished") or "", r["trial"]))
+    whole = unpruned(goal.scored(ended))
+    cost, covering, rows = 0.0, list[tuple[float, ...]](), []
+    for number, record in enumerate(ended, 1):
+        cost += seconds_of(record)
+        # A repeat changes the mean of the trial that it repeats, so what was covered is counted anew.
+        again = bool(record.get("repeat_of"))
+        new = goal.scored(ended[:number] if again else [record])
+        kept = [r for r in new if not any(v > 0 for v in goal.violations(r, whole).values())]
+        covering = ([] if again else covering) + [goal.point(r, scale) for r in kept]
+        covering = [covering[i] for i in non_dominated_losses(covering)]
+        rows.append((record["trial"], cost, goal.volume(covering)))
+    return pd.DataFrame(rows, columns=["trial", "cost_seconds", "hypervolume"])
+
+
+def seconds_of(record: dict[str, Any]) -> float:
+    """What a trial took; a failed one, from its start to its end."""
+    if record.get("total_seconds") is not None:
+        return float(record["total_seconds"])
+    try:
+        start, end = (datetime.datetime.fromisoformat(record[name]) for name in ("started", "finished"))
+        return max(0.0, (end - start).total_seconds())
+    except (KeyError, TypeError, ValueError):  # it failed before it began
+        return 0.0
+
+
+def drops_table(trials: pd.DataFrame, blocks: int, order: list[int]) -> pd.DataFrame:
+    """Columns block, importance_rank (1 is the least important, dropped first), front_share, all_share.
+
+    The shares are of the plans on the front, and of all complete trials, that drop the block's MLP; plans without a
+    dropped MLP count too. importance_rank is missing where the run has no scores.
+    """
+    import pandas as pd
+
+    scored = trials[trials["state"] == "complete"]
+    gone = [{int(b) for b in text.split(",") if b} for text in scored["dropped_mlp"]]
+    on_front = [plan for plan, front in zip(gone, scored["on_front"], strict=True) if front]
+
+    def share(plans: list[set[int]], block: int) -> float:
+        return sum(block in plan for plan in plans) / len(plans) if plans else float("nan")
+
+    rank = {block: number for number, block in enumerate(order, 1)}
+    rows = [(block, rank.get(block), share(on_front, block), share(gone, block)) for block in range(blocks)]
+    table = pd.DataFrame(rows, columns=["block", "importance_rank", "front_share", "all_share"])
+    return table.astype({"importance_rank": "Int64"})
+
+
+def blocks_of(records: Iterable[dict[str, Any]]) -> int:
+    """Blocks of the model that a run prunes; 0 while no record says."""
+    return max((len(r.get("mlp_widths") or []) for r in records), default=0)

@@ -1,0 +1,116 @@
+"""nDCG@10 of every trial on every data set, and its difference from the unpruned model, with 95 % intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from effir_dist.evaluate.intervals import many_draws
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from effir_dist.core.run_folder import Run
+
+MEAN = "*"
+"""The name of the mean over data sets, beside the data sets' own."""
+INTERVAL = ("low", "high", "difference", "difference_low", "difference_high")
+COLUMNS = ("trial", "split", "dataset", "ndcg_at_10", *INTERVAL)
+RUNG_COLUMNS = ("parameters", "parameters_fraction", "width_ratio", "ndcg_at_10", "cost", "total_seconds")
+RUNG_MEASURES = ("query_speedup", "document_speedup", "memory_bytes")
+"""On the lowest rung, where an objective or a constraint asks for them."""
+
+
+def scores_table(
+    queries: pd.DataFrame,
+    unpruned: str | None,
+    chosen: Sequence[str] = (),
+    repeats: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """Columns COLUMNS, of per-query scores: a row a trial, split and data set, and one (`*`) for the mean over them.
+
+    chosen: the data sets that the mean is over, by default all. repeats: trial -> itself and the trials that trained
+    its plan again with other seeds; its rows are then of all of them, means and intervals over seeds and queries.
+    Differences are paired by query, and NaN without an unpruned trial. Trials are compared on the queries that the
+    unpruned one (else the first) was scored on; one that was scored on others has no row.
+    """
+    import pandas as pd
+
+    groups = {trial: members for trial, members in (repeats or {}).items() if len(members) > 1}
+    parts = [_split(str(s), part, unpruned, chosen, groups) for s, part in queries.groupby("split", sort=False)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _split(
+    split: str, queries: pd.DataFrame, unpruned: str | None, chosen: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    import numpy as np
+    import pandas as pd
+
+    wide = queries.pivot(index=["dataset", "query_id"], columns="trial", values="ndcg_at_10")
+    reference = unpruned if unpruned in wide else wide.columns[0]
+    same = (wide.notna().to_numpy() == wide[[reference]].notna().to_numpy()).all(axis=0)
+    own = queries[queries["trial"] == reference]
+    # In the order of the file: the draws are then those of intervals.py for the same file.
+    wide = wide.loc[pd.MultiIndex.from_frame(own[["dataset", "query_id"]]), same]
+    scores = {str(name): part.to_numpy(float).T for name, part in wide.groupby(level="dataset")}
+    trials = list(wide.columns)
+    places = {trial: [trials.index(t) for t in members if t in trials] for trial, members in groups.items()}
+    pooled = {trials.index(trial): columns for trial, columns in places.items() if trial in trials}
+    draws = many_draws(scores, pooled=pooled)
+    means = {name: _means(values, pooled) for name, values in scores.items()}
+    over = [name for name in chosen if name in scores] or list(scores)
+    for part in (means, draws):
+        part[MEAN] = np.mean([part[name] for name in over], axis=0)
+    whole = trials.index(unpruned) if unpruned in trials else None
+    parts = [_dataset(split, name, trials, means[name], draws[name], whole) for name in (MEAN, *sorted(scores))]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _means(values: np.ndarray, pooled: Mapping[int, Sequence[int]]) -> np.ndarray:
+    """[N, Q] -> [N]: means over queries, and over the trainings that a trial stands for."""
+    means = values.mean(axis=1)
+    own = means.copy()
+    for column, members in pooled.items():
+        means[column] = own[[*members]].mean()
+    return means
+
+
+def _dataset(
+    split: str, name: str, trials: list[str], means: np.ndarray, draws: np.ndarray, whole: int | None
+) -> pd.DataFrame:
+    """The rows of one data set. means [N]; draws [DRAWS, N]; whole: which of the N trials is the unpruned one."""
+    import numpy as np
+    import pandas as pd
+
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    table = pd.DataFrame({"trial": trials, "split": split, "dataset": name, "ndcg_at_10": means})
+    table = table.assign(low=low, high=high)
+    if whole is None:
+        return table.assign(**dict.fromkeys(INTERVAL[2:], float("nan")))
+    least, most = np.quantile(draws - draws[:, [whole]], [0.025, 0.975], axis=0)
+    return table.assign(difference=means - means[whole], difference_low=least, difference_high=most)
+
+
+def rungs_table(run: Run) -> pd.DataFrame:
+    """A row for each score below the top: trial, rung, share of the training, what was pruned, score and cost; and
+    whether the trial went on to be trained in full. These scores compare within a rung only, not with a record's."""
+    import pandas as pd
+
+    rows = [
+        {
+            "trial": trial,
+            "rung": rung["rung"],
+            "share": rung["share"],
+            "dropped_mlp": ",".join(map(str, rung["dropped_mlp"])),
+            **{name: rung[name] for name in RUNG_COLUMNS},
+            **{name: rung[name] for name in RUNG_MEASURES if name in rung},
+            "trained_in_full": run.finished(trial),
+        }
+        for trial in run.trials()
+        for rung in run.rungs(trial)
+    ]
+    measured = [name for name in RUNG_MEASURES if any(name in row for row in rows)]
+    names = ["trial", "rung", "share", "dropped_mlp", *RUNG_COLUMNS, *measured, "trained_in_full"]
+    return pd.DataFrame(rows, columns=names)

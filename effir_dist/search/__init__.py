@@ -1,0 +1,1 @@
+"""The search: what to try, where to run it, and one trial."""

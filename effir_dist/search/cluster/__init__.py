@@ -1,0 +1,1 @@
+"""Ray: what fits the cluster, and what runs where."""

@@ -1,0 +1,245 @@
+"""Ray: starting it, running trials with Ray Tune, and the two small objects through which Tune talks to the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+# Read when ray is imported or workers start: the records are ours, so Tune keeps none; output goes to our log.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import PlacementGroupID, cloudpickle, tune
+from ray.tune import tune as tune_module
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.search import Searcher
+from ray.util.placement_group import PlacementGroup
+
+from effir_dist.core.errors import InputError
+from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
+from effir_dist.search.cluster.worker import in_worker, run_job
+
+MOST_LOSSES = 20
+"""How often a trial may lose the process or the machine that it runs on before that counts as its own failure."""
+Work = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+"""work(job, report): what a worker process does for a trial."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
+
+
+class Driver(Protocol):
+    """The side of a search that Tune talks to."""
+
+    def next_job(self) -> dict[str, Any] | None: ...
+    def started(self, trial: str) -> None: ...
+    def progressed(self, trial: str, progress: dict[str, Any]) -> None: ...
+    def ended(self, trial: str, error: BaseException | None) -> None: ...
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[dict[str, float]]:
+    """Join the Ray cluster at `address`, or start one on this machine; yields its resources, by name."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    if address:
+        quiet.pop("include_dashboard")
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+        _free_what_dead_drivers_reserved()
+    else:
+        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
+    try:
+        yield {name: float(count) for name, count in ray.cluster_resources().items()}
+    finally:
+        ray.shutdown()
+
+
+def _free_what_dead_drivers_reserved() -> None:
+    """Remove placement groups that outlived the job that made them; trials would wait for their CPUs for ever.
+
+    Ray drops them with the job, except where a driver is killed while a trial of several workers waits for room.
+    """
+    from ray.util.state import list_jobs, list_placement_groups
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        # The groups first: one that a job makes after this look is not among them, so its job is never missed.
+        groups = list_placement_groups(filters=[("is_detached", "=", False)], limit=10_000, detail=True)
+        alive = {job.job_id for job in list_jobs(limit=10_000) if job.status in ("PENDING", "RUNNING")}
+    except RayStateApiException as error:  # a cluster without Ray's dashboard
+        logging.getLogger(__name__).warning("cannot look for what dead drivers reserved: %s", error)
+        return
+    for group in groups:
+        if group.state != "REMOVED" and group.creator_job_id not in alive:
+            print(f"removing placement group {group.placement_group_id} of the dead job {group.creator_job_id}")
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group.placement_group_id)))
+
+
+def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Callable[[], Any]:
+    """Run a function on the cluster with one worker's share of a trial; the result waits behind the returned call."""
+    share = resources.cpus / resources.workers
+    remote: Any = ray.remote(num_cpus=share, num_gpus=resources.gpus / resources.workers)(in_worker)
+    reference = remote.remote(function, share, *args)
+
+    def wait() -> Any:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, InputError) else error from None
+
+    return wait
+
+
+class _Searcher(Searcher):
+    """Tune's source of trials: the driver. Never restored from Tune's snapshot: the run's records are the truth."""
+
+    def __init__(self, driver: Driver, storage: str) -> None:
+        super().__init__()
+        self.driver, self.storage = driver, storage
+        self.jobs: dict[str, str] = {}
+        self.tune_trials: dict[str, Any] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        job = self.driver.next_job()
+        if job is None:
+            return Searcher.FINISHED  # type: ignore[return-value]
+        if not job:
+            return None  # ask again when a trial has ended
+        self.jobs[trial_id] = job["head"]["trial"]
+        return {"job": {**job, "storage": self.storage}}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.driver.ended(self.jobs[trial_id], _cause(self.tune_trials[trial_id]) if error else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_text("the run's records are the truth\n")
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise InputError("a search is resumed from its records: --resume RUN")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Callback(tune.Callback):
+    """Passes Tune's events on to the driver."""
+
+    def __init__(self, driver: Driver, searcher: _Searcher) -> None:
+        self.driver, self.searcher = driver, searcher
+        self.losses: Counter[str] = Counter()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.searcher.tune_trials[trial.trial_id] = trial
+        self.driver.started(self.searcher.jobs[trial.trial_id])
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self.driver.progressed(self.searcher.jobs[trial.trial_id], result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial whose machine was lost starts again as if for the first time: it goes on from its checkpoint."""
+        self.losses[trial.trial_id] += 1
+        if _lost(_cause(trial)) and self.losses[trial.trial_id] <= MOST_LOSSES:
+            trial.run_metadata.num_failures -= 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _cause(trial: Any) -> BaseException:
+    """What a Tune trial died of: the exception raised in it, out of Ray's and Tune's wrappings."""
+    path = trial.pickled_error_file  # Tune's own, on this machine
+    error: Any = cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
+    while getattr(error, "cause", None) is not None:
+        error = error.cause
+    return error if isinstance(error, BaseException) else RuntimeError("the worker process died")
+
+
+def _lost(error: BaseException) -> bool:
+    """Whether a trial ended with its process or machine, or one of its workers' (Ray Train), and not by an error."""
+    workers = getattr(error, "worker_failures", {}).values()
+    return any(isinstance(e, ray.exceptions.RayActorError) for e in (error, *workers))
+
+
+class _Controller(TuneController):
+    """Tune's own, but a worker that is starting is left to start.
+
+    Tune gives a trial that waits for its worker to the first that is free, and kills the one that it waited for. Where
+    trials are shorter than a worker takes to start (seconds), most of a cluster then never comes to work.
+    """
+
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        own = self._trial_to_actor.get(trial)
+        if own and trial not in self._resetting_trials and self._actor_manager.is_actor_started(own):
+            return False
+        return bool(super()._maybe_reuse_cached_actor(trial))
+
+
+def run_trials(
+    driver: Driver,
+    resources: Resources,
+    trials: int,
+    time_budget: float,
+    storage: str,
+    work: Work = run_job,
+) -> None:
+    """Run up to `trials` jobs with Tune. Returns when they ended, or the time (seconds; 0: no limit) is up.
+
+    work(job, report) is called in a worker process for each of the driver's jobs.
+    """
+    searcher = _Searcher(driver, storage)
+
+    def trial(options: dict[str, Any]) -> None:
+        _run(options["job"], work)
+
+    tuner = tune.Tuner(
+        tune.with_resources(trial, _request(resources)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=trials,
+            max_concurrent_trials=resources.concurrent,
+            time_budget_s=time_budget or None,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=storage,
+            callbacks=[_Callback(driver, searcher)],
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+    tune_module.TuneController = _Controller  # type: ignore[misc]  # Tune has no option for it
+    tuner.fit()
+
+
+def _request(resources: Resources) -> Any:
+    if resources.workers == 1:
+        return {"cpu": resources.cpus, "gpu": resources.gpus}
+    # The trial's own process only waits for its workers, which Ray Train places.
+    return {"cpu": WAITING_CPUS}
+
+
+def _run(job: dict[str, Any], work: Work) -> None:
+    """One trial, in this process or by Ray Train's workers. One that failed for a reason of its own is done."""
+    from effir_dist.core.run_folder import Run
+
+    if Run.open(job["run"]).reached(job["head"]):
+        return
+    if job["resources"]["workers"] == 1:
+        work(job, tune.report)
+    else:
+        from effir_dist.search.cluster.ray_train import run_on_workers
+
+        run_on_workers(job, work)

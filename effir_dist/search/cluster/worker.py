@@ -1,0 +1,52 @@
+"""What a worker process does: the job of one trial, with its threads and its log. No Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from effir_dist.core import config as config_module
+from effir_dist.core.run_folder import Run
+from effir_dist.core.settings import RunConfig
+from effir_dist.core.storage import written_locally
+
+
+def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
+    """Call a function in a worker process, with as many threads as it has CPUs."""
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
+    return function(*args)
+
+
+def run_job(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    """Run the trial of a job in this process, one of its workers; what it prints goes to its `log`."""
+    from effir_dist.search.trial.trial import run_trial
+
+    run = Run.open(job["run"])
+    config: RunConfig = config_module.from_dict(job["config"])
+    with output_to(run.trial_folder(job["head"]["trial"]) / "log"):
+        in_worker(run_trial, job["resources"]["cpus"] / job["resources"]["workers"], run, config, job["head"], report)
+
+
+def _log(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+@contextlib.contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Send all that this process prints, libraries in C included, to a file; in a bucket it is there at the end."""
+    with written_locally(path) as local, _log(local) as log:
+        kept = [os.dup(number) for number in (1, 2)]
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, original in zip((1, 2), kept, strict=True):
+                os.dup2(original, number)
+                os.close(original)

@@ -1,0 +1,78 @@
+"""What a search will cost, before it starts: operations from the model's shape, or seconds from trials that finished.
+
+Counts are upper bounds: every text as long as it may be, every trial as dear as an unpruned one. Nothing here needs
+weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import RunConfig
+from effir_dist.data import pairs, pydocs, sets
+from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.flops import count_flops
+from effir_dist.training.schedule import count_steps
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much data a trial reads; None where that is not known."""
+
+    pairs: int | None
+    queries: int | None
+    documents: int | None
+    reason: str = ""
+    """Why something is not known."""
+    has_negatives: bool = True
+
+    def negatives(self, config: RunConfig) -> int:
+        """Hard negatives of a query in a step; none where the data has none."""
+        return config.train.hard_negatives if self.has_negatives else 0
+
+
+def data_sizes(config: RunConfig) -> Sizes:
+    """The data of `data.paths` where it is on this machine; nothing is built or fetched."""
+    seed = config.search.seed
+    try:
+        missing = [path for path in config.data.paths if not _there(path)]
+        if missing:
+            return Sizes(None, None, None, f"{', '.join(missing)} is not on this machine yet")
+        trained = pairs.training_pairs(config.data, seed)
+        scored = [sets.search_collection(path, config.data, seed) for path in config.data.paths]
+    except InputError as error:
+        return Sizes(None, None, None, str(error))
+    queries, documents = sum(len(c.queries) for c in scored), sum(len(c.documents) for c in scored)
+    return Sizes(len(trained.queries), queries, documents, has_negatives=any(trained.negatives))
+
+
+def _there(path: str) -> bool:
+    return (pydocs.built_folder() if path == sets.BUILT_IN else Path(path).expanduser()).is_dir()
+
+
+def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -> tuple[float | None, float | None]:
+    """Operations of a trial's training and of its scoring, unpruned; None where the data's size is not known."""
+    model, train = config.model, config.train
+    lengths = (model.max_query_length, model.max_document_length)
+    query, document = (count_flops(model_config, np.array([length])) for length in lengths)
+    steps = steps_of(config, sizes)
+    # Backward: as much again for the activations, and again for the weights, which adapters do without.
+    again = bool(train.gradient_checkpointing) + bool(train.chunk or train.chunk_tokens)
+    passes = (2 if train.lora_rank else 3) + again
+    step = passes * train.batch_size * (query + (1 + sizes.negatives(config)) * document)
+    scoring = None
+    if sizes.queries is not None and sizes.documents is not None:
+        scoring = sizes.queries * query + sizes.documents * document
+    return (None if steps is None else steps * step), scoring
+
+
+def steps_of(config: RunConfig, sizes: Sizes) -> int | None:
+    """Optimizer steps of a trial; None where they depend on data of unknown size."""
+    train = config.train
+    if train.steps or not train.epochs:
+        return train.steps
+    return None if sizes.pairs is None else count_steps(train, sizes.pairs, 1)

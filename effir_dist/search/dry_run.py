@@ -1,0 +1,163 @@
+"""`--plan`: what a search would try, how large it is and what it will cost, from configs alone; nothing is started."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from effir_dist.core.objectives import Goal
+from effir_dist.core.settings import RunConfig
+from effir_dist.importance.ranking import KINDS
+from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.pruning import count_parameters
+from effir_dist.search.checks import facts_of, stand_ins
+from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, trial_operations
+from effir_dist.search.live import duration
+from effir_dist.search.strategy import space as spaces
+from effir_dist.search.strategy import space_file
+from effir_dist.search.strategy.space import Space
+from effir_dist.search.strategy.stopping import usual_seconds
+from effir_dist.training import memory
+
+
+def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[dict[str, Any]]:
+    """The starting points of a space (all of it, where it has fixed plans), with how much goes and what is left.
+
+    Which blocks go is settled by importance when a search starts; the counts hold for any of them.
+    """
+    importance, neurons = stand_ins(model_config, config, space)
+    found: dict[str, dict[str, Any]] = {}
+    goal = Goal.of(vars(config.search))
+    for point in spaces.starting_points(space, config, block_count(model_config), importance):
+        facts = facts_of(point, space, config, model_config, importance, neurons)
+        row = {
+            "plan": point.get("plan", ""),
+            "MLPs": len(facts["dropped_mlp"]),
+            "attentions": len(facts["dropped_attention"]),
+            "width": space.plans[point["plan"]].width_ratio if "plan" in point else _width(space, point),
+            "parameters": facts["parameters"],
+            "dimension": facts["dimension"],
+            "broken": ", ".join(goal.broken_by_plan(facts)),
+        }
+        found.setdefault(repr(row), row)
+    return list(found.values())
+
+
+LAYERS = {"set": "a set", "prefix": "a prefix", "flips": "a prefix with flips"}
+
+
+def _width(space: Space, point: dict[str, Any]) -> float:
+    """The mean of the groups' ratios."""
+    ratios = [point.get(name, 1.0) for name in spaces.width_names(space)]
+    return sum(ratios) / len(ratios)
+
+
+def text(
+    space: Space,
+    config: RunConfig,
+    model_config: ModelDict,
+    name: str,
+    records: list[dict[str, Any]] | None = None,
+    tflops: float = 0.0,
+) -> str:
+    """What `--plan` prints. records: of a run that is to go on. tflops: what the hardware of a trial keeps up, in 10^12
+    operations a second."""
+    full, blocks = count_parameters(model_config), block_count(model_config)
+    points = rows(space, config, model_config)
+    unit, size = ("B", 1e9) if full >= 1e9 else ("M", 1e6)
+    wide = max(4, *(len(str(row["plan"])) for row in points))
+    lines = [
+        f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
+        *memory.summary(model_config, config),
+        *_free(space, blocks),
+        *_size(space, blocks),
+        *_goal(config),
+        "the plans:" if space.plans else "tried first:",
+        f"{'plan':<{wide}}  MLPs  attn  width      {unit}  {unit} (exact)   share",
+    ]
+    for row in points:
+        count = row["parameters"] / size
+        # The unpruned model is tried in any case: everything is measured by it.
+        left_out = f"  not run: {row['broken']}" if row["broken"] and row["parameters"] < full else ""
+        lines.append(
+            f"{row['plan']:<{wide}}  {-row['MLPs']:>4}  {-row['attentions']:>4}  {row['width']:>5.0%}  {count:>5.1f}"
+            f"  {count:>9.3f}  {row['parameters'] / full:>6.1%}{left_out}"
+        )
+    return "\n".join([*lines, *_cost(config, model_config, records or [], tflops)])
+
+
+def _free(space: Space, blocks: int) -> list[str]:
+    """What may vary, one line each."""
+    if space.plans:
+        lines = [f"  {name}: {list(values)}" for name, values in space.parameters.items() if isinstance(values, tuple)]
+        return [*lines, f"{len(space.plans)} plans, and no others"]
+    kinds = [kind for kind in KINDS if kind in space.max_dropped]
+    lines = [f"  drop_{kind}: {LAYERS[space.layers]} of 0 to {space.limit(kind, blocks)}" for kind in kinds]
+    tree = space_file.to_dict(space)
+    lines += [f"  {name}: {tree[name]}" for name in ["width_ratio", *space.parameters] if name in tree]
+    return ["what may vary:", *lines]
+
+
+def _size(space: Space, blocks: int) -> list[str]:
+    """How many different plans and trials there are."""
+    if space.plans:
+        return [f"size: {spaces.grid_size(space)} trials"]
+    plans = spaces.plan_count(space, blocks)
+    whole = {n: isinstance(spaces.as_setting(n, 1.0), int) for n in space.parameters}
+    counts = {name: spaces.value_count(values, whole[name]) for name, values in space.parameters.items()}
+    endless = [*(["width_ratio"] if plans is None else []), *(name for name, count in counts.items() if count is None)]
+    if endless:
+        known = "" if plans is None else f"up to {plans:,} different plans, and "
+        return [f"size: {known}no end of trials, as {', '.join(endless)} is continuous"]
+    trials = (plans or 1) * math.prod(count or 1 for count in counts.values())
+    return [f"size: up to {plans:,} different plans, {trials:,} trials"]
+
+
+def _goal(config: RunConfig) -> list[str]:
+    goal = Goal.of(vars(config.search))
+    constraints = f"; constraints: {', '.join(c.text for c in goal.constraints)}" if goal.constraints else ""
+    return [
+        f"objectives: {', '.join(goal.objectives)}{constraints}; sampler {config.search.sampler}",
+        f"seeds: search.seed {config.search.seed}, train.seed {config.train.seed}",
+    ]
+
+
+def _cost(config: RunConfig, model_config: ModelDict, records: list[dict[str, Any]], tflops: float) -> list[str]:
+    """The predicted cost of what is to be run: measured seconds where trials finished, else operations."""
+    searched = [r for r in records if not r.get("repeat_of")]
+    left = max(0, config.search.trials - len(searched))
+    usual = usual_seconds(records)
+    if usual:
+        done = len([r for r in records if r["state"] == "complete"])
+        each = f"{duration(usual)} each, the median of {done} finished"
+        return [f"predicted cost: {left} trials left, {each}: {duration(left * usual)} one at a time"]
+    sizes = data_sizes(config)
+    parts = trial_operations(model_config, config, sizes)
+    lines = [f"predicted cost of {left} trials, as if none were pruned and all texts as long as they may be:"]
+    lines += _parts(config, sizes, parts)
+    if None in parts:
+        return [*lines, f"  the rest is not known: {sizes.reason}" if sizes.reason else "  the rest is not known"]
+    whole = left * sum(part or 0.0 for part in parts)
+    if not tflops:
+        return [*lines, f"  in all {_operations(whole)}; --tflops N (10^12 operations a second) turns that into time"]
+    return [*lines, f"  in all {_operations(whole)}: {duration(whole / (tflops * 1e12))} at {tflops:g} TFLOP/s"]
+
+
+def _parts(config: RunConfig, sizes: Sizes, parts: tuple[float | None, float | None]) -> list[str]:
+    train, steps = config.train, steps_of(config, sizes)
+    lines = []
+    if parts[0] is not None:
+        tokens = config.model.max_query_length + (1 + sizes.negatives(config)) * config.model.max_document_length
+        shape = f"{steps} steps of {train.batch_size} queries, {train.batch_size * tokens:,} tokens a step"
+        lines.append(f"  training a trial: {shape}: {_operations(parts[0])}")
+    if parts[1] is not None:
+        texts = f"{sizes.queries:,} queries, {sizes.documents:,} documents"
+        lines.append(f"  scoring a trial: {texts}: {_operations(parts[1])}")
+    return lines
+
+
+def _operations(count: float) -> str:
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if count >= size:
+            return f"{count / size:,.3g} {unit}"
+    return f"{count / 1e9:,.3g} GFLOP"

@@ -1,0 +1,270 @@
+"""What a user sees while a search runs: one view that redraws itself, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from effir_dist.core.objectives import MEASURES, Goal
+from effir_dist.core.pareto import complete, parameters_text
+
+QUIET_SECONDS = 60.0
+"""Without a terminal, a line says that running trials go on when nothing was written for so long."""
+MOST_RUNNING = 8
+
+
+@dataclass
+class _Running:
+    label: str
+    started: float
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+class LiveView:
+    """Trials, the front so far and the time left. Any thread may report; use as a context manager."""
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        total: int,
+        full_parameters: int,
+        *,
+        known: Iterable[dict[str, Any]] = (),
+        time_budget: float = 0.0,
+        goal: Goal | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`known` are the records that a resumed search starts from; `time_budget` in seconds, 0 is none."""
+        self.console, self.title, self.total, self.full_parameters = console, title, total, full_parameters
+        self._records, self._goal = list(known), goal or Goal()
+        self._known, self._saved, self._most_running = len(self._records), 0, 1
+        self._budget, self._clock = time_budget, clock
+        self._started = self._last_line = clock()
+        self._running: dict[str, _Running] = {}
+        # Never held while printing: rich takes its own lock, then asks for a picture, which takes this one.
+        self._lock = threading.RLock()
+        self._live: Live | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            # What others print goes above the view, unless the caller has already sent it elsewhere.
+            above = console.file in (sys.stdout, sys.stderr)
+            self._live = Live(
+                console=console,
+                get_renderable=self.picture,
+                refresh_per_second=2,
+                redirect_stdout=above,
+                redirect_stderr=above,
+            )
+
+    def __enter__(self) -> LiveView:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to draw; the clock starts here."""
+        self._started = self._last_line = self._clock()
+        if self._live:
+            self._live.start()
+            return
+        self._line(f"{self.title}: {self.total} trials" + (f", {self._known} of them known" if self._known else ""))
+
+    def stop(self) -> None:
+        """Draw a last time and leave the terminal as it was."""
+        if self._live:
+            self._live.stop()
+
+    def message(self, text: str) -> None:
+        """A line for the user that stays: what the search does before, between and after the trials."""
+        self._line(text)
+
+    def trial_started(self, trial_id: str, label: str) -> None:
+        """A trial runs from now on; `label` says what it tries."""
+        with self._lock:
+            self._running[trial_id] = _Running(label, self._clock())
+            self._most_running = max(self._most_running, len(self._running))
+
+    def trial_progress(self, trial_id: str, progress: dict[str, Any]) -> None:
+        """Where a running trial is: any of `phase`, `step`, `steps`, `loss`."""
+        with self._lock:
+            if trial_id not in self._running:
+                return
+            running = self._running[trial_id]
+            if progress.get("phase", running.progress.get("phase")) != running.progress.get("phase"):
+                running.progress = {}
+            running.progress.update(progress)
+            quiet = self._clock() - self._last_line >= QUIET_SECONDS
+            text = "; ".join(f"{t} {_progress_text(r.progress)}" for t, r in self._running.items())
+        if quiet and not self._live:
+            self._line(f"        running {text}")
+
+    def trial_finished(self, record: dict[str, Any]) -> None:
+        """A trial has its record, failed or complete."""
+        with self._lock:
+            self._running.pop(record["trial"], None)
+            self._records.append(record)
+            line = self._finished_text(record)
+        if not self._live:
+            self._line(line)
+
+    def rung_finished(self, scored: dict[str, Any], where: str) -> None:
+        """A trial was scored on its way, and goes on only if it is chosen. where: such as `untrained`."""
+        with self._lock:
+            self._running.pop(scored["trial"], None)
+        if not self._live:
+            parts = [*self._plan_parts(scored), f"nDCG@10 {scored['ndcg_at_10']:.4f} {where}"]
+            indent = " " * (2 * len(str(self.total)) + 4)
+            self._line(f"{indent}{scored['trial']}  " + "  ".join([*parts, f"{scored['total_seconds']:.0f} s"]))
+
+    def repeat_saved(self) -> None:
+        """A suggestion equalled a finished trial and was not trained again."""
+        with self._lock:
+            self._saved += 1
+
+    def seconds_left(self) -> float | None:
+        """A median trial's time for what is still to do, spread over the trials that ran at once; None: unknown."""
+        with self._lock:
+            now = self._clock()
+            limit = max(0.0, self._started + self._budget - now) if self._budget else float("inf")
+            times = [float(r["total_seconds"]) for r in complete(self._records) if r.get("total_seconds")]
+            if not times:
+                return None
+            trial = statistics.median(times)
+            under_way = [max(0.0, trial - (now - r.started)) for r in self._running.values()]
+            waiting = max(0, self.total - len(self._records) - len(under_way))
+            slots = max(1, min(self._most_running, waiting + len(under_way)))
+            return min(limit, max([(sum(under_way) + waiting * trial) / slots, *under_way]))
+
+    def _line(self, text: str) -> None:
+        self._last_line = self._clock()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _finished_text(self, record: dict[str, Any]) -> str:
+        width = len(str(self.total))
+        start = f"[{len(self._records):{width}d}/{self.total}] {record['trial']}  "
+        if record["state"] != "complete":
+            return f"{start}failed after {duration(record.get('total_seconds') or 0)}: {_one_line(record)}"
+        parts = [
+            *self._plan_parts(record),
+            *(f"{name} {value}" for name, value in self._others(record).items()),
+            f"nDCG@10 {record['ndcg_at_10']:.4f}",
+            f"{record.get('total_seconds') or 0:.0f} s",
+            "* front" if self._on_front(record) else "       ",
+            f"hv {self._goal.covered(self._records):.3f}",
+        ]
+        left = self.seconds_left() if len(self._records) < self.total else None
+        return start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
+
+    def _plan_parts(self, record: dict[str, Any]) -> list[str]:
+        share = 100 * record["parameters"] / self.full_parameters
+        size = f"{parameters_text(record['parameters'])} ({share:3.0f} %)"
+        return [f"{_dropped(record):<16}", f"width {record['width_ratio']:<4.3g}", size]
+
+    def _others(self, record: dict[str, Any]) -> dict[str, str]:
+        """The objectives that every line does not show anyway."""
+        names = [name for name in self._goal.objectives if name not in ("parameters", "ndcg_at_10")]
+        return {MEASURES[n].text: f"{record[n]:.4g}" for n in names if record.get(n) is not None}
+
+    def _on_front(self, record: dict[str, Any]) -> bool:
+        return record["trial"] in {r["trial"] for r in self._goal.front(self._records)}
+
+    def picture(self) -> RenderableType:
+        """The whole view, not taller than the terminal."""
+        with self._lock:
+            rows = list(self._running.items())[:MOST_RUNNING]
+            failed = [r for r in self._records if r["state"] != "complete"]
+            parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")]
+            parts.append(self._progress(len(failed)))
+            room = self.console.height - 8 - len(rows) - bool(failed)
+            parts += [Text(), self._front_table(max(2, room))]
+            if rows:
+                parts += [Text(), self._running_table(rows)]
+            if failed:
+                text = f"{failed[-1]['trial']} failed: {_one_line(failed[-1])}"
+                parts.append(Text(text, style="red", no_wrap=True, overflow="ellipsis"))
+            return Group(*parts)
+
+    def _progress(self, failed: int) -> RenderableType:
+        counts = [f"{len(self._records)}/{self.total} trials", f"{len(self._running)} running"]
+        counts += [f"{failed} failed"] if failed else []
+        left = self.seconds_left() if len(self._records) < self.total else None
+        times = duration(self._clock() - self._started)
+        times += f", about {duration(left, coarse=True)} left" if left is not None else ""
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        bar = ProgressBar(total=self.total, completed=len(self._records), width=max(8, self.console.width // 6))
+        saved = f"  {self._saved} reused" if self._saved else ""
+        grid.add_row(bar, Text(f"{', '.join(counts)}  {times}{saved}"))
+        return grid
+
+    def _front_table(self, room: int) -> RenderableType:
+        best = self._goal.front(self._records)
+        if not best:
+            kept = "" if not complete(self._records) else " that keeps to the constraints"
+            return Text(f"front: no trial is complete yet{kept}", style="dim")
+        shown = best if len(best) <= room else best[: room - 1]
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        table.add_column("front", no_wrap=True, min_width=5)
+        table.add_column("MLPs dropped", no_wrap=True, overflow="ellipsis", max_width=24)
+        for name in ("width", "parameters", "", *self._others(best[0]), "nDCG@10", "seconds"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for r in shown:
+            share = f"{100 * r['parameters'] / self.full_parameters:.0f} %"
+            scores = (*self._others(r).values(), f"{r['ndcg_at_10']:.4f}", f"{r.get('total_seconds') or 0:.0f}")
+            table.add_row(
+                r["trial"], _dropped(r), f"{r['width_ratio']:.3g}", parameters_text(r["parameters"]), share, *scores
+            )
+        more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
+        return Group(table, Text(f"hypervolume {self._goal.covered(self._records):.3f}{more}", style="dim"))
+
+    def _running_table(self, rows: list[tuple[str, _Running]]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for name in ("running", "", "", ""):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for trial, running in rows:
+            spent = duration(self._clock() - running.started)
+            table.add_row(trial, running.label, _progress_text(running.progress), spent)
+        return table
+
+
+def duration(seconds: float, coarse: bool = False) -> str:
+    """192 -> '3m12s', or '3m' if `coarse`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{round(whole / 60)}m" if coarse else f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _dropped(record: dict[str, Any]) -> str:
+    kinds = (("MLP", record.get("dropped_mlp")), ("attn", record.get("dropped_attention")))
+    return " ".join(f"-{len(n)} {kind} ({','.join(map(str, n))})" for kind, n in kinds if n) or "none"
+
+
+def _one_line(record: dict[str, Any]) -> str:
+    return " ".join((record.get("reason") or "no reason given").split())
+
+
+def _progress_text(progress: dict[str, Any]) -> str:
+    step = progress.get("step")
+    steps = "" if step is None else f"{step}/{progress['steps']}" if progress.get("steps") else f"{step}"
+    loss = f"loss {progress['loss']:.3f}" if progress.get("loss") is not None else ""
+    return " ".join(filter(None, [progress.get("phase", "starting"), steps, loss]))

@@ -1,0 +1,98 @@
+"""A guess at a plan's score from the plans scored so far: a Gaussian process, small enough for every suggestion.
+
+Inputs are what a plan leaves of each part, in [0, 1], and what lower rungs of the ladder said of it. The mean is linear
+(parts do their damage one by one, to a first approximation), the kernel takes what the line misses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from effir_dist.core.pareto import non_dominated_losses
+
+LENGTHS = (0.7, 2.0)
+"""Length scales tried, in units of the inputs' spread times the root of their number."""
+SHARES = (0.03, 0.2)
+"""Of the variance: what is taken for noise."""
+_ERF = np.vectorize(math.erf, otypes=[float])
+
+
+class Surrogate:
+    """Fitted to inputs x [N, K] and scores y [N]; N >= 1. The kernel's settings are those of the largest evidence."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+        self.shift, spread = x.mean(0), x.std(0)
+        self.scale = np.where(spread > 1e-9, spread, 1.0)
+        self.x, self.offset = self._inputs(x), float(y.mean())
+        self.unit = float(y.std()) or 1.0
+        residual = (y - self.offset) / self.unit
+        found = [self._evidence(length, noise, residual) for length in LENGTHS for noise in SHARES]
+        _, self.length, self.noise = max(found)
+        self.root = np.linalg.cholesky(self._kernel(self.x, self.x, self.length) + self.noise * np.eye(len(y)))
+        self.alpha = np.linalg.solve(self.root.T, np.linalg.solve(self.root, residual))
+
+    def _inputs(self, x: np.ndarray) -> np.ndarray:
+        return (x - self.shift) / self.scale
+
+    def _kernel(self, a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
+        """A line through all inputs, and a squared exponential on top: [N, M]."""
+        inputs = a.shape[1]
+        far = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+        line = a @ b.T / inputs + 1.0
+        return line + 0.5 * np.exp(-np.maximum(far, 0) / (2 * inputs * length**2))
+
+    def _evidence(self, length: float, noise: float, y: np.ndarray) -> tuple[float, float, float]:
+        root = np.linalg.cholesky(self._kernel(self.x, self.x, length) + noise * np.eye(len(y)))
+        half = np.linalg.solve(root, y)
+        return -0.5 * float(half @ half) - float(np.log(np.diag(root)).sum()), length, noise
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the score at x [M, K], the noise of a measurement left out: [M] each."""
+        inputs = self._inputs(x)
+        across = self._kernel(inputs, self.x, self.length)
+        half = np.linalg.solve(self.root, across.T)
+        own = (inputs**2).sum(1) / inputs.shape[1] + 1.5
+        variance = np.maximum(own - (half**2).sum(0), 1e-9)
+        return self.offset + self.unit * (across @ self.alpha), self.unit * np.sqrt(variance)
+
+
+def chance_below(bound: float | np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """How likely normal variables are at most `bound`; the shapes broadcast."""
+    return np.asarray(0.5 + 0.5 * _ERF((bound - mean) / (math.sqrt(2) * deviation)))
+
+
+def expected_growth(
+    front: Sequence[Sequence[float]], shares: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+) -> np.ndarray:
+    """[M] how much hypervolume a point is expected to add to `front`, its quality being normal; from (1, .., 1, 0).
+
+    front: losses, costs and then quality, negative; shares [M, C]: the costs of the points, known; C is 1 or 2.
+    Between two qualities of the front the same costs are free for a better point to take. So this is a sum over those
+    slabs: how much of the slab the point is expected to fill, times the length or area of costs that it wins there.
+    """
+    known = [(*front[i][:-1], -front[i][-1]) for i in non_dominated_losses(front)]
+    bottoms = np.array(sorted({0.0, *(p[-1] for p in known if p[-1] > 0)}))
+    far = (bottoms - mean[:, None]) / deviation[:, None]
+    density = np.exp(-0.5 * far**2) / math.sqrt(2 * math.pi)
+    above = deviation[:, None] * (density - far * chance_below(-far, np.zeros(1), np.ones(1)))  # E max(q - bottom, 0)
+    filled = above - np.append(above[:, 1:], np.zeros((len(mean), 1)), axis=1)
+    won = [_won(shares, np.array([p[:-1] for p in known if p[-1] > bottom])) for bottom in bottoms]
+    return np.asarray((filled * np.stack(won, 1)).sum(1))
+
+
+def _won(shares: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """[M] of the costs up to 1, those that are as dear as `shares` [M, C] and dearer than none of `taken` [N, C]."""
+    if not len(taken):
+        return np.clip(1 - shares, 0, None).prod(axis=1)
+    if shares.shape[1] == 1:
+        return np.clip(min(1.0, taken.min()) - shares[:, 0], 0, None)
+    # A staircase: from each step of the first cost on, the second is taken from a lower height on.
+    stairs = taken[non_dominated_losses(taken.tolist())]
+    stairs = stairs[stairs[:, 0].argsort()]
+    left, right = np.append(-np.inf, stairs[:, 0]), np.append(stairs[:, 0], 1.0)
+    height = np.minimum(np.append(1.0, stairs[:, 1]), 1.0)
+    widths = np.clip(np.minimum(right, 1.0) - np.maximum(left, shares[:, :1]), 0, None)
+    return np.asarray((widths * np.clip(height - shares[:, 1:], 0, None)).sum(1))

@@ -1,0 +1,1 @@
+"""One trial: prune, train, score, record."""

@@ -1,0 +1,150 @@
+"""What is computed once a search, on the unpruned model, and shared by its trials: the files in `runs/NAME/scores/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from effir_dist.core.config import replace
+from effir_dist.core.files import write_bytes_atomic, write_json_atomic
+from effir_dist.core.run_folder import Run
+from effir_dist.core.settings import DataConfig, RunConfig, TrainConfig
+from effir_dist.core.storage import is_remote, read_bytes
+from effir_dist.data import pydocs
+from effir_dist.data.beir import lines
+from effir_dist.data.pairs import training_pairs
+from effir_dist.data.sets import search_collection
+from effir_dist.importance.ranking import Method, score_model
+from effir_dist.importance.slimming import random_scores, slimming_scores, taylor_scores
+from effir_dist.importance.store import WORK_FILE
+from effir_dist.models import pretrained
+from effir_dist.models.encoder import Encoder, build_encoder, default_device, make_settings, resolve_dtype
+from effir_dist.models.families.backbones import block_count, mlp_width
+from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
+from effir_dist.training.engine import start_distributed
+from effir_dist.training.schedule import count_steps
+
+TEACHER = ("teacher_queries.npy", "teacher_passages.npy")
+
+
+def compute_scores(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None = None) -> None:
+    """Score sub-layers and neurons of the unpruned model on training data, once a run, into `scores/`.
+
+    teacher: where a trial distils from the unpruned model, training settings that do, with hard negatives if any trial
+    has them. Raises InputError where self-slimming diverges.
+    """
+    base = pretrained.load_base(
+        pretrained.find(config.model.backbone, config.model.path), resolve_dtype(config.score.dtype)
+    )
+    length = {"model.max_document_length": config.prune.calibration_length}
+    method = Method(config.prune.distance, config.prune.level, config.prune.greedy)
+    encoder = _encoder(base, replace(config, length))
+    scores = score_model(encoder, calibration_texts(config), config.score.batch_tokens, method)
+    neurons = {**scores.neurons, **trained_rankings(base, config, rankings)}
+    if teacher:
+        _write_teacher(run, _encoder(base, config), config, teacher)
+    write_json_atomic(run.scores_folder / WORK_FILE, count_work(_encoder(base, config), config))
+    packed = io.BytesIO()
+    np.savez(packed, **{name: neurons[name] for name in rankings})  # type: ignore[arg-type]
+    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(scores.importance))
+
+
+def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
+    """Tokens that pass the model in a trial's training (`train`: a backward pass counts as two), in scoring it at the
+    top (`score`) and on a lower rung (`low`). By mean lengths, without padding."""
+    seed, config_of = config.search.seed, {"score": config.data, "low": low_data(config)}
+    found = {}
+    for name, each in config_of.items():
+        sets = [search_collection(path, each, seed) for path in each.paths]
+        queries = sum(_tokens(encoder, s.queries, "query") for s in sets)
+        found[name] = queries + sum(_tokens(encoder, s.documents, "document") for s in sets)
+    pairs = training_pairs(config.data, seed)
+    steps = count_steps(config.train, len(pairs.queries), 1)
+    if steps:
+        asked, answers = distinct(pairs, config.train.hard_negatives > 0)
+        one = _tokens(encoder, asked, "query") / len(asked)
+        one += (1 + config.train.hard_negatives) * _tokens(encoder, answers, "document") / len(answers)
+        found["train"] = 3 * steps * config.train.batch_size * one
+    return {"train": 0.0, **found}
+
+
+def _tokens(encoder: Encoder, texts: Sequence[str], kind: str) -> float:
+    return float(encoder.tokenize(list(texts), kind, token_cache()).lengths.sum())
+
+
+def low_data(config: RunConfig) -> DataConfig:
+    """What scores a trial on the rungs below the top: no more queries and documents than `search.rung_*` say."""
+    def least(*limits: int) -> int:
+        return min(filter(None, limits), default=0)
+
+    known, search = config.data, config.search
+    queries = least(known.max_queries, search.rung_queries)
+    documents = least(known.max_documents, search.rung_documents)
+    return dataclasses.replace(known, max_queries=queries, max_documents=documents)
+
+
+def _encoder(base: pretrained.Base, config: RunConfig) -> Encoder:
+    dtype = resolve_dtype(config.score.dtype)
+    return build_encoder(base, make_settings(config.model, base.config), dtype).to(default_device())
+
+
+def trained_rankings(base: pretrained.Base, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
+    """[L, F] for those rankings that need more than a look at the model: training pairs, or nothing at all."""
+    wanted = set(rankings) & {"slimming", "taylor"}
+    found = {"random": random_scores(block_count(base.config), mlp_width(base.config), config.search.seed)}
+    if not wanted:
+        return found
+    start_distributed()
+    encoder = build_encoder(base, make_settings(config.model, base.config), "float32").to(default_device())
+    plain = dataclasses.replace(config.train, distill_scores=0.0)
+    examples = examples_of(encoder, training_pairs(config.data, config.search.seed), plain, token_cache())
+    torch.manual_seed(config.search.seed)
+    for name, rank in (("slimming", slimming_scores), ("taylor", taylor_scores)):
+        if name in wanted:
+            found[name] = rank(encoder, examples, config.prune, config.train)
+    return found
+
+
+def calibration_texts(config: RunConfig) -> list[str]:
+    """A seeded sample of `prune.calibration_file`'s lines, or else of the training pairs' passages."""
+    if config.prune.calibration_file:
+        texts = [line for _, line in lines(Path(config.prune.calibration_file))]
+    else:
+        texts = sorted(set(training_pairs(config.data, config.search.seed).positives))
+    count = min(config.prune.calibration_texts, len(texts))
+    chosen = np.random.default_rng(config.search.seed).choice(len(texts), count, replace=False)
+    return [texts[i] for i in sorted(chosen)]
+
+
+def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainConfig) -> None:
+    pairs = training_pairs(config.data, config.search.seed)
+    texts = zip(TEACHER, ("query", "document"), distinct(pairs, train.hard_negatives > 0), strict=True)
+    for name, kind, wanted in texts:
+        tokens = encoder.tokenize(wanted, kind, token_cache())
+        packed = io.BytesIO()
+        np.save(packed, encoder.encode_tokens(tokens, config.score.batch_tokens).astype(np.float16))
+        write_bytes_atomic(run.scores_folder / name, packed.getvalue())
+
+
+def load_teacher(run: Run, train: TrainConfig) -> Teacher | None:
+    """The unpruned model's embeddings of the training texts; None where nothing needs them.
+
+    From a disk they are read as they are needed, from a bucket at once, into memory.
+    """
+    if not distils_itself(train):
+        return None
+    paths = [run.scores_folder / name for name in TEACHER]
+    if is_remote(run.folder):
+        return Teacher(*(np.load(io.BytesIO(read_bytes(path))) for path in paths))
+    return Teacher(*(np.load(path, mmap_mode="r") for path in paths))
+
+
+def token_cache() -> Path:
+    """Where this machine keeps token ids, by content hash."""
+    return pydocs.cache_root() / "tokens"

@@ -1,0 +1,1 @@
+"""One fine-tuning: batches, loss, engine, checkpoints."""

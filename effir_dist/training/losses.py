@@ -1,0 +1,119 @@
+"""InfoNCE over the passages of all ranks, and what a teacher adds to it. All are functions of one matrix of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from effir_dist.core.settings import TrainConfig
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows of every rank, in the order of the ranks, with gradients: [b, D] -> [W * b, D]; W ranks, equal b.
+
+    The backward pass sums what each rank's loss says of a row, so that the mean over ranks of the parameters'
+    gradients (what DeepSpeed takes) is the gradient of the mean loss, without a factor.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(rows))
+
+
+def info_nce(scores: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Mean over this rank's queries of -log softmax(scores) at their positives (van den Oord, 2018).
+
+    scores [b, P]: similarities over the temperature; targets [b]: the columns of the positives. excluded [b, P], bool,
+    is true where a passage is no negative of the query; see `not_negatives`. With equal b on every rank the mean over
+    ranks equals the loss of one rank with the whole batch.
+    """
+    return F.cross_entropy(scores if excluded is None else scores.masked_fill(excluded, -torch.inf), targets)
+
+
+def distillation(scores: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over queries of KL(softmax(teacher) || softmax(scores)), both [b, P] (paper, section 4.1: Hinton, 2015).
+
+    A passage of which the teacher says nothing (NaN) counts on neither side; every row has at least one other.
+    """
+    unknown = teacher.isnan()
+    goal = teacher.masked_fill(unknown, -torch.inf).log_softmax(dim=1)
+    found = scores.masked_fill(unknown, -torch.inf).log_softmax(dim=1)
+    return (goal.exp() * (goal - found).masked_fill(unknown, 0.0)).sum(dim=1).mean()
+
+
+def truncated(teacher: Tensor, student: Tensor) -> Tensor:
+    """A teacher's vectors [N, D], l2-normalised, in the first dimensions that its student's [N, d] have, too."""
+    return teacher if teacher.shape[1] == student.shape[1] else F.normalize(teacher[:, : student.shape[1]], dim=1)
+
+
+def not_negatives(passages: np.ndarray, answers: list[set[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Which passages of a batch are no negatives: ids [P] and each query's answers -> bool [P], (row, column) [n, 2].
+
+    A passage that stands in the batch more than once counts once, at its first place; one that answers a query (its id
+    is in the query's set) is no negative of that query.
+    """
+    order = np.argsort(passages, kind="stable")
+    ids = passages[order]
+    repeated = np.zeros(len(ids), bool)
+    repeated[order[1:]] = ids[1:] == ids[:-1]
+    rows = np.repeat(np.arange(len(answers)), [len(found) for found in answers])
+    wanted = np.fromiter((answer for found in answers for answer in found), np.int64, len(rows))
+    first, last = np.searchsorted(ids, wanted, "left"), np.searchsorted(ids, wanted, "right")
+    counts = last - first
+    places = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts) + np.repeat(first, counts)
+    return repeated, np.stack([np.repeat(rows, counts), order[places]], axis=1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the scores of r queries are compared with; P passages of all ranks, each query's positive and N others."""
+
+    positives: Tensor  # [r] columns
+    repeated: Tensor  # [P] bool: `not_negatives`
+    excluded: Tensor  # [n, 2] rows and columns: `not_negatives`
+    group: Tensor  # [r, 1 + N] columns of a query's own passages
+    scores: Tensor | None = None  # [r, 1 + N] of a teacher, NaN where it has none
+    queries: Tensor | None = None  # [r, D] by the unpruned model
+    passages: Tensor | None = None  # [P, D] by the unpruned model
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Targets:
+        """With every tensor replaced."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(value) for name, value in tensors.items() if value is not None})
+
+    def mask(self) -> Tensor:
+        """[r, P] bool: true where a passage is no negative of the query and not its positive in this place."""
+        excluded = self.repeated.repeat(len(self.positives), 1)
+        excluded.index_put_((self.excluded[:, 0], self.excluded[:, 1]), excluded.new_ones(()))
+        return excluded.scatter(1, self.positives[:, None], False)
+
+
+def retrieval_loss(queries: Tensor, passages: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
+    """InfoNCE and the distillations of `config`, mean over r queries [r, D] of this rank; passages [P, D] of all ranks.
+
+    Both are l2-normalised and compared in float32.
+    """
+    queries, passages = queries.float(), passages.float()
+    scores = queries @ passages.T / config.temperature
+    loss = info_nce(scores, targets.positives, targets.mask())
+    if targets.scores is not None:
+        given = targets.scores / config.teacher_temperature
+        loss = loss + config.distill_scores * distillation(scores.gather(1, targets.group), given)
+    if targets.queries is None or targets.passages is None:
+        return loss
+    if config.distill_similarities:
+        known = targets.queries @ targets.passages.T / config.temperature
+        loss = loss + config.distill_similarities * distillation(scores, known)
+    if config.distill_embeddings:
+        own = targets.group.flatten()
+        known_q, known_p = truncated(targets.queries, queries), truncated(targets.passages[own], passages)
+        alike = (queries * known_q).sum(1).mean() + (passages[own] * known_p).sum(1).mean()
+        loss = loss + config.distill_embeddings * (1 - alike / 2)
+    return loss

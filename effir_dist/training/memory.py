@@ -1,0 +1,218 @@
+"""What a training takes of a GPU's memory, by formula: nothing is loaded or started. `--plan` warns with it.
+
+Two moments are largest. At the start of the backward pass there are weights, gradients, the optimizer's state and the
+activations of one chunk; in the optimizer's step there are no activations, but copies of the gradients. Texts count
+with their longest length. What torch saves for the backward pass is counted operator by operator, as
+tests/training/test_memory.py finds it; what an engine holds is what it was found to hold, stage by stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from effir_dist.core.config import replace
+from effir_dist.core.settings import RunConfig, TrainConfig
+from effir_dist.models.families.backbones import ModelDict, block_count, family, head_size, mlp_width
+from effir_dist.models.pruning import count_parameters
+
+BUCKET = 50_000_000
+"""Most elements in a ZeRO bucket; DeepSpeed's own default reserves 2 GB before the first step."""
+LIVE = 1_000_000_000
+"""Elements that ZeRO 3 leaves gathered, and steps at a time: DeepSpeed's defaults."""
+MOST_SCORES = 2**23
+"""Similarities that the loss holds at a time: 32 MiB, and so much again for each of the tensors made of them."""
+SCORE_COPIES = 6
+SPARE = 0.1
+"""Share of a GPU that is left free: the CUDA context, and what the allocator cannot use again."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU."""
+
+    weights: float
+    gradients: float
+    buckets: float
+    """In which ZeRO gathers gradients."""
+    optimizer: float
+    step: float
+    """Copies of gradients that only the optimizer's step makes."""
+    activations: float
+    """What the backward pass of one chunk needs, and its own first gradients."""
+    scores: float
+    later: float = field(default=0.0, repr=False)
+    """Of the gradients, those that are not there yet when activations are at their most."""
+
+    @property
+    def peak(self) -> float:
+        """The larger of the two moments."""
+        lasting = self.weights + self.gradients + self.buckets + self.optimizer
+        return lasting + max(self.activations + self.scores - self.later, self.step)
+
+
+def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
+    """The peak of training the unpruned model, the largest a trial can be. dtype: `bfloat16` or `float32`."""
+    train, ranks = config.train, config.resources.workers_per_trial
+    size = 2 if dtype == "bfloat16" else 4
+    stage = stage_of(train, dtype)
+    everything = count_parameters(model)
+    adapters = lora_parameters(model, train.lora_rank)
+    total, trained = everything + adapters, adapters or everything
+    shard = trained / (ranks if stage else 1)
+    weights = size * total / (ranks if stage == 3 else 1)
+    if stage == 3:
+        weights += size * min(total, LIVE)
+    single = alone(train, ranks)
+    # A float32 master copy and two moments; float32 weights without ZeRO are their own master copy.
+    optimizer = (8 if size == 4 and (single or not stage) else 12) * shard
+    later = 0.0
+    if single:
+        gradients, buckets, step = 4.0 * trained, 0.0, 0.0
+        later = 0.0 if _chunked(config) else gradients
+    else:
+        gradients = size * (shard if stage >= 2 else trained)
+        buckets = size * min(BUCKET, trained) if stage else 0
+        flat = size * shard * (stage in (1, 2))
+        step = flat + (4 * min(shard, LIVE) if stage == 3 else 4 * shard * (size == 2))
+    activations = _activations(model, config, size)
+    return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config), later)
+
+
+def alone(train: TrainConfig, ranks: int) -> bool:
+    """Whether a training runs without DeepSpeed: one rank, and no stage that parts more than the optimizer's state."""
+    return ranks == 1 and train.zero_stage <= 1
+
+
+def stage_of(train: TrainConfig, dtype: str) -> int:
+    """The ZeRO stage that a training runs with: in bfloat16 stage 0 is 1.
+
+    DeepSpeed's bfloat16 optimizer without ZeRO waits for the device once a parameter, for the same result.
+    """
+    return train.zero_stage if dtype == "float32" else max(1, train.zero_stage)
+
+
+def lora_parameters(model: ModelDict, rank: int) -> int:
+    """Of adapters on every linear layer of the blocks."""
+    if not rank:
+        return 0
+    hidden, inner, keys, width = _widths(model)
+    row = family(model)
+    fused = [(hidden, inner), (hidden, keys), (hidden, keys), (inner, hidden)]
+    if row.model_type == "modernbert":
+        fused = [(hidden, 3 * inner), (inner, hidden)]
+    mlp = [*((hidden, row.fused * width) for _ in row.mlp_in), (width, hidden)]
+    return block_count(model) * rank * sum(a + b for a, b in [*fused, *mlp])
+
+
+def _widths(model: ModelDict) -> tuple[int, int, int, int]:
+    """Hidden size D, widths of all query heads and of all key heads together, MLP width F."""
+    hidden, heads, head = int(model["hidden_size"]), int(model["num_attention_heads"]), head_size(model)
+    return hidden, heads * head, (model.get("num_key_value_heads") or heads) * head, mlp_width(model)
+
+
+def block_bytes(model: ModelDict, size: int, longest: int) -> int:
+    """What one block saves of a token for the backward pass. longest: tokens in a row of its mask; 0: not padded."""
+    hidden, inner, keys, width = _widths(model)
+    attended = inner + 2 * (inner if longest else keys)  # padded, keys and values are repeated for all heads
+    heads = int(model["num_attention_heads"])
+    kind = family(model).model_type
+    if kind == "bert":
+        return size * (5 * hidden + attended + 2 * width + longest) + 4 * heads
+    if kind == "modernbert":
+        return size * (5 * hidden + 2 * inner + attended + 4 * width + longest) + 4 * heads
+    norms = 8 * hidden + 4 * heads + 8  # in float32
+    if kind == "qwen3":
+        heads_norms = 4 * (inner + keys + (inner + keys) // head_size(model))
+        return size * (4 * hidden + 2 * inner + attended + keys + 4 * width + longest) + norms + heads_norms
+    return size * (4 * hidden + inner + attended + 4 * width + longest) + norms
+
+
+def _texts(config: RunConfig) -> tuple[int, int, int]:
+    """Tokens of one chunk, of the longest text, and tokens of a rank's whole share of the batch."""
+    train, model = config.train, config.model
+    share = max(1, train.batch_size // config.resources.workers_per_trial)
+    longest = max(model.max_query_length, model.max_document_length)
+    pair = model.max_query_length + (1 + train.hard_negatives) * model.max_document_length
+    tokens = pair * min(train.chunk or share, share)
+    if train.chunk_tokens:
+        tokens = min(max(train.chunk_tokens, longest), pair * share)
+    return tokens, longest, pair * share
+
+
+def _chunked(config: RunConfig) -> bool:
+    tokens, _, whole = _texts(config)
+    return tokens < whole
+
+
+def _activations(model: ModelDict, config: RunConfig, size: int) -> float:
+    tokens, longest, _ = _texts(config)
+    hidden, _, _, width = _widths(model)
+    block = block_bytes(model, size, longest if size == 4 or config.train.dropout else 0)  # else they are packed
+    saved = block_count(model) * (size * hidden if config.train.gradient_checkpointing else block)
+    if config.train.gradient_checkpointing:
+        saved += block
+    ends = (2 * size + 8) * hidden  # embeddings, the last norm, and pooling in float32
+    flowing = size * (2 * hidden + 3 * width)  # gradients on their way through a block
+    table = 0 if config.train.lora_rank else size * int(model["vocab_size"]) * hidden
+    return tokens * (saved + ends + flowing) + table
+
+
+def _scores(config: RunConfig) -> float:
+    """A block of similarities, with what the loss makes of it."""
+    share = config.train.batch_size // config.resources.workers_per_trial
+    passages = config.train.batch_size * (1 + config.train.hard_negatives)
+    return 4.0 * SCORE_COPIES * min(share * passages, max(MOST_SCORES, passages))
+
+
+def gpu_bytes() -> int:
+    """Of this machine's first GPU; 0 where there is none. Asks the driver's own tool, not torch."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.split()
+    return int(found[0]) * 2**20 if found and found[0].isdigit() else 0
+
+
+def advice(model: ModelDict, config: RunConfig, dtype: str, capacity: float) -> str:
+    """The mildest change of settings with which the training fits `capacity` bytes; empty where none was found."""
+    for changes in _changes(config):
+        if predict(model, replace(config, changes), dtype).peak <= capacity * (1 - SPARE):
+            return " ".join(f"{name}={str(value).lower()}" for name, value in changes.items())
+    return ""
+
+
+def _changes(config: RunConfig) -> Iterator[dict[str, object]]:
+    """From mild to severe: chunks, activations computed again, ZeRO over the ranks, adapters, and these together."""
+    train, ranks = config.train, config.resources.workers_per_trial
+    share = train.batch_size // ranks
+    halves = [share >> n for n in range(1, int(math.log2(max(1, share))) + 1)]
+    chunks: list[dict[str, object]] = [{"train.chunk": n} for n in halves if n >= 8 and not train.chunk_tokens]
+    again: dict[str, object] = {"train.gradient_checkpointing": True}
+    states: list[dict[str, object]] = [{}]
+    states += [{"train.zero_stage": stage} for stage in (1, 2, 3) if ranks > 1 and stage > train.zero_stage]
+    states += [] if train.lora_rank else [{"train.lora_rank": 16}]
+    for state in states:
+        yield from ({**state, **chunk} for chunk in [{}, *chunks])
+        yield from ({**state, **again, **chunk} for chunk in [{}, *chunks])
+
+
+def summary(model: ModelDict, config: RunConfig) -> list[str]:
+    """Lines for `--plan`: what the largest trial takes of a GPU, and what to change where it does not fit."""
+    if not config.train.steps and not config.train.epochs:
+        return []
+    dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
+    capacity = config.resources.gpu_memory * 1e9 or gpu_bytes()
+    memory = predict(model, config, dtype)
+    parts = ", ".join(f"{f.name} {getattr(memory, f.name) / 1e9:.1f}" for f in dataclasses.fields(memory) if f.repr)
+    lines = [f"memory: at most {memory.peak / 1e9:.1f} GB a GPU in {dtype} ({parts})"]
+    if capacity and memory.peak > capacity * (1 - SPARE):
+        found = advice(model, config, dtype, capacity)
+        would = f"{found} would fit" if found else "nothing short of more workers would fit"
+        lines.append(f"warning: a GPU has {capacity / 1e9:.0f} GB, of which {SPARE:.0%} stay free: {would}")
+    return lines

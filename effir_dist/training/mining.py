@@ -1,0 +1,148 @@
+"""Hard negatives: passages that rank high for a query and are no answer to it, with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from effir_dist.core.errors import InputError
+from effir_dist.evaluate.exact import exact_search
+from effir_dist.models import pretrained
+
+if TYPE_CHECKING:
+    from effir_dist.models.encoder import Encoder
+
+Pairs = Sequence[tuple[str, str]]
+Reranker = Callable[[Pairs], list[float]]
+"""(Query, passage) texts -> a score each, higher is better."""
+
+
+class Miner(Protocol):
+    """Ranks a corpus for queries."""
+
+    def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]: ...
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a miner says of one query. Passages are places in the corpus."""
+
+    places: np.ndarray  # [depth], best first
+    scores: np.ndarray  # [depth]
+    positives: np.ndarray  # scores of the query's positives
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Hard negatives of one query."""
+
+    negatives: list[int]
+    scores: list[float]
+    """Of the positives, then of the negatives."""
+    suspects: int
+    """Passages left out because they look like answers."""
+
+
+class BM25:
+    """Lexical ranking: Lucene's BM25, English stop words and stemming."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        import bm25s
+        import Stemmer
+
+        self.tokens: Callable[[list[str]], Any] = lambda texts: bm25s.tokenize(
+            texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
+        )
+        self.index = bm25s.BM25()
+        self.index.index(self.tokens(list(passages)), show_progress=False)
+        self.size = len(passages)
+
+    def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]:
+        found = []
+        for tokens, answers in zip(self.tokens(queries), positives, strict=True):
+            scores = self.index.get_scores(tokens) if tokens else np.zeros(self.size, np.float32)
+            best = np.argsort(-scores, kind="stable")[:depth]
+            best = best[scores[best] > 0]
+            found.append(Ranked(best, scores[best], scores[answers]))
+        return found
+
+
+class Dense:
+    """Ranking by a retriever's cosine similarities."""
+
+    def __init__(self, encoder: Encoder, passages: Sequence[str], batch_tokens: int = 0) -> None:
+        self.encoder, self.batch_tokens = encoder, batch_tokens
+        self.vectors = encoder.encode(list(passages), "document", batch_tokens)
+
+    def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]:
+        vectors = self.encoder.encode(queries, "query", self.batch_tokens)
+        scores, places = exact_search(vectors, self.vectors, depth)
+        own = [self.vectors[answers] @ vector for vector, answers in zip(vectors, positives, strict=True)]
+        return [Ranked(*row) for row in zip(places, scores, own, strict=True)]
+
+
+def choose(ranked: Ranked, positives: list[int], passages: Sequence[str], count: int, max_share: float) -> Mined:
+    """The first `count` passages that are no answers.
+
+    A passage that scores above `max_share` of the best positive's score may be an answer that nobody marked, and is
+    left out (Moreira et al., 2024, "TopK-PercPos"); so is one with the very text of a positive.
+    """
+    best = float(ranked.positives.max())
+    limit = best - (1 - max_share) * abs(best)
+    answers = {passages[place] for place in positives}
+    known = set(positives)
+    chosen: list[tuple[int, float]] = []
+    suspects = 0
+    for place, score in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True):
+        if len(chosen) == count:
+            break
+        if place in known:
+            continue
+        if score > limit or passages[place] in answers:
+            suspects += 1
+        else:
+            chosen.append((place, score))
+    scores = [*ranked.positives.tolist(), *(score for _, score in chosen)]
+    return Mined([place for place, _ in chosen], scores, suspects)
+
+
+def rerank(mined: Mined, query: str, positives: list[int], passages: Sequence[str], reranker: Reranker) -> Mined:
+    """With the reranker's scores; negatives that it puts above every positive are left out as well."""
+    places = [*positives, *mined.negatives]
+    scores = reranker([(query, passages[place]) for place in places])
+    own = scores[: len(positives)]
+    kept = [(p, s) for p, s in zip(mined.negatives, scores[len(positives) :], strict=True) if s <= max(own)]
+    suspects = mined.suspects + len(mined.negatives) - len(kept)
+    return Mined([place for place, _ in kept], [*own, *(score for _, score in kept)], suspects)
+
+
+def load_reranker(path: str, length: int, batch: int = 64) -> Reranker:
+    """A cross-encoder with one output: a folder or hub id that transformers loads. Raises InputError for others."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from effir_dist.models.encoder import default_device, resolve_dtype
+
+    try:
+        model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=resolve_dtype("auto"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the reranker {path!r}: {str(error).splitlines()[0]}") from None
+    if model.config.num_labels != 1:
+        raise InputError(f"the reranker {path!r} has {model.config.num_labels} outputs; a cross-encoder has 1")
+    tokenizer = pretrained.load_tokenizer(path)
+    model = model.to(default_device()).eval()
+
+    def score(pairs: Pairs) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(pairs), batch):
+            queries, texts = zip(*pairs[start : start + batch], strict=True)
+            options = {"truncation": "only_second", "max_length": length, "padding": True, "return_tensors": "pt"}
+            inputs = tokenizer(list(queries), list(texts), **options).to(model.device)
+            with torch.inference_mode():
+                found += model(**inputs).logits[:, 0].float().tolist()
+        return found
+
+    return score

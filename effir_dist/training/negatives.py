@@ -1,0 +1,169 @@
+"""`python -m effir_dist.negatives`: mine hard negatives, and score them with a cross-encoder, for training.
+
+Writes DIR/negatives/SPLIT.jsonl, which every training on DIR then reads (`train.hard_negatives`); a line a query:
+
+    {"query": id, "positive": [ids], "negative": [ids], "scores": [numbers], "scorer": "bm25"}
+
+The scores are those of the positives, then of the negatives: the reranker's where there is one, else the miner's.
+`train.distill_scores` distils them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effir_dist.core.errors import InputError, command
+from effir_dist.core.files import disk_errors, write_text_atomic
+from effir_dist.data import sets
+from effir_dist.models.families import backbones
+
+if TYPE_CHECKING:
+    from effir_dist.training.mining import Miner, Reranker
+
+CHUNK = 256
+"""Queries between two writes: what a crash can cost."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m effir_dist.negatives", description=__doc__.split("\n")[0])
+    p.add_argument("--data", metavar="DIR", required=True, help="BEIR-format folder, or pydocs")
+    p.add_argument("--split", default="train", help="whose queries (default: train)")
+    names = ", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES])
+    p.add_argument("--miner", default="bm25", metavar="NAME", help=f"bm25, a checkpoint folder, or: {names}")
+    p.add_argument("--count", type=int, default=15, help="negatives a query (default: 15)")
+    p.add_argument("--depth", type=int, default=100, help="passages looked at for each query (default: 100)")
+    p.add_argument(
+        "--max-share",
+        type=float,
+        default=0.95,
+        help="passages above this share of the best positive's score may be answers and are left out (default: 0.95)",
+    )
+    p.add_argument("--reranker", metavar="PATH", help="cross-encoder whose scores are kept instead of the miner's")
+    p.add_argument("--length", type=int, default=512, help="tokens that the reranker reads (default: 512)")
+    return p
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One split to mine."""
+
+    split: sets.Split
+    ids: list[str]
+    passages: list[str]
+    places: dict[str, int]
+
+    def positives(self, query: str) -> list[int]:
+        """Places of the passages with a grade above 0."""
+        return [self.places[d] for d, grade in self.split.qrels[query].items() if grade > 0]
+
+
+@command
+def main() -> None:
+    """Entry point."""
+    args = parser().parse_args()
+    _check(args)
+    split = sets.read_split(sets.resolve(args.data), args.split)
+    for warning in split.warnings:
+        print(f"warning: {warning}")
+    file = split.folder / "negatives" / f"{split.name}.jsonl"
+    if file.exists():
+        raise InputError(f"{file} is there already; move it away to mine again")
+    ids = list(split.documents)
+    job = _Job(split, ids, [split.documents[d] for d in ids], {d: i for i, d in enumerate(ids)})
+    partial = file.with_suffix(".partial")
+    done = _resume(partial, _identity(args))
+    waiting = [query for query in split.qrels if query not in done]
+    if waiting:
+        miner, reranker = _load(args, job)
+        with disk_errors(partial), partial.open("a", encoding="utf-8") as out:
+            for number, chunk in enumerate(_chunks(waiting), 1):
+                out.writelines(json.dumps(line) + "\n" for line in mine(job, chunk, args, miner, reranker))
+                out.flush()
+                os.fsync(out.fileno())
+                print(f"{len(done) + min(number * CHUNK, len(waiting))} of {len(split.qrels)} queries", flush=True)
+    _finish(partial, file)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, low in (("count", 1), ("depth", 1), ("length", 8)):
+        if getattr(args, name) < low:
+            raise InputError(f"--{name} must be {low} or more, got {getattr(args, name)}")
+    if args.depth < args.count:
+        raise InputError(f"--depth must be at least --count ({args.count}), got {args.depth}")
+    if not 0 < args.max_share <= 1:
+        raise InputError(f"--max-share must lie above 0 and up to 1, got {args.max_share}")
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same for a partial file to be gone on with."""
+    names = ("miner", "count", "depth", "max_share", "reranker", "length")
+    return {"made_with": {name: getattr(args, name) for name in names}}
+
+
+def _resume(partial: Path, identity: dict[str, Any]) -> set[str]:
+    """Queries that an interrupted run has done with the same settings; begins the file where there is none."""
+    lines = partial.read_text(encoding="utf-8").splitlines(keepends=True) if partial.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
+    if whole and json.loads(whole[0]) == identity:
+        done = {json.loads(line)["query"] for line in whole[1:]}
+        print(f"going on after {len(done)} queries of {partial}")
+    else:
+        whole, done = [json.dumps(identity) + "\n"], set()
+    with disk_errors(partial):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("".join(whole), encoding="utf-8")
+    return done
+
+
+def _chunks(queries: list[str]) -> Iterator[list[str]]:
+    return (queries[start : start + CHUNK] for start in range(0, len(queries), CHUNK))
+
+
+def _load(args: argparse.Namespace, job: _Job) -> tuple[Miner, Reranker | None]:
+    from effir_dist.models.encoder import load_encoder
+    from effir_dist.training.mining import BM25, Dense, load_reranker
+
+    reranker = load_reranker(args.reranker, args.length) if args.reranker else None
+    print(f"ranking {len(job.passages)} passages with {args.miner}", flush=True)
+    miner = BM25(job.passages) if args.miner == "bm25" else Dense(load_encoder(args.miner, "auto"), job.passages)
+    return miner, reranker
+
+
+def mine(
+    job: _Job, queries: list[str], args: argparse.Namespace, miner: Miner, reranker: Reranker | None
+) -> Iterator[dict[str, Any]]:
+    """A line of the file for each query."""
+    from effir_dist.training.mining import choose, rerank
+
+    positives = [job.positives(query) for query in queries]
+    texts = [job.split.queries[query] for query in queries]
+    # Positives take places too.
+    depth = min(args.depth + max(map(len, positives)), len(job.passages))
+    for query, text, own, ranked in zip(queries, texts, positives, miner.rank(texts, positives, depth), strict=True):
+        mined = choose(ranked, own, job.passages, args.count, args.max_share)
+        if reranker:
+            mined = rerank(mined, text, own, job.passages, reranker)
+        ids = ([job.ids[place] for place in places] for places in (own, mined.negatives))
+        line = dict(zip(("query", "positive", "negative"), (query, *ids), strict=True))
+        yield {**line, "scores": mined.scores, "scorer": args.reranker or args.miner, "suspects": mined.suspects}
+
+
+def _finish(partial: Path, file: Path) -> None:
+    """Put the whole file in place and say what is in it."""
+    lines = partial.read_text(encoding="utf-8").splitlines()[1:]
+    records = [json.loads(line) for line in lines]
+    suspects = sum(record.pop("suspects") for record in records)
+    write_text_atomic(file, "".join(json.dumps(record) + "\n" for record in records))
+    partial.unlink()
+    counts = [len(record["negative"]) for record in records]
+    print(
+        f"wrote {file}: {len(records)} queries, {sum(counts) / len(counts):.1f} negatives each, "
+        f"{counts.count(0)} with none; {suspects} passages left out as likely answers"
+    )

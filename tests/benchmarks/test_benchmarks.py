@@ -1,0 +1,79 @@
+"""The frame of the speed benchmarks: what it says of variants whose cost is known."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speed import frame, report
+from benchmarks.speed.frame import Comparison, Options, Variant
+from effir_dist.core.files import write_json_atomic
+
+
+class Clock:
+    """Time that passes only where a variant says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    process_time = perf_counter
+
+    def taking(self, *seconds: float, share: float = 1.0) -> Variant:
+        """A variant that takes these seconds, call by call, over and over."""
+        calls = itertools.cycle(seconds)
+
+        def run() -> None:
+            self.now += next(calls)
+
+        return Variant(run, share)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(frame, "time", made)
+    return made
+
+
+def test_ratios_are_of_work_done_in_the_same_round(clock: Clock) -> None:
+    # The machine is ten times slower in every second round, for all.
+    ours, slow = clock.taking(1, 10), clock.taking(3, 30)
+    variants = {"ours": ours, "slow": slow, "half": clock.taking(1, 10, share=0.5)}
+    row = frame.measure(Comparison("x", variants, 10, "texts", {"slow": 2.0}), 1000, Options())
+    assert row["ratios"] == {"slow": [3, 3, 3], "half": [2, 2, 2]}
+    assert row["variants"]["ours"]["seconds"] == [10, 1, 10, 1, 10]
+    assert row["variants"]["ours"]["per_second"] == 1
+
+
+def test_a_variant_that_cannot_run_is_named_and_the_others_are_measured(clock: Clock, tmp_path: Path) -> None:
+    def broken() -> None:
+        raise ImportError("no such package")
+
+    row = frame.measure(Comparison("x", {"ours": clock.taking(1), "theirs": Variant(broken)}), 0, Options())
+    assert row["failed"] == {"theirs": "ImportError: no such package"}
+    assert row["ratios"] == {}
+    machine = {"cpu": "a core", "matrix_units": [], "versions": {"torch": "2"}}
+    machine |= {"cores": 1, "threads": 1, "python": "3"}
+    run = {"command": "a command", "date": "today", "commit": "", "load": 0.5}
+    write_json_atomic(tmp_path / "cpu.json", {"machine": machine, "rows": [{"subject": "s", "run": run, **row}]})
+    text = report.render(tmp_path)
+    assert "| x | - |" in text
+    assert "theirs did not run (ImportError: no such package)" in text
+
+
+def test_time_that_is_over_ends_the_rounds(clock: Clock) -> None:
+    row = frame.measure(Comparison("x", {"ours": clock.taking(1)}), 4, Options())
+    assert len(row["variants"]["ours"]["seconds"]) == 4
+    row = frame.measure(Comparison("x", {"ours": clock.taking(1)}), 0, Options())
+    assert len(row["variants"]["ours"]["seconds"]) == frame.LEAST
+
+
+@pytest.mark.parametrize("subject", frame.SUBJECTS)
+def test_every_subject_is_there(subject: str) -> None:
+    assert callable(importlib.import_module(f"benchmarks.speed.{subject}").comparisons)

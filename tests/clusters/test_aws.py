@@ -1,0 +1,178 @@
+"""`ray up clusters/a100.yaml` against a mock of AWS on loopback: what it would make, read back.
+
+The mock's instances have made-up public addresses, and nothing may ever be sent to them: the ssh and rsync that Ray
+finds first only write down what they were asked, and fail.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import ROOT
+from tests.bucket import CREDENTIALS, s3_server
+
+pytestmark = pytest.mark.slow
+STAND_IN = '#!/bin/sh\necho "$(basename "$0") $*" >> "$STAND_IN_LOG"\nexit 255\n'
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which AWS is the mock, home is empty and nothing leaves this machine."""
+    folder = tmp_path_factory.mktemp("aws")
+    (folder / "bin").mkdir()
+    for name in ("ssh", "rsync", "scp"):
+        (folder / "bin" / name).write_text(STAND_IN)
+        (folder / "bin" / name).chmod(0o755)
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text("0" * 64)
+    with s3_server(folder / "log", MOTO_IAM_LOAD_MANAGED_POLICIES="true") as address:
+        yield {
+            **os.environ,
+            **CREDENTIALS,
+            "AWS_ENDPOINT_URL": address,
+            "HOME": str(folder),
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "STAND_IN_LOG": str(folder / "asked"),
+            "AUTOSCALER_NODE_START_WAIT_S": "5",
+        }
+
+
+def client(aws: dict[str, str], service: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    return boto3.client(service, region_name="us-east-1", endpoint_url=aws["AWS_ENDPOINT_URL"], **keys)
+
+
+@pytest.fixture(scope="module")
+def cluster_file(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """clusters/a100.yaml, edited as its header says."""
+    image = client(aws, "ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    text = (ROOT / "clusters" / "a100.yaml").read_text()
+    assert "ami-EDIT-ME" in text
+    path = tmp_path_factory.mktemp("cluster") / "a100.yaml"
+    path.write_text(text.replace("ami-EDIT-ME", image).replace("EDIT-ME", "a-bucket"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def up(aws: dict[str, str], cluster_file: Path) -> str:
+    """What `ray up` printed. It ends at the head's ssh, which the stand-in refuses."""
+    command = [str(Path(sys.executable).parent / "ray"), "up", "-y", "--no-config-cache", str(cluster_file)]
+    done = subprocess.run(command, cwd=ROOT, env=aws, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def instances(aws: dict[str, str]) -> list[dict[str, Any]]:
+    found = client(aws, "ec2").describe_instances()["Reservations"]
+    return [instance for reservation in found for instance in reservation["Instances"]]
+
+
+def tags(instance: dict[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+
+
+def test_the_head_is_an_on_demand_machine_without_gpus(aws: dict[str, str], up: str) -> None:
+    (head,) = [i for i in instances(aws) if tags(i)["ray-node-type"] == "head"]
+    assert tags(head)["ray-cluster-name"] == "effir-a100", up
+    assert head["InstanceType"] == "m6i.2xlarge"
+    assert "InstanceLifecycle" not in head
+    assert head["Placement"]["AvailabilityZone"].startswith("us-east-1")
+    volume = client(aws, "ec2").describe_volumes()["Volumes"][0]
+    assert (volume["Size"], volume["VolumeType"]) == (300, "gp3")
+
+
+def test_its_role_reaches_machines_and_buckets(aws: dict[str, str], up: str) -> None:
+    (head,) = [i for i in instances(aws) if tags(i)["ray-node-type"] == "head"]
+    iam = client(aws, "iam")
+    profile = iam.get_instance_profile(InstanceProfileName="ray-autoscaler-v1")["InstanceProfile"]
+    assert head["IamInstanceProfile"]["Arn"] == profile["Arn"]
+    (role,) = profile["Roles"]
+    policies = iam.list_attached_role_policies(RoleName=role["RoleName"])["AttachedPolicies"]
+    assert {p["PolicyName"] for p in policies} >= {"AmazonEC2FullAccess", "AmazonS3FullAccess"}
+
+
+@pytest.mark.parametrize("name", ["a100.yaml", "h100.yaml"])
+def test_the_header_lets_that_role_start_workers_with_itself(name: str, aws: dict[str, str], up: str) -> None:
+    """Ray's role may not: without the command of the header no worker would ever start, or reach the bucket."""
+    command = "put-role-policy --role-name ray-autoscaler-v1 --policy-name start-workers"
+    assert command in (ROOT / "clusters" / name).read_text()
+    (allowed,) = json.loads((ROOT / "clusters" / "aws-start-workers.json").read_text())["Statement"]
+    role = client(aws, "iam").get_role(RoleName="ray-autoscaler-v1")["Role"]
+    assert (allowed["Effect"], allowed["Action"]) == ("Allow", "iam:PassRole")
+    assert fnmatch.fnmatch(role["Arn"], allowed["Resource"])
+
+
+def test_its_security_group_lets_in_ssh_and_the_cluster_itself(aws: dict[str, str], up: str) -> None:
+    (head,) = [i for i in instances(aws) if tags(i)["ray-node-type"] == "head"]
+    (group,) = head["SecurityGroups"]
+    assert group["GroupName"] == "ray-autoscaler-effir-a100"
+    (full,) = client(aws, "ec2").describe_security_groups(GroupIds=[group["GroupId"]])["SecurityGroups"]
+    rules = {rule["IpProtocol"]: rule for rule in full["IpPermissions"]}
+    assert (rules["tcp"]["FromPort"], rules["tcp"]["ToPort"]) == (22, 22)
+    assert rules["tcp"]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
+    assert [pair["GroupId"] for pair in rules["-1"]["UserIdGroupPairs"]] == [group["GroupId"]]
+    assert len(full["IpPermissions"]) == 2
+
+
+def test_nothing_but_the_stand_ins_was_called(aws: dict[str, str], up: str) -> None:
+    asked = Path(aws["STAND_IN_LOG"]).read_text().splitlines()
+    assert asked
+    assert all(line.startswith("ssh ") and "ray-autoscaler_us-east-1.pem" in line for line in asked)
+
+
+def test_a_worker_is_asked_for_as_a_spot_machine_of_eight_gpus(
+    aws: dict[str, str], up: str, cluster_file: Path, tmp_path: Path
+) -> None:
+    """As the autoscaler on the head asks for it: through Ray's node provider, with the file's node type."""
+    code = f"""
+import yaml
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler._private.providers import _get_node_provider
+config = _bootstrap_config(yaml.safe_load(open({str(cluster_file)!r})), no_config_cache=True)
+provider = _get_node_provider(config["provider"], config["cluster_name"])
+node = config["available_node_types"]["a100"]["node_config"]
+labels = {{"ray-node-type": "worker", "ray-node-name": "w", "ray-launch-config": "x", "ray-user-node-type": "a100"}}
+provider.create_node(node, labels, 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=aws, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (worker,) = [i for i in instances(aws) if tags(i)["ray-node-type"] == "worker"]
+    assert worker["InstanceType"] == "p4d.24xlarge"
+    assert worker["InstanceLifecycle"] == "spot"
+    (head,) = [i for i in instances(aws) if tags(i)["ray-node-type"] == "head"]
+    assert worker["SecurityGroups"] == head["SecurityGroups"]
+    assert worker["IamInstanceProfile"]["Arn"] == head["IamInstanceProfile"]["Arn"]
+    declared = yaml.safe_load(cluster_file.read_text())["available_node_types"]["a100"]["node_config"]
+    assert declared["ImageId"] == worker["ImageId"]
+
+
+@pytest.mark.parametrize("name", ["a100.yaml", "h100.yaml"])
+def test_rays_own_bootstrap_fills_in_the_rest(aws: dict[str, str], name: str, tmp_path: Path) -> None:
+    code = f"""
+import yaml
+from ray.autoscaler._private.commands import _bootstrap_config
+config = _bootstrap_config(yaml.safe_load(open({str(ROOT / "clusters" / name)!r})), no_config_cache=True)
+found = {{n: t["node_config"] for n, t in config["available_node_types"].items()}}
+found["head"]["IamInstanceProfile"] = config["head_node"]["IamInstanceProfile"]
+yaml.safe_dump(found, open("found.yaml", "w"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=aws, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = yaml.safe_load((tmp_path / "found.yaml").read_text())
+    assert {node["IamInstanceProfile"].popitem()[1].split("/")[-1] for node in found.values()} == {"ray-autoscaler-v1"}
+    for node in found.values():
+        assert node["KeyName"].startswith("ray-autoscaler")
+        assert node["SubnetIds"]
+        assert node["SecurityGroupIds"]

@@ -1,0 +1,86 @@
+"""Every shipped cluster file is one that Ray takes, with what its header promises."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import ROOT
+
+CLUSTERS = ROOT / "clusters"
+RAY_FILES = sorted(path.name for path in CLUSTERS.glob("*.yaml") if path.name != "kuberay.yaml")
+CLOUDS = [name for name in RAY_FILES if name != "onprem.yaml"]
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((CLUSTERS / name).read_text())
+
+
+def test_all_are_here() -> None:
+    assert RAY_FILES == ["a100.yaml", "gcp-a100.yaml", "h100.yaml", "onprem.yaml"]
+
+
+@pytest.mark.parametrize("name", RAY_FILES)
+def test_ray_takes_it(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(read(name)))
+
+
+@pytest.mark.parametrize("name", [*RAY_FILES, "kuberay.yaml"])
+def test_its_header_says_what_to_edit_what_it_costs_and_the_four_commands(name: str) -> None:
+    header = "".join(line for line in (CLUSTERS / name).open() if line.startswith("#"))
+    for word in ("Edit:", "Costs:", "Up:", "Search:", "Watch:", "Down:"):
+        assert f"# {word}" in header
+    assert "python -m effir_dist.search --address auto" in header
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_gpus_are_on_spot_nodes_from_zero_and_the_head_runs_no_trial(name: str) -> None:
+    config = read(name)
+    types = config["available_node_types"]
+    head = types.pop(config["head_node_type"])
+    assert head["resources"] == {"CPU": 0}
+    (worker,) = types.values()
+    assert (worker["min_workers"], worker["max_workers"]) == (0, config["max_workers"])
+    assert worker["resources"]["GPU"] == 8
+    spot = {"aws": {"InstanceMarketOptions": {"MarketType": "spot"}}, "gcp": {"scheduling": [{"preemptible": True}]}}
+    ((key, value),) = spot[config["provider"]["type"]].items()
+    found = worker["node_config"][key]
+    assert found == value or value[0] in found
+    assert key not in head["node_config"]
+    assert 0 < config["idle_timeout_minutes"] <= 15
+
+
+@pytest.mark.parametrize("name", RAY_FILES)
+def test_the_token_goes_to_every_node(name: str) -> None:
+    config = read(name)
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        start = [c for c in config[commands] if "ray start" in c]
+        assert all(". ~/.effir;" in command for command in start)
+        assert len(start) == 1
+    assert "ray get-auth-token --generate" in (CLUSTERS / name).read_text()
+
+
+def test_the_pinned_environment_is_the_one_tested() -> None:
+    pins = re.findall(r"^([\w-]+)==([\d.]+)", (CLUSTERS / "constraints.txt").read_text(), re.M)
+    assert {"torch", "ray", "deepspeed", "transformers", "optuna"} <= {name for name, _ in pins}
+    assert {name: version for name, version in pins if name == "ray"} == {"ray": importlib.metadata.version("ray")}
+    kuberay = (CLUSTERS / "kuberay.yaml").read_text()
+    assert f'rayVersion: "{dict(pins)["ray"]}"' in kuberay
+
+
+def test_kuberay_scales_gpu_pods_from_zero() -> None:
+    spec = read("kuberay.yaml")["spec"]
+    assert spec["enableInTreeAutoscaling"]
+    (group,) = spec["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"]) == (0, 0)
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert {"name": "RAY_AUTH_MODE", "value": "token"} in worker["env"]

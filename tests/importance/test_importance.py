@@ -1,0 +1,152 @@
+"""Importance scores equal a plain reading of the paper's definition: one text at a time, no padding."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from effir_dist.importance import command as importance_command
+from effir_dist.importance.ranking import Importance, Method, greedy_order, score_model
+from effir_dist.models.encoder import Encoder, prune_encoder
+from effir_dist.models.families.backbones import family
+from effir_dist.models.pruning import PruningPlan
+from tests.models.test_pruning import encoder_of
+from tests.tiny import FAMILY_NAMES
+
+TEXTS = ["a first text of some length", "second", "and a third one, longer than both of the others together"]
+
+
+def change(x: torch.Tensor, y: torch.Tensor, distance: str) -> float:
+    return float((y - x).norm() / x.norm() if distance == "l2" else 1 - x @ y / (x.norm() * y.norm()))
+
+
+def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float]:
+    """1 - cos(x, x + F(x)) per token: x and F recorded at the sub-layer itself."""
+    method = method or Method()
+    row = family(encoder.model_config)
+    distances: dict[int, list[float]] = {}
+
+    def compare(index, before, after):
+        x, y = before[0].double(), after[0].double()
+        if method.level == "pooled":
+            last = encoder.settings.pooling == "last"
+            x, y = (x[-1:], y[-1:]) if last else (x.mean(0, keepdim=True), y.mean(0, keepdim=True))
+        distances.setdefault(index, []).extend(change(a, b, method.distance) for a, b in zip(x, y, strict=True))
+
+    for index, block in enumerate(encoder.backbone.get_submodule(row.blocks)):
+        record(block, row, kind, lambda before, after, i=index: compare(i, before, after))
+    for text in TEXTS:
+        ids = torch.as_tensor(encoder.tokenize([text], "document")[0])[None].long()
+        with torch.inference_mode():
+            encoder(ids, torch.ones_like(ids))
+    return [float(np.mean(distances[i])) for i in range(len(distances))]
+
+
+def record(block, row, kind, done):
+    if row.pre_norm:
+        # The norm's input is the residual stream; what the sub-layer returns is added to it.
+        module, norm = row.attention if kind == "attention" else row.mlp
+        stream = {}
+        block.get_submodule(norm).register_forward_pre_hook(lambda _m, args: stream.update(x=args[0]))
+        block.get_submodule(module).register_forward_hook(
+            lambda _m, _a, out: done(stream["x"], stream["x"] + (out[0] if isinstance(out, tuple) else out))
+        )
+    elif kind == "attention":
+        block.attention.register_forward_hook(lambda _m, args, out: done(args[0], out[0]))
+    else:
+        block.output.register_forward_hook(lambda _m, args, out: done(args[1], out))
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_scores_equal_the_definition(name: str, checkpoints: dict[str, Path]) -> None:
+    scores = score_model(encoder_of(checkpoints[name]), TEXTS, batch_tokens=500).importance
+    np.testing.assert_allclose(scores.mlp, plain_scores(encoder_of(checkpoints[name]), "mlp"), atol=1e-5)
+    np.testing.assert_allclose(scores.attention, plain_scores(encoder_of(checkpoints[name]), "attention"), atol=1e-5)
+
+
+def test_batches_do_not_change_scores(checkpoints: dict[str, Path]) -> None:
+    together = score_model(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=10_000)
+    alone = score_model(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=1)
+    np.testing.assert_allclose(together.importance.mlp, alone.importance.mlp, atol=1e-6)
+    np.testing.assert_allclose(together.neurons["activation"], alone.neurons["activation"], rtol=1e-4)
+
+
+def test_a_silent_neuron_ranks_last(checkpoints: dict[str, Path]) -> None:
+    for name in ("bert", "llama"):
+        encoder = encoder_of(checkpoints[name])
+        row = family(encoder.model_config)
+        with torch.no_grad():
+            encoder.backbone.get_submodule(row.blocks)[2].get_submodule(row.mlp_out).weight[:, 7] = 0
+        for ranking in score_model(encoder, TEXTS).neurons.values():
+            assert ranking.argmin() == 2 * ranking.shape[1] + 7
+
+
+def test_the_drop_order_is_by_rising_score() -> None:
+    importance = Importance(mlp=(0.3, 0.1, 0.2), attention=(0.1, 0.1, 0.0), block=(0.0, 0.2, 0.1))
+    assert importance.drop_order() == [1, 2, 0]
+    assert importance.drop_order("attention") == [2, 0, 1]
+    assert importance.drop_order("block") == [0, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("method", [Method("l2"), Method("cosine", "pooled"), Method("l2", "pooled")])
+def test_the_other_methods_equal_their_definitions(name: str, method: Method, checkpoints: dict[str, Path]) -> None:
+    scores = score_model(encoder_of(checkpoints[name]), TEXTS, 500, method).importance
+    for kind in ("mlp", "attention"):
+        expected = plain_scores(encoder_of(checkpoints[name]), kind, method)
+        np.testing.assert_allclose(getattr(scores, kind), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_pruned_model_is_scored_where_something_is_left(name: str, checkpoints: dict[str, Path]) -> None:
+    plan = PruningPlan(dropped_mlp=(0, 2), dropped_attention=(1, 2))
+    encoder = prune_encoder(encoder_of(checkpoints[name]), plan, None)
+    scores = score_model(encoder, TEXTS).importance
+    assert [np.isnan(score) for score in scores.mlp] == [True, False, True, False]
+    assert [np.isnan(score) for score in scores.attention] == [False, True, True, False]
+    assert scores.block[2] == pytest.approx(0, abs=1e-6)
+    # With one sub-layer left, what it changes is what the block changes.
+    assert scores.block[0] == pytest.approx(scores.attention[0])
+    assert scores.block[1] == pytest.approx(scores.mlp[1])
+
+
+def test_greedy_is_scoring_again_after_each_drop(checkpoints: dict[str, Path]) -> None:
+    def make(gone: list[int]) -> Encoder:
+        return prune_encoder(encoder_of(checkpoints["llama"]), PruningPlan(dropped_mlp=tuple(sorted(gone))), None)
+
+    order = greedy_order(make, "mlp", 4, TEXTS, Method())
+    assert sorted(order) == [0, 1, 2, 3]
+    for dropped in range(4):
+        scores = score_model(make(order[:dropped]), TEXTS).importance.mlp
+        assert scores[order[dropped]] == pytest.approx(np.nanmin(scores))
+
+
+def test_the_command_writes_scores_and_heat_map(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts").write_text("\n".join(TEXTS))
+    command = ["importance", "--model", str(checkpoints["llama"]), "--texts", str(tmp_path / "texts")]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out"), "--greedy"])
+    importance_command.main()
+    table = pd.read_csv(tmp_path / "out" / "importance.csv")
+    scores = score_model(encoder_of(checkpoints["llama"]), TEXTS).importance
+    np.testing.assert_allclose(table["mlp_score"], scores.mlp, atol=1e-6)
+    assert sorted(table["attention_drop"]) == [1, 2, 3, 4]
+    assert (tmp_path / "out" / "importance.png").read_bytes().startswith(b"\x89PNG")
+    assert "mlp_score" in capsys.readouterr().out
+    (tmp_path / "texts").write_text("\n \n")
+    with pytest.raises(SystemExit) as stopped:
+        importance_command.main()
+    assert stopped.value.code == 2
+    assert "no calibration text" in capsys.readouterr().err
+
+
+def test_the_heat_map_fills_a_block_from_its_drop_on() -> None:
+    figure = importance_command.heat_map({"mlp": [1, 0, 2], "attention": [0, 1, 2], "block": [2, 1, 0]}, "x")
+    values = np.asarray(figure.axes[0].collections[0].get_array()).reshape(3, 3)
+    assert values.tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]

@@ -1,0 +1,49 @@
+"""Attention of a model in bfloat16 while it trains on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from effir_dist.models.attention import NAME, for_training
+from effir_dist.models.encoder import Encoder, load_encoder, pad
+from tests.tiny import FAMILY_NAMES, tiny_checkpoint
+
+TEXTS = ["abcde fghij " * n for n in (1, 7, 3, 7)]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    windows = {"mistral": {"sliding_window": 16}, "modernbert": {"local_attention": 32}}
+    return {name: tiny_checkpoint(folder, name, **windows.get(name, {})) for name in FAMILY_NAMES}
+
+
+def gradient(encoder: Encoder) -> Tensor:
+    """Of all weights, for texts of different lengths."""
+    tokens = encoder.tokenize(TEXTS, "document")
+    vectors = encoder(*pad(tokens, np.arange(len(TEXTS)), encoder.pad_id, encoder.device))
+    (vectors @ vectors.T).float().logsumexp(1).mean().backward()
+    return torch.cat([w.grad.float().flatten() for w in encoder.parameters() if w.grad is not None])
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_gradients_are_no_further_from_those_in_float32(name: str, checkpoints: dict[str, Path]) -> None:
+    exact = gradient(load_encoder(str(checkpoints[name])))
+    plain = gradient(load_encoder(str(checkpoints[name]), "bfloat16"))
+    encoder = load_encoder(str(checkpoints[name]), "bfloat16")
+    with for_training(encoder.backbone):
+        assert encoder.backbone.config._attn_implementation == NAME
+        found = gradient(encoder)
+    assert encoder.backbone.config._attn_implementation == "sdpa"
+    assert (found - exact).norm() <= 1.2 * (plain - exact).norm()
+
+
+def test_a_model_in_float32_is_left_alone(checkpoints: dict[str, Path]) -> None:
+    encoder = load_encoder(str(checkpoints["llama"]))
+    with for_training(encoder.backbone):
+        assert encoder.backbone.config._attn_implementation == "sdpa"

@@ -1,0 +1,170 @@
+"""Encoding by every way that it is done gives the same embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
+
+from effir_dist.data.sets import load_collection
+from effir_dist.evaluate import scoring
+from effir_dist.models import encoding, packed
+from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
+from effir_dist.models.flops import count_flops
+from effir_dist.models.pruning import PruningPlan
+from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
+
+LENGTHS = (1, 3, 90, 17, 90, 41, 5, 120, 17, 64)
+TEXTS = ["abcde fghij "[: 1 + n % 12] * (n // 12 + 1) for n in LENGTHS]
+PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), ranking="magnitude")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    windows = {"mistral": {"sliding_window": 16}, "modernbert": {"local_attention": 32}}
+    return {name: tiny_checkpoint(folder, name, **windows.get(name, {})) for name in FAMILY_NAMES}
+
+
+def encoder_of(path: Path, pruned: bool = False) -> Encoder:
+    encoder = load_encoder(str(path))
+    return prune_encoder(encoder, PLAN, np.ones((4, 48), np.float32)) if pruned else encoder
+
+
+def packed_vectors(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """[N, D] of one packed batch."""
+    tokens = encoder.tokenize(texts, "document")
+    batch = packed.pack(tokens, np.arange(len(tokens)), encoder.device)
+    with torch.inference_mode(), packed.attention(encoder.backbone):
+        return encoding.encode_packed(encoder, batch).numpy()
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return (one.astype(np.float64) * other).sum(1)
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_packed_texts_have_the_embeddings_of_padded_ones(
+    name: str, pruned: bool, checkpoints: dict[str, Path]
+) -> None:
+    encoder = encoder_of(checkpoints[name], pruned)
+    for pooling in ("mean", "last", "cls"):
+        encoder.settings = encoder.settings.__class__(**{**vars(encoder.settings), "pooling": pooling})
+        padded, found = encoder.encode(TEXTS, batch_tokens=10_000), packed_vectors(encoder, TEXTS)
+        assert cosines(found, padded).min() >= 0.99999, pooling
+    assert cosines(encoder.encode(TEXTS, batch_tokens=1), padded).min() >= 0.99999
+    assert encoder.backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_packed_text_does_not_see_its_neighbours(checkpoints: dict[str, Path]) -> None:
+    for name in ("bert", "qwen3"):
+        encoder = encoder_of(checkpoints[name])
+        one, other = packed_vectors(encoder, ["some text", "another"]), packed_vectors(encoder, ["some text", "z" * 60])
+        np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+
+
+def test_texts_come_back_in_order_from_slices_and_into_a_file(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoder_of(checkpoints["bert"])
+    expected = encoder.encode(TEXTS)
+    monkeypatch.setattr(encoding, "SLICE", 3)
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6)
+    out = np.lib.format.open_memmap(tmp_path / "vectors.npy", "w+", np.float16, expected.shape)
+    encoding.encode(encoder, encoder.tokenize(TEXTS, "document"), out=out)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy").astype(np.float32), expected, atol=1e-3)
+    assert encoder.encode([]).shape == (0, 32)
+
+
+def test_vectors_on_disk_score_as_those_in_memory(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, collection = encoder_of(checkpoints["bert"]), load_collection(str(write_collection(tmp_path / "c")), "dev")
+    expected = scoring.score(encoder, collection)
+    monkeypatch.setattr(scoring, "ON_DISK_BYTES", 0)
+    monkeypatch.setattr(scoring, "PART", 7)
+    seen: list[np.ndarray] = []
+    search = scoring.exact_search
+    monkeypatch.setattr(scoring, "exact_search", lambda q, d, k: seen.append(d) or search(q, d, k))
+    for found in (scoring.score(encoder, collection), scoring.score_texts(encoder, collection, 0)):
+        assert found.metrics == pytest.approx(expected.metrics, abs=0.02)
+    for vectors in seen:
+        assert isinstance(vectors, np.memmap)
+        assert vectors.dtype == np.float16
+        assert not Path(vectors.filename).exists()  # type: ignore[arg-type]
+    np.testing.assert_array_equal(*seen)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_in_bfloat16_a_model_computes_what_transformers_does(name: str, checkpoints: dict[str, Path]) -> None:
+    """To the bit, at positions where rounded rotary frequencies would turn a token another way."""
+    encoder = load_encoder(str(checkpoints[name]), "bfloat16")
+    model = AutoModel.from_pretrained(checkpoints[name], dtype=torch.bfloat16).eval()
+    ids = torch.arange(4, 104)[None]
+    with torch.inference_mode():
+        expected = model(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(encoder.backbone(input_ids=ids).last_hidden_state, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_flops_are_those_that_torch_counts(name: str, pruned: bool, checkpoints: dict[str, Path]) -> None:
+    encoder = encoder_of(checkpoints[name], pruned)
+    encoder.backbone.set_attn_implementation("eager")
+    tokens = encoder.tokenize(["x" * 50] * 3, "document")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        encoder(*pad(tokens, np.arange(3), encoder.pad_id, encoder.device))
+    length = int(tokens.lengths[0])
+    counted = counter.get_total_flops()
+    if encoder.settings.append_eos:  # torch multiplies what a causal mask then hides
+        blocks = 4 - len(encoder.plan.dropped_attention)
+        inner = encoder.model_config["num_attention_heads"] * (16 if name == "qwen3" else 8)
+        counted -= 3 * blocks * 4 * inner * length * (length - 1) // 2
+    # Norms and biases count as matrices do: of models as small as these some per cent.
+    assert count_flops(encoder.model_config, tokens.lengths, encoder.plan) == pytest.approx(counted, rel=0.06)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_embeddings_padded_and_packed(checkpoints: dict[str, Path]) -> None:
+    encoder = encoder_of(checkpoints["bert"])
+    expected = encoder.encode(TEXTS)
+    with encoding.compiled_blocks(encoder):
+        assert cosines(packed_vectors(encoder, TEXTS), expected).min() >= 0.99999
+    assert cosines(encoder.encode(TEXTS, compiled="always"), expected).min() >= 0.99999
+    assert all(block._compiled_call_impl is None for block in encoder.backbone.modules())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_gpu_packs_and_agrees_with_the_cpu(name: str, checkpoints: dict[str, Path]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    encoder = load_encoder(str(checkpoints[name]), "bfloat16")
+    assert packed.possible(encoder.backbone)
+    found = encoder.encode(TEXTS)
+    assert cosines(found, encoder.to("cpu", torch.float32).encode(TEXTS)).min() >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("amx", "instructions", "maker", "expected"),
+    [
+        (True, True, "GenuineIntel", "bfloat16"),
+        (False, True, "AuthenticAMD", "bfloat16"),
+        (False, True, "GenuineIntel", "float32"),
+        (False, False, "AuthenticAMD", "float32"),
+    ],
+)
+def test_auto_is_bfloat16_on_processors_that_are_faster_in_it(
+    amx: bool, instructions: bool, maker: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {maker}\n")
+    assert resolve_dtype("auto") == expected

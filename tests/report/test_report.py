@@ -1,0 +1,210 @@
+"""Tables and the plot of a run, from records alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import effir_dist
+from effir_dist.core import config, files
+from effir_dist.core.errors import InputError
+from effir_dist.core.run_folder import Run
+from effir_dist.report import command as report_command
+from effir_dist.report import report_files
+from effir_dist.report.frames import frames_of
+from effir_dist.report.front_plot import front_figure
+from effir_dist.report.page import json_in_html
+from effir_dist.report.side_by_side import load
+from tests import ROOT
+
+FULL = 22_713_216
+
+
+def record(
+    number: int, dropped: list[int], width: float, parameters: int, ndcg: float | None, **more: Any
+) -> dict[str, Any]:
+    state = "failed" if ndcg is None else "complete"
+    return {
+        "trial": f"{number:04d}", "number": number, "state": state, "reason": "", "dropped_mlp": dropped,
+        "dropped_attention": [], "width_ratio": width, "parameters": parameters, "full_parameters": FULL,
+        "parameters_fraction": parameters / FULL, "ndcg_at_10": ndcg, "recall_at_100": ndcg, "mrr_at_10": ndcg,
+        "suggested": {"train.learning_rate": 1e-4, "drop_3": True}, "train_seconds": 30.0, "score_seconds": 8.0,
+        "total_seconds": 40.0, "datasets": {"pydocs": {"ndcg_at_10": ndcg}}, **more,
+    }  # fmt: skip
+
+
+def new_run(folder: Path, results: list[dict[str, Any]], **settings: Any) -> Run:
+    run = Run.create(folder, config.to_dict(config.replace(config.RunConfig(), settings)))
+    for result in results:
+        run.write_result(result["trial"], result)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    results = [
+        record(0, [], 1.0, FULL, 0.66),
+        record(1, [3, 4, 5], 0.8, 18_000_000, 0.60),
+        record(2, [4], 1.0, 21_000_000, None, state="failed", reason="out of memory"),
+        record(3, [0, 1], 0.9, 19_000_000, 0.55),
+        record(4, [5], 1.0, 21_500_000, 0.65),
+    ]
+    run = new_run(tmp_path / "demo", results)
+    run.write_test("0001", {"ndcg_at_10": 0.58, "datasets": {"pydocs": {"ndcg_at_10": 0.58}}})
+    return run
+
+
+def test_the_front_is_kept_apart_from_the_rest(run: Run) -> None:
+    table = frames_of(run).front
+    assert list(table["trial"]) == ["0000", "0004", "0001"]
+    assert table["test_ndcg_at_10"].iloc[2] == 0.58
+    assert table["test_ndcg_at_10"].iloc[:2].isna().all(), "not scored on test yet"
+    assert list(table["dropped_mlp"]) == ["", "5", "3,4,5"]
+
+
+def test_trials_hold_every_trial_and_every_promised_column(run: Run) -> None:
+    table = frames_of(run).trials
+    promised = "trial state parameters parameters_fraction ndcg_at_10 test_ndcg_at_10 dropped_mlp width_ratio"
+    promised += " train_seconds score_seconds reason recall_at_100 mrr_at_10 dropped_attention total_seconds"
+    assert set(promised.split()) <= set(table.columns)
+    assert set(promised.split()) <= set(frames_of(run).front.columns)
+    assert list(table["trial"]) == ["0000", "0001", "0002", "0003", "0004"]
+    failed = table.iloc[2]
+    assert (failed["state"], failed["reason"], failed["on_front"]) == ("failed", "out of memory", False)
+    assert np.isnan(failed["ndcg_at_10"])
+    assert list(table["train.learning_rate"]) == [1e-4] * 5
+    assert "drop_3" not in table, "the plan says it already"
+
+
+def test_several_data_sets_have_a_column_each(tmp_path: Path) -> None:
+    scores = {"scifact": {"ndcg_at_10": 0.7}, "nfcorpus": {"ndcg_at_10": 0.3}}
+    run = new_run(tmp_path / "demo", [record(0, [], 1.0, FULL, 0.5, datasets=scores), record(1, [1], 1.0, 9, None)])
+    run.write_test("0000", {"ndcg_at_10": 0.4, "datasets": {"scifact": {"ndcg_at_10": 0.6}}})
+    table = frames_of(run).trials
+    assert table["ndcg_at_10[nfcorpus]"].iloc[0] == 0.3
+    assert table["test_ndcg_at_10[scifact]"].iloc[0] == 0.6
+
+
+def write(run: Run) -> dict[str, int]:
+    """File -> its size, of the report of a run."""
+    return {path.name: path.stat().st_size for path in report_files.write_run(load([run])[0], run.report_folder)}
+
+
+NAMES = ("trials", "front", "scores", "hypervolume", "drops")
+TABLES = {f"{name}.{kind}" for name in NAMES for kind in ("csv", "parquet")}
+
+
+def test_the_command_writes_the_report_mid_run(run: Run) -> None:
+    run.write_suggestion("0005", {"number": 5})
+    done = subprocess.run(
+        [sys.executable, "-m", "effir_dist.report", str(run.folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "18,000,000" in done.stdout
+    assert max(map(len, done.stdout.split("wrote")[0].splitlines())) <= 80
+    assert f"wrote {run.report_folder / 'report.html'}" in done.stdout
+    for name in {*TABLES, "front.png", "front.svg"}:
+        assert name in done.stdout
+        assert (run.report_folder / name).stat().st_size > 0
+    assert (run.report_folder / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert (run.report_folder / "front.csv").read_text().splitlines()[3].startswith("0001,complete,18000000,")
+
+
+def test_a_run_without_a_finished_trial(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "demo", [])
+    run.write_suggestion("0000", {})
+    with pytest.raises(InputError, match="no trial of .*demo has finished yet"):
+        report_command.main([str(run.folder)])
+    with pytest.raises(InputError, match="no trial of .*demo has finished yet"):
+        effir_dist.load_run(run.folder)
+    run.write_config(run.config, {**run.extra, "ended": "search.time_budget: 80 s are over"})
+    with pytest.raises(InputError, match=r"of .*demo finished before .* \(search.time_budget: 80 s are over\)"):
+        report_command.main([str(run.folder)])
+    assert not run.report_folder.exists()
+
+
+def test_a_run_where_all_failed_still_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = new_run(tmp_path / "demo", [record(0, [], 1.0, FULL, None, reason="NaN loss")])
+    report_command.main([str(run.folder)])
+    assert "NaN loss" in (run.report_folder / "trials.csv").read_text()
+    assert "no trial is complete" in capsys.readouterr().out
+    assert not (run.report_folder / "front.png").exists()
+
+
+def test_a_trial_that_failed_before_its_plan(tmp_path: Path) -> None:
+    early = {"trial": "0001", "number": 1, "state": "failed", "reason": "no such file"}
+    run = new_run(tmp_path / "demo", [record(0, [], 1.0, FULL, 0.66), early])
+    assert set(write(run)) == {"report.html", *TABLES, "front.png", "front.svg"}
+    assert f",{FULL}," in (run.report_folder / "trials.csv").read_text()
+
+
+def test_a_run_with_scores_shows_its_widths(run: Run) -> None:
+    with io.BytesIO() as packed:
+        np.savez(packed, activation=np.random.default_rng(0).random((6, 1536)))
+        files.write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    importance = dict.fromkeys(("mlp", "attention", "block"), [0.1] * 6)
+    files.write_json_atomic(run.scores_folder / "importance.json", importance)
+    assert set(write(run)) >= {f"widths.{kind}" for kind in ("csv", "parquet", "png", "svg")}
+    table = pd.read_csv(run.report_folder / "widths.csv")
+    assert table[table["width_ratio"] == 0.5]["width"].sum() == 0.5 * 6 * 1536
+
+
+def random_run(folder: Path, count: int) -> Run:
+    rng = np.random.default_rng(count)
+    results = [record(0, [], 1.0, FULL, 0.66)]
+    for number in range(1, count):
+        dropped, width = list(range(rng.integers(0, 4))), float(rng.integers(5, 11)) / 10
+        kept = 1 - 0.05 * len(dropped) - 0.3 * (1 - width)
+        results.append(record(number, dropped, width, int(FULL * kept), 0.66 * kept + rng.normal(0, 0.02)))
+    return new_run(folder, results)
+
+
+@pytest.mark.parametrize("count", [1, 3, 14, 200])
+def test_labels_cover_no_label_and_stay_inside(tmp_path: Path, count: int) -> None:
+    run = random_run(tmp_path / "demo", count)
+    figure = front_figure(frames_of(run).trials, "a $title_ with 100 %")
+    ax = figure.axes[0]
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert boxes, "at least one trial of the front has its label"
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(ax.bbox.x0 <= b.x0 and b.x1 <= ax.bbox.x1 and b.y1 <= ax.bbox.y1 for b in boxes)
+
+
+def test_the_step_line_holds_the_best_score_of_that_size_or_less(run: Run) -> None:
+    table = frames_of(run).trials
+    ax = front_figure(table, "title").axes[0]
+    x, y = (np.asarray(v, float) for v in ax.lines[0].get_data())
+    for size in np.linspace(18.1, 22.8, 30):
+        reached = table[table["parameters"] / 1e6 <= size]["ndcg_at_10"].max()
+        assert y[np.searchsorted(x, size, side="right") - 1] == reached
+
+
+def test_failed_trials_are_counted_below_the_plot(run: Run) -> None:
+    figure = front_figure(frames_of(run).trials, "title", "demo")
+    assert "demo: 5 trials, 1 failed (not shown)" in [t.get_text() for t in figure.texts]
+
+
+def test_data_cannot_end_the_script_it_stands_in() -> None:
+    data = {"reason": "</script><script>alert(1)</script>", "more": "<!--<script>&amp;"}
+    text = json_in_html(data)
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == data
+
+
+@pytest.mark.parametrize("module", ["effir_dist", "effir_dist.report"])
+def test_an_import_loads_nothing_heavy(module: str) -> None:
+    heavy = {"pandas", "matplotlib", "torch", "ray", "plotly", "optuna"}
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    root = ROOT
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,193 @@
+"""Runs in a bucket read like runs on a disk, over a bad wire too, and have one driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from effir_dist.core import config, locks, storage
+from effir_dist.core.errors import InputError
+from effir_dist.core.files import write_bytes_atomic
+from effir_dist.core.run_folder import Run
+from effir_dist.core.storage import place, read_bytes, read_locally, written_locally
+from effir_dist.export.command import export
+from effir_dist.export.selection import best
+from effir_dist.models.encoder import load_encoder
+from effir_dist.report import command as report_command
+from effir_dist.training.train_state import TrainState, read_state, write_state
+from tests import ROOT
+from tests.bucket import CREDENTIALS, BadWire, s3_server
+from tests.exports import write_run
+from tests.report.test_report import FULL, record
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as address:
+        yield address
+
+
+@pytest.fixture
+def connect(server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """connect(address) points all clients at a server or a wire to one; returns the URL of a bucket there."""
+    import boto3
+    import s3fs
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=server).create_bucket(Bucket="runs")
+
+    def to(address: str) -> str:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        s3fs.S3FileSystem.clear_instance_cache()
+        return "s3://runs"
+
+    return to
+
+
+@pytest.fixture(params=["disk", "bucket", "bad wire"])
+def home(
+    request: pytest.FixtureRequest, server: str, connect: Callable[[str], str], tmp_path: Path
+) -> Iterator[str]:
+    """Where runs are kept."""
+    if request.param == "disk":
+        yield str(tmp_path)
+    elif request.param == "bucket":
+        yield f"{connect(server)}/{tmp_path.name}"
+    else:
+        wire = BadWire(server, share=0.25)
+        yield f"{connect(wire.address)}/{tmp_path.name}"
+        wire.close()
+        assert sum(wire.faults.values()) > 0, "every request went well"
+
+
+def test_a_trial_is_exported_from_wherever_its_run_is(
+    home: str, checkpoints: dict[str, Path], collection: Path, tmp_path: Path
+) -> None:
+    run = write_run(f"{home}/tiny", checkpoints["llama"], collection)
+    export(run, best(Run.open(run.location), "parameters_fraction < 1"), tmp_path / "out")
+    trial = json.loads((tmp_path / "out" / "plan.json").read_text())["trial"]
+    expected = load_encoder(f"{run.location}/trials/{trial}").encode(["a", "b c"])
+    np.testing.assert_array_equal(load_encoder(str(tmp_path / "out")).encode(["a", "b c"]), expected)
+    assert "| search | toy |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_run_is_the_same_wherever_it_is(home: str, checkpoints: dict[str, Path]) -> None:
+    run = Run.create(f"{home}/demo", config.to_dict(config.RunConfig()), {"space": {}})
+    with pytest.raises(InputError, match="exists already"):
+        Run.create(f"{home}/demo", {})
+    encoder = load_encoder(str(checkpoints["llama"]))
+    with run.locked():
+        for number in (0, 2, 10):
+            run.write_suggestion(f"{number:04d}", {"number": number})
+        assert run.pending()[0] == {"schema": 1, "trial": "0000", "number": 0}
+        run.write_result("0000", record(0, [], 1.0, FULL, 0.66))
+        run.write_result("0002", record(2, [3], 0.5, 18_000_000, 0.6))
+        assert run.write_result("0000", record(0, [], 1.0, FULL, 0.1))["ndcg_at_10"] == 0.66
+        with written_locally(run.trial_folder("0002")) as folder:
+            encoder.save(folder)
+        run.write_test("0002", {"ndcg_at_10": 0.5})
+        run.note_out_of_memory("0010", "out of memory")
+        write_bytes_atomic(run.trial_folder("0010") / "junk", b"junk")
+        state = TrainState([0.5, 0.25], 2.0, {"weight/a": torch.arange(3.0)})
+        write_state(run.checkpoint_path("0010"), state, "key")
+    again = Run.open(run.location)
+    assert config.from_dict(again.config) == config.RunConfig()
+    assert [r["trial"] for r in again.results()] == ["0000", "0002"]
+    assert again.tests() == {"0002": {"schema": 1, "ndcg_at_10": 0.5}}
+    assert (again.next_number(), again.name, again.has_weights("0002")) == (11, "demo", True)
+    again.clear_pending("0010")
+    assert storage.names(again.trial_folder("0010")) == ["checkpoint.safetensors", "out_of_memory", "trial.json"]
+    found = read_state(again.checkpoint_path("0010"), "key")
+    assert found is not None
+    assert (found.losses, found.tensors["weight/a"].tolist()) == ([0.5, 0.25], [0, 1, 2])
+    with read_locally(again.trial_folder("0002")) as folder:
+        np.testing.assert_array_equal(load_encoder(str(folder)).encode(["a"]), encoder.encode(["a"]))
+    again.remove_weights("0002")
+    assert not again.has_weights("0002")
+    report_command.main([str(run.location)])
+    written = {"report.html", "trials.csv", "front.parquet", "front.png", "front.svg"}
+    assert written <= {*storage.names(again.report_folder)}
+    assert read_bytes(again.report_folder / "trials.csv").startswith(b"trial,state")
+    assert storage.names(place(home)) == ["demo"]
+
+
+def test_a_bucket_has_one_driver(
+    server: str, connect: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(f"{connect(server)}/{tmp_path.name}", {})
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 2.0)
+    with run.locked():
+        with pytest.raises(InputError, match=r"is being searched by process \d+ on .*; wait for it"):
+            run.locked().__enter__()
+    assert storage.names(run.folder) == ["config.yaml"]
+
+
+def test_a_dead_drivers_lease_is_taken_over(
+    server: str, connect: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(f"{connect(server)}/{tmp_path.name}", {})
+    code = "from effir_dist.core.run_folder import Run; import time\n"
+    code += f"with Run.open({run.location!r}).locked(): time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ))
+    end = time.monotonic() + 60
+    while "lock" not in storage.names(run.folder):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 1.0)
+    with run.locked():
+        assert "lock" in storage.names(run.folder)
+    assert "lock" not in storage.names(run.folder)
+
+
+def test_a_disks_lock_that_was_copied_along_is_nobodys(
+    server: str, connect: Callable[[str], str], tmp_path: Path
+) -> None:
+    run = Run.create(f"{connect(server)}/{tmp_path.name}", {})
+    (run.folder / "lock").write_text("process 7 on elsewhere\n")
+    with run.locked():
+        assert b'"beat"' in read_bytes(run.folder / "lock")
+    assert "lock" not in storage.names(run.folder)
+
+
+def test_a_bucket_out_of_reach_says_so(connect: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    url = connect("http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"cannot reach s3://runs/demo.* after 2 tries .*check network and cred"):
+        Run.open(f"{url}/demo")
+
+
+@pytest.mark.parametrize(
+    ("location", "message"), [("ftp://h/runs", "must be a folder or a bucket's URL"), ("gs://b/runs", "effir_dist.gcs")]
+)
+def test_other_urls(location: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        place(location)
+
+
+def test_half_a_folder_is_not_left_for_whole(server: str, connect: Callable[[str], str], tmp_path: Path) -> None:
+    """An upload that was interrupted leaves whole files or none: the record that makes them count comes last."""
+    folder = place(f"{connect(server)}/{tmp_path.name}")
+
+    def write() -> Any:
+        with written_locally(folder / "state") as local:
+            local.with_name("partial").write_bytes(b"half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert storage.names(folder) == []

@@ -1,0 +1,102 @@
+"""`--plan`: sizes against counting, what a prediction is made of, and nothing that is started."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effir_dist.core import config as c
+from effir_dist.core.settings import RunConfig
+from effir_dist.search import cost_estimate, dry_run
+from effir_dist.search.strategy import space as spaces
+from effir_dist.search.strategy import space_file
+from tests import ROOT
+from tests.driven import MODEL, drive, make_run
+
+NOTHING = cost_estimate.Sizes(None, None, None, "no data")
+
+
+def parsed(tree: dict[str, Any]) -> spaces.Space:
+    return space_file.parse_space(tree, "x")
+
+
+def test_the_size_of_a_space_is_what_counting_gives() -> None:
+    tree = {"drop_mlp": {"max": 2}, "drop_attention": {"max": 1}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.2}}
+    sets = [len([s for s in itertools.product((0, 1), repeat=6) if sum(s) <= most]) for most in (2, 1)]
+    space = parsed(tree)
+    assert spaces.plan_count(space, 6) == sets[0] * sets[1] * 4
+    assert spaces.plan_count(parsed({"width_ratio": {"low": 0.4, "high": 1.0}}), 6) is None
+    text = dry_run.text(space, RunConfig(), MODEL, "m")
+    assert f"size: up to {sets[0] * sets[1] * 4:,} different plans, {sets[0] * sets[1] * 4:,} trials" in text
+
+
+def test_settings_that_vary_multiply_trials_and_continuous_ones_make_no_end_of_them() -> None:
+    tree = {
+        "drop_mlp": {"max": 1},
+        "train.batch_size": {"low": 8, "high": 64, "step": 8},
+        "prune.ranking": ["taylor", "random"],
+    }
+    assert "size: up to 7 different plans, 112 trials" in dry_run.text(parsed(tree), RunConfig(), MODEL, "m")
+    tree["train.learning_rate"] = {"low": 1e-5, "high": 1e-3, "log": True}
+    text = dry_run.text(parsed(tree), RunConfig(), MODEL, "m")
+    assert "size: up to 7 different plans, and no end of trials, as train.learning_rate is continuous" in text
+
+
+def test_adapters_checkpointing_and_hard_negatives_count() -> None:
+    def training(values: dict[str, Any], sizes: cost_estimate.Sizes = NOTHING) -> float | None:
+        config = c.replace(RunConfig(), {"train.steps": 10, "model.max_query_length": 4, **values})
+        return cost_estimate.trial_operations(MODEL, config, sizes)[0]
+
+    plain = training({})
+    assert plain
+    assert training({"train.gradient_checkpointing": True}) == pytest.approx(plain * 4 / 3)
+    assert training({"train.lora_rank": 8}) == pytest.approx(plain * 2 / 3)
+    assert training({"train.hard_negatives": 1}) == pytest.approx(2 * plain, rel=0.05)
+    none = cost_estimate.Sizes(100, 1, 1, has_negatives=False)
+    assert training({"train.hard_negatives": 1}, none) == plain
+    assert training({"train.steps": 0}) is None, "epochs of data of unknown size"
+    assert training({"train.steps": 0, "train.epochs": 2.0}, none) == pytest.approx(plain * 6 / 10)
+
+
+def test_data_that_is_there_is_counted_and_data_that_is_not_is_named(collection: Path) -> None:
+    config = c.replace(RunConfig(), {"data.paths": [str(collection)], "train.epochs": 1.0, "train.batch_size": 4})
+    sizes = cost_estimate.data_sizes(config)
+    assert (sizes.pairs, sizes.queries, sizes.documents) == (12, 12, 60)
+    text = dry_run.text(parsed({"drop_mlp": {"max": 1}}), config, MODEL, "m", tflops=0.001)
+    assert "3 steps of 4 queries" in text
+    assert "12 queries, 60 documents" in text
+    assert "at 0.001 TFLOP/s" in text
+    away = c.replace(config, {"data.paths": ["/nowhere/toy"]})
+    assert "not known: /nowhere/toy is not on this machine yet" in dry_run.text(parsed({}), away, MODEL, "m")
+
+
+def test_constraints_are_marked_and_a_run_is_told_by_its_own_seconds(tmp_path: Path) -> None:
+    space = {"drop_mlp": {"max": 2}}
+    run = make_run(tmp_path / "run", {"search.trials": 10, "search.constraints": ["parameters <= 0.92"]}, space)
+    drive(run, most=4)
+    config = c.from_dict(run.config)
+    lines = dry_run.text(parsed(space), config, MODEL, "m", run.results()).splitlines()
+    marked = [line for line in lines if "not run: parameters <= 0.92" in line]
+    assert [line.split()[0] for line in marked] == ["-1"]
+    assert lines[-1] == "predicted cost: 6 trials left, 1m00s each, the median of 4 finished: 6m00s one at a time"
+
+
+def test_a_plan_needs_no_weights_no_torch_and_writes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys\nsys.argv = ['x', '--plan', '--backbone', 'mistral', '--data', 'nowhere', '--tflops', '4']\n"
+        "runpy.run_module('effir_dist.search', run_name='__main__')\n"
+        "print(sorted({'torch', 'transformers', 'ray', 'deepspeed'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    assert "seeds: search.seed 0, train.seed 0" in lines
+    assert "not known: nowhere is not on this machine yet" in done.stdout
+    assert list(tmp_path.iterdir()) == []

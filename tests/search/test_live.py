@@ -1,0 +1,196 @@
+"""What a user sees while a search runs, with and without a terminal."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from effir_dist.search.live import LiveView, duration
+from tests import ROOT
+
+FULL = 22_713_216
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def record(number: int, ndcg: float | None, parameters: int = FULL, dropped: tuple[int, ...] = ()) -> dict[str, Any]:
+    result: dict[str, Any] = {"trial": f"{number:04d}", "number": number, "state": "complete", "reason": ""}
+    result |= {"dropped_mlp": list(dropped), "dropped_attention": [], "width_ratio": 0.8, "parameters": parameters}
+    result |= {"full_parameters": FULL, "ndcg_at_10": ndcg, "total_seconds": 40.0}
+    return result if ndcg is not None else result | {"state": "failed", "reason": "out of\nmemory [cpu]"}
+
+
+def view(terminal: bool, total: int = 14, **options: Any) -> tuple[LiveView, io.StringIO, Clock]:
+    clock, file = Clock(), io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=80, height=24, color_system=None)
+    return LiveView(console, "minilm on pydocs", total, FULL, clock=clock, **options), file, clock
+
+
+def picture(shown: LiveView) -> str:
+    file = io.StringIO()
+    Console(file=file, width=80, height=24).print(shown.picture())
+    return file.getvalue()
+
+
+def test_plain_lines_say_what_finished() -> None:
+    shown, file, _ = view(terminal=False)
+    with shown:
+        shown.message("scores of 6 MLPs: 2.1 s [cpu]")
+        shown.trial_started("0000", "unpruned")
+        shown.trial_progress("0000", {"phase": "train", "step": 1, "steps": 9, "loss": 1.0})
+        shown.trial_finished(record(0, 0.66))
+        shown.trial_finished(record(1, 0.5821, 18_900_000, (4, 5)))
+        shown.trial_finished(record(2, 0.5, 20_000_000, (4,)))
+        shown.trial_finished(record(3, None))
+    lines = file.getvalue().splitlines()
+    assert lines[:2] == ["minilm on pydocs: 14 trials", "scores of 6 MLPs: 2.1 s [cpu]"]
+    assert lines[3] == (
+        "[ 2/14] 0001  -2 MLP (4,5)      width 0.8   18.9 M ( 83 %)  nDCG@10 0.5821  40 s  * front  hv 0.148  left 8m"
+    )
+    assert "* front" not in lines[4]
+    assert lines[5] == "[ 4/14] 0003  failed after 40s: out of memory [cpu]"
+    assert len(lines) == 6, "one line a trial"
+    assert "\x1b" not in file.getvalue()
+
+
+def test_plain_lines_show_life_once_a_minute() -> None:
+    shown, file, clock = view(terminal=False)
+    with shown:
+        shown.trial_started("0000", "unpruned")
+        for second in range(150):
+            clock.now = float(second)
+            shown.trial_progress("0000", {"phase": "train", "step": second, "steps": 200, "loss": 1.0})
+    assert file.getvalue().splitlines()[1:] == [
+        "        running 0000 train 60/200 loss 1.000",
+        "        running 0000 train 120/200 loss 1.000",
+    ]
+
+
+def test_the_picture_holds_all_a_user_asks_for() -> None:
+    shown, _, clock = view(terminal=True)
+    for number, (ndcg, parameters) in enumerate([(0.66, FULL), (0.6, 18_000_000), (0.5, 20_000_000), (None, FULL)]):
+        shown.trial_finished(record(number, ndcg, parameters, (3, 4) if number else ()))
+    shown.repeat_saved()
+    shown.trial_started("0004", "-1 MLP, 80 %")
+    shown.trial_progress("0004", {"phase": "train", "step": 34, "steps": 120, "loss": 1.25})
+    clock.now = 22.0
+    text = picture(shown)
+    for piece in (
+        "4/14 trials, 1 running, 1 failed  22s, about 6m left  1 reused",
+        "0001   -2 MLP (3,4)    0.8      18.0 M   79 %   0.6000       40",
+        "hypervolume 0.1",
+        "train 34/120 loss 1.250  22s",
+        "0003 failed: out of memory [cpu]",
+    ):
+        assert piece in text
+    assert "\n0002" not in text, "dominated"
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_picture_fits_the_terminal_however_much_there_is() -> None:
+    shown, _, _ = view(terminal=True, total=200)
+    for number in range(60):
+        shown.trial_finished(record(number, 0.6 - number / 200, FULL - number * 100_000, tuple(range(number % 28))))
+    shown.trial_finished(record(60, None))
+    for number in range(61, 90):
+        shown.trial_started(f"{number:04d}", "-3 MLP, 70 %")
+    text = picture(shown)
+    assert len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 80
+    assert "more on the front" in text
+
+
+def test_a_new_phase_forgets_the_steps_of_the_last() -> None:
+    shown, _, _ = view(terminal=True)
+    shown.trial_started("0000", "unpruned")
+    shown.trial_progress("0000", {"phase": "train", "step": 9, "steps": 9, "loss": 1.0})
+    shown.trial_progress("0000", {"phase": "score"})
+    shown.trial_progress("0099", {"phase": "an orphan of a killed search"})
+    assert "score  0s" in picture(shown)
+
+
+def test_time_left() -> None:
+    shown, _, clock = view(terminal=True, total=10)
+    assert shown.seconds_left() is None
+    shown.trial_started("0000", "")
+    shown.trial_started("0001", "")
+    shown.trial_finished(record(0, 0.6))
+    shown.trial_started("0002", "")
+    assert shown.seconds_left() == pytest.approx(9 * 40 / 2), "nine to go, two at a time"
+    clock.now = 30.0
+    assert shown.seconds_left() == pytest.approx((2 * 10 + 7 * 40) / 2)
+    clock.now = 1000.0
+    assert shown.seconds_left() == pytest.approx(7 * 40 / 2), "late ones are due any moment"
+
+
+def test_time_left_is_never_more_than_the_budget() -> None:
+    shown, _, clock = view(terminal=True, total=10, time_budget=100.0)
+    shown.trial_finished(record(0, 0.6))
+    clock.now = 30.0
+    assert shown.seconds_left() == pytest.approx(70.0)
+
+
+def test_a_resumed_search_shows_what_is_known() -> None:
+    shown, file, _ = view(terminal=False, known=[record(0, 0.66), record(1, 0.6, 18_000_000)])
+    with shown:
+        shown.trial_finished(record(2, 0.5, 20_000_000))
+    assert file.getvalue().splitlines()[0] == "minilm on pydocs: 14 trials, 2 of them known"
+    assert file.getvalue().splitlines()[1].startswith("[ 3/14] 0002")
+
+
+def test_reports_from_threads_while_the_terminal_redraws() -> None:
+    shown, file, _ = view(terminal=True, total=200)
+
+    def work(first: int) -> None:
+        for number in range(first, first + 25):
+            shown.trial_started(f"{number:04d}", "label")
+            shown.trial_progress(f"{number:04d}", {"phase": "train"})
+            shown.message("a message")
+            shown.trial_finished(record(number, 0.5, FULL - number))
+
+    with shown:
+        threads = [threading.Thread(target=work, args=(25 * i,), daemon=True) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "reports and redrawing wait for each other"
+    assert "200/200 trials" in file.getvalue()
+
+
+def test_the_cursor_comes_back_after_an_error() -> None:
+    shown, file, _ = view(terminal=True)
+    with pytest.raises(RuntimeError), shown:
+        raise RuntimeError
+    assert file.getvalue().rstrip().endswith("\x1b[?25h")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (192, "3m12s"), (7500, "2h05m")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+    assert duration(192, coarse=True) == "3m"
+
+
+def test_nothing_heavy_is_loaded() -> None:
+    code = "import sys, effir_dist.live; print(sorted({'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)))"
+    root = ROOT
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_prints_that_the_caller_sent_to_a_log_stay_there(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, file, _ = view(terminal=True)
+    with shown:
+        print("a library's warning")
+    assert "warning" not in file.getvalue()
+    assert capsys.readouterr().out == "a library's warning\n"

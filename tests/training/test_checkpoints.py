@@ -1,0 +1,317 @@
+"""A training that dies goes on from its checkpoint and ends where it would have: any stage, any number of ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from effir_dist.core import config as c
+from effir_dist.core.run_folder import Run
+from effir_dist.core.settings import RunConfig, TrainConfig
+from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
+from effir_dist.models.pruning import PruningPlan
+from effir_dist.search.trial.preparation import compute_scores
+from effir_dist.search.trial.trial import run_trial
+from effir_dist.training import preemption
+from effir_dist.training.train_state import TrainState, read_state, write_state
+from effir_dist.training.trainer import train
+from tests import ROOT
+from tests.tiny import tiny_checkpoint, write_collection
+from tests.training.test_training import assert_same, assert_same_training, make_pairs, quiet, weights
+
+PLAN = PruningPlan(dropped_mlp=(1,))
+TRAIN = TrainConfig(steps=12, batch_size=8, learning_rate=1e-3, dtype="float32", hard_negatives=2, checkpoint_steps=4)
+
+
+class Killed(Exception):
+    pass
+
+
+class Keeper:
+    """Checkpoints in a folder; dies right after the first one, if told so."""
+
+    def __init__(self, folder: Path, dies: bool = False, warned: bool = False) -> None:
+        self.path, self.dies, self.warned = folder / "state", dies, warned
+        self.saved: list[int] = []
+
+    def load(self) -> TrainState | None:
+        return read_state(self.path, "key")
+
+    def save(self, state: TrainState) -> None:
+        write_state(self.path, state, "key")
+        self.saved.append(len(state.losses))
+        if self.dies:
+            raise Killed
+
+    def urgent(self) -> bool:
+        return self.warned
+
+
+def student(path: Path) -> Encoder:
+    return prune_encoder(load_encoder(str(path)), PLAN, None)
+
+
+def trained(path: Path, config: TrainConfig, keeper: Keeper | None = None) -> tuple[Encoder, float]:
+    encoder = student(path)
+    return encoder, train(encoder, make_pairs(), config, quiet, checkpoints=keeper).last_loss
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"zero_stage": 0}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 1}, marks=pytest.mark.slow),
+        {"zero_stage": 2, "dropout": 0.2},
+        {"zero_stage": 3},
+        {"zero_stage": 0, "dtype": "bfloat16"},
+        pytest.param({"zero_stage": 2, "dtype": "bfloat16"}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 3, "dtype": "bfloat16"}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 1, "lora_rank": 4}, marks=pytest.mark.slow),
+        {"zero_stage": 3, "lora_rank": 4, "gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_resumed_is_uninterrupted(changes: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    config = replace(TRAIN, **changes)
+    whole, loss = trained(checkpoints["llama"], config)
+    with pytest.raises(Killed):
+        trained(checkpoints["llama"], config, Keeper(tmp_path, dies=True))
+    assert len(Keeper(tmp_path).load().losses) == 4
+    keeper = Keeper(tmp_path)
+    resumed, again = trained(checkpoints["llama"], config, keeper)
+    assert keeper.saved == [8]
+    assert_same(weights(resumed), weights(whole), atol=1e-6)
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert distance_moved(weights(student(checkpoints["llama"])), weights(whole)) > 1e-3
+
+
+@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_training_that_stops_on_its_way_and_goes_on_is_one(
+    stage: int, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Rungs of 3 and 7 of the steps, with a score's worth of evaluation in between."""
+    config, keeper = replace(TRAIN, zero_stage=stage, checkpoint_steps=0), Keeper(tmp_path)
+    whole, loss = trained(checkpoints["llama"], config)
+    for until in (3, 7, 0):
+        encoder = student(checkpoints["llama"])
+        outcome = train(encoder, make_pairs(), config, quiet, checkpoints=keeper, until=until)
+        encoder.encode(["ka"])
+        assert outcome.steps == (until or config.steps)
+    assert keeper.saved == [3, 7]
+    assert outcome.last_loss == pytest.approx(loss, rel=1e-6)
+    assert_same(weights(encoder), weights(whole), atol=1e-6)
+    with pytest.raises(ValueError, match="leaves its state somewhere"):
+        train(student(checkpoints["llama"]), make_pairs(), config, quiet, until=3)
+
+
+def distance_moved(start: dict[str, torch.Tensor], end: dict[str, torch.Tensor]) -> float:
+    return max((start[name].float() - end[name].float()).abs().max().item() for name in start)
+
+
+def _rank(rank: int, path: Path, folder: Path, stage: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    encoder, _ = trained(path, replace(TRAIN, zero_stage=stage), Keeper(folder))
+    torch.save(weights(encoder), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2)), 3])
+def test_another_number_of_ranks_goes_on(stage: int, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """One rank up to step 4, two ranks to step 8 (their last checkpoint), one rank to the end."""
+    path, config = checkpoints["llama"], replace(TRAIN, zero_stage=stage)
+    start, whole = weights(student(path)), weights(trained(path, config)[0])
+    with pytest.raises(Killed):
+        trained(path, config, Keeper(tmp_path, dies=True))
+    mp.spawn(_rank, (path, tmp_path, stage), nprocs=2)
+    two = torch.load(tmp_path / "0.pt")
+    assert_same(two, torch.load(tmp_path / "1.pt"))
+    assert_same_training(start, whole, two)
+    assert len(Keeper(tmp_path).load().losses) == 8
+    assert_same_training(start, whole, weights(trained(path, config, Keeper(tmp_path))[0]))
+
+
+def test_a_state_of_another_trial_is_left_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        trained(checkpoints["llama"], TRAIN, Keeper(tmp_path, dies=True))
+    assert read_state(tmp_path / "state", "another key") is None
+    assert read_state(tmp_path / "none", "key") is None
+
+
+def test_a_node_that_is_about_to_go_saves_at_once_and_once(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, warned=True)
+    trained(checkpoints["llama"], replace(TRAIN, checkpoint_steps=0), keeper)
+    assert keeper.saved == [4]
+    keeper = Keeper(tmp_path / "none")
+    trained(checkpoints["llama"], replace(TRAIN, checkpoint_steps=0), keeper)
+    assert keeper.saved == []
+
+
+# A trial
+
+
+def make_run(folder: Path, collection: Path, checkpoint: Path) -> tuple[Run, RunConfig, dict[str, Any]]:
+    values = {"model.path": str(checkpoint), "data.paths": [str(collection)], "train.batch_size": 4, "train.steps": 200}
+    config = c.replace(RunConfig(), {**values, "train.checkpoint_steps": 4, "train.dtype": "float32"})
+    run = Run.create(folder, c.to_dict(config))
+    compute_scores(run, config, ["activation"])
+    head = {"trial": "0000", "number": 0, "suggested": {}, "distributions": {}, "key": "k", "attributes": {}}
+    return run, config, {**head, "plan": PLAN.to_dict()}
+
+
+TRIAL = """
+import json, sys
+from effir_dist import config as c
+from effir_dist.core.run_folder import Run
+from effir_dist.trial import run_trial
+run = Run.open(sys.argv[1])
+run_trial(run, c.from_dict(run.config), json.loads(sys.argv[2]), lambda progress: None)
+"""
+
+
+def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    run, config, head = make_run(tmp_path / "run", collection, checkpoints["bert"])
+    calm, _, _ = make_run(tmp_path / "calm", collection, checkpoints["bert"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", TRIAL, str(run.folder), json.dumps(head)], env=environment)
+    path, end = run.checkpoint_path("0000"), time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run.clear_pending("0000")  # what --resume does first
+    done = len(read_state(path, "k").losses)
+    assert 0 < done < 200
+    steps: list[int] = []
+    record = run_trial(run, config, head, lambda progress: steps.append(progress.get("step", 0)))
+    expected = run_trial(calm, config, head, quiet)
+    assert record["steps"] == 200
+    assert record["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+    assert record["ndcg_at_10"] == pytest.approx(expected["ndcg_at_10"], abs=1e-6)
+    np.testing.assert_allclose(
+        *(load_encoder(str(r.trial_folder("0000"))).encode(["a text"]) for r in (run, calm)), atol=1e-5
+    )
+    assert not path.exists()
+
+
+# Memory
+
+
+LIMITED = """
+import json, resource, sys
+import faiss
+from effir_dist import config as c
+from effir_dist.core.run_folder import Run
+from effir_dist.training import train
+from effir_dist.trial import base_encoder, run_trial
+from tests.training.test_training import make_pairs, quiet
+run, limit = Run.open(sys.argv[1]), int(sys.argv[3])
+config = c.from_dict(run.config)
+train(base_encoder(config), make_pairs(), c.replace(config, {"train.batch_size": 4}).train, quiet)  # all is imported
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + limit, resource.RLIM_INFINITY))
+run_trial(run, config, json.loads(sys.argv[2]), quiet)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("megabytes", "state"), [(700, "complete"), (30, "failed"), (100_000, "unlimited")])
+def test_a_trial_that_runs_out_of_memory_is_tried_with_less(
+    megabytes: int, state: str, tmp_path: Path
+) -> None:
+    """256 pairs at once take about 1.5 GB of activations, 32 at a time an eighth or less: the limit is the kernel's."""
+    model = tiny_checkpoint(tmp_path, "llama", intermediate_size=2048)
+    data = write_collection(tmp_path / "toy", documents=900, queries=900)
+    values = {"model.path": str(model), "data.paths": [str(data)], "train.dtype": "float32"}
+    values |= {"train.steps": 1, "train.batch_size": 256, "data.max_documents": 50, "data.max_queries": 10}
+    config = c.replace(RunConfig(), values)
+    run = Run.create(tmp_path / "run", c.to_dict(config))
+    compute_scores(run, c.replace(config, {"prune.calibration_texts": 4}), ["activation"])
+    head = {"trial": "0000", "number": 0, "suggested": {}, "distributions": {}, "key": "k", "attributes": {}}
+    arguments = [str(run.folder), json.dumps({**head, "plan": PLAN.to_dict()}), str(megabytes << 20)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = run.result("0000")
+    if state == "unlimited":
+        assert (record["state"], record["retried"]) == ("complete", "")
+        return
+    assert record["state"] == state, record["reason"]
+    assert record["retried"].startswith("out of memory at a peak of")
+    assert state == "complete" or record["reason"].startswith("out of memory at a peak of")
+
+
+# The notice
+
+
+@contextlib.contextmanager
+def metadata_server(answers: dict[str, str]) -> Iterator[str]:
+    """A cloud's metadata on loopback: path -> answer, 404 for the rest; AWS's needs its token."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            found = answers.get(self.path)
+            if "spot" in self.path and self.headers.get("X-aws-ec2-metadata-token") != answers["/latest/api/token"]:
+                found = None
+            self.send_response(404 if found is None else 200)
+            self.end_headers()
+            self.wfile.write((found or "").encode())
+
+        do_GET = do_PUT = answer
+
+        def log_message(self, *_: Any) -> None:
+            """Silence."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("cloud", "before", "notice"),
+    [
+        ("aws", {"/latest/api/token": "t"}, {"/latest/meta-data/spot/instance-action": '{"action": "terminate"}'}),
+        (
+            "google",
+            {"/computeMetadata/v1/instance/preempted": "FALSE"},
+            {"/computeMetadata/v1/instance/preempted": "TRUE"},
+        ),
+    ],
+)
+def test_the_clouds_notice_becomes_a_file(
+    cloud: str, before: dict[str, str], notice: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(preemption.NOTICE, str(tmp_path / "notice"))
+    answers = dict(before)
+    with metadata_server(answers) as server:
+        monkeypatch.setattr(sys, "argv", ["preemption", cloud, "--server", server, "--every", "0.05"])
+        watcher = threading.Thread(target=preemption.main, daemon=True)
+        watcher.start()
+        watcher.join(0.5)
+        assert watcher.is_alive()
+        assert not preemption.noticed()
+        answers.update(notice)
+        watcher.join(10)
+        assert not watcher.is_alive()
+        assert preemption.noticed()
