@@ -24,11 +24,11 @@ import numpy as np
 
 from effir_dist.core import config as config_module
 from effir_dist.core.files import now, write_bytes_atomic, write_json_atomic
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families import backbones
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.strategy import space_file
 

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from effir_dist.core.run_folder import Run
 from effir_dist.evaluate.intervals import Interval, Sample, difference_interval, mean_interval
+from effir_dist.runs.run_folder import Run
 
 PREFIX = "replication-"
 SEED = "train.seed"

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from effir_dist.core import config as config_module
 from effir_dist.core.files import write_bytes_atomic, write_json_atomic
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import WORK_FILE
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.live import LiveView

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from effir_dist.core import config
-from effir_dist.core.run_folder import METRICS, Run, write_queries
+from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import written_locally
 from effir_dist.models.encoder import load_encoder, make_settings, prune_encoder
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.pruning import PruningPlan, make_plan
+from effir_dist.runs.run_folder import Run, write_queries
 
 MODEL = {"model.max_query_length": 48, "model.max_document_length": 96, "model.document_prompt": "d: "}
 UNPRUNED, MIXED, EQUAL = "0000", "0001", "0002"

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.search import plans
 from benchmarks.search.plans import Point
-from effir_dist.core.pareto import hypervolume
 from effir_dist.models.pruning import block_groups
+from effir_dist.runs.pareto import hypervolume
 
 
 class Strategy(Protocol):

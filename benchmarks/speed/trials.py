@@ -34,9 +34,9 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 def warm_trial(folder: Path) -> Any:
     """A function that runs the next of many equal trials of the built-in search, cut to almost no work."""
     from effir_dist.core import config as c
-    from effir_dist.core.run_folder import Run
     from effir_dist.core.settings import RunConfig
     from effir_dist.models.pruning import PruningPlan
+    from effir_dist.runs.run_folder import Run
     from effir_dist.search.strategy import space_file
     from effir_dist.search.trial import trial
     from effir_dist.search.trial.preparation import compute_scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,6 @@ def from_dict(tree: dict[str, Any]) -> RunConfig:
     return replace(RunConfig(), flatten(tree))
 
 
-def settings_of(suggested: dict[str, Any]) -> dict[str, Any]:
+def settings_of(suggested: Mapping[str, Any]) -> dict[str, Any]:
     """The suggested values that are settings, by dotted name."""
     return {name: value for name, value in suggested.items() if name.startswith(SEARCHABLE)}

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.objectives import DEFAULT, check_objectives, parse_constraint
+from effir_dist.core.measures import DEFAULT, check_objectives, parse_constraint
 
 DTYPES = ("auto", "float32", "bfloat16")
 COMPILE = ("auto", "always", "never")

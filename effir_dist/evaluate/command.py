@@ -199,8 +199,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _write_files(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     """The files that were asked for."""
     from effir_dist.core.files import write_json_atomic
-    from effir_dist.core.run_folder import write_queries
     from effir_dist.evaluate.comparison import write_run_file
+    from effir_dist.runs.run_folder import write_queries
 
     sides = [result, *([result["against"]] if "against" in result else [])]
     ranked = [(name, row.pop("ranked")) for side in sides for name, row in side["datasets"].items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.files import write_text_atomic
-from effir_dist.core.run_folder import METRICS
+from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import Interval, Sample, difference_interval
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import TEMPORARY, disk_errors, write_json_atomic, write_text_atomic
-from effir_dist.core.run_folder import Run
 from effir_dist.core.storage import is_remote, names, place, read_locally
 from effir_dist.export.hub import push
 from effir_dist.export.selection import best, by_id
+from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from effir_dist import __version__
-from effir_dist.core.pareto import unpruned
-from effir_dist.core.run_folder import METRICS, SPLITS, Run, read_queries
+from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
 from effir_dist.models.families.backbones import backbone
 from effir_dist.models.pruning import mlp_widths
 from effir_dist.report.page_data import model_name
+from effir_dist.runs.pareto import unpruned
+from effir_dist.runs.run_folder import SPLITS, Run, read_queries
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings

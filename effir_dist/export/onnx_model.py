@@ -17,9 +17,9 @@ from effir_dist.core.errors import InputError
 from effir_dist.models.encoder import Encoder
 
 if TYPE_CHECKING:
-    from effir_dist.core.run_folder import Run
     from effir_dist.data.sets import Collection
     from effir_dist.evaluate.scoring import Scores
+    from effir_dist.runs.run_folder import Run
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effir_dist.core.errors import InputError, suggest
-from effir_dist.core.pareto import complete
-from effir_dist.core.run_folder import Run
 from effir_dist.report.frames import frames_of
+from effir_dist.runs.pareto import complete
+from effir_dist.runs.run_folder import Run
 
 COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
     ast.LtE: operator.le,

@@ -8,9 +8,9 @@ import numpy as np
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import read_json
-from effir_dist.core.run_folder import Run
 from effir_dist.core.storage import exists, read_bytes
 from effir_dist.importance.ranking import KINDS, Importance
+from effir_dist.runs.run_folder import Run
 
 WORK_FILE = "work.json"
 """In `scores/`: what training and scoring take, in tokens that pass the model."""

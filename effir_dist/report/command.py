@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from effir_dist.core.objectives import MEASURES, QUALITY, Goal
-from effir_dist.core.run_folder import Run
+from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.storage import place
 from effir_dist.report.frames import front_of
 from effir_dist.report.report_files import write_comparison, write_run
 from effir_dist.report.side_by_side import Loaded, common_trials, load
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ def front_text(table: pd.DataFrame, goal: Goal | None = None) -> str:
         alike=["~" if apart is False else "" for apart in table.get("told_apart", [None] * len(table))],
     )
     headers = {"trial": "trial", "dropped": "dropped MLPs", "attention": "attentions", "width_ratio": "width"}
-    headers |= {"parameters": "parameters", "share": "share", **{n: MEASURES[n].text for n in costs}}
+    headers |= {"parameters": "parameters", "share": "share", **{n: MEASURES[n].label for n in costs}}
     headers |= {"ndcg_at_10": "nDCG@10", "test_ndcg_at_10": "test"}
     if "held_out_ndcg_at_10" in table:
         headers["held_out_ndcg_at_10"] = "held out"

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.config import setting_names
 from effir_dist.core.errors import InputError
-from effir_dist.core.objectives import MEASURES, Goal
-from effir_dist.core.pareto import complete, unpruned
-from effir_dist.core.record_checks import checked_results, checked_scores
-from effir_dist.core.repeats import groups, pooled
-from effir_dist.core.run_folder import METRICS, SPLITS, Run
+from effir_dist.core.measures import MEASURES, METRICS
 from effir_dist.core.storage import read_bytes
 from effir_dist.importance.store import drop_order
 from effir_dist.report.neighbours import COLUMNS as STEPS
 from effir_dist.report.neighbours import steps
 from effir_dist.report.score_tables import INTERVAL, MEAN, scores_table
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import complete, unpruned
+from effir_dist.runs.record_checks import checked_results, checked_scores
+from effir_dist.runs.repeats import groups, pooled
+from effir_dist.runs.run_folder import SPLITS, Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.core.objectives import MEASURES, Goal
-from effir_dist.core.pareto import non_dominated, plan_text
+from effir_dist.core.measures import MEASURES
 from effir_dist.report.frames import front_of
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import non_dominated, plan_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,10 +119,10 @@ def _style(ax: Axes, full: float, cost: str) -> None:
     spines = [*ax.spines.values()]
     if cost in PARAMETERS:
         ax.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
-        ax.set_xlabel(f"{MEASURES[cost].text} ({unit})", color=INK)
+        ax.set_xlabel(f"{MEASURES[cost].label} ({unit})", color=INK)
     else:
         share = MEASURES[cost].better > 0
-        ax.set_xlabel(f"time, % of the unpruned model's ({cost})" if share else MEASURES[cost].text, color=INK)
+        ax.set_xlabel(f"time, % of the unpruned model's ({cost})" if share else MEASURES[cost].label, color=INK)
     ax.set_ylabel("nDCG@10", color=INK)
     if cost == "parameters":
         spines += _share_axis(ax, full)

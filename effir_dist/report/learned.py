@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.core.objectives import Goal
-from effir_dist.core.pareto import non_dominated_losses, unpruned
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import non_dominated_losses, unpruned
 
 if TYPE_CHECKING:
     import pandas as pd

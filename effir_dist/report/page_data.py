@@ -8,15 +8,16 @@ from typing import Any
 
 from effir_dist.core.config import flatten, settings_of
 from effir_dist.core.files import now, plain
-from effir_dist.core.objectives import MEASURES, Goal
-from effir_dist.core.pareto import unpruned
-from effir_dist.core.run_folder import METRICS, Run
+from effir_dist.core.measures import MEASURES, METRICS
 from effir_dist.importance.store import drop_order
 from effir_dist.report.frames import MEASURED, SECONDS, SPEEDS, RunFrames
 from effir_dist.report.learned import blocks_of, hypervolume_table, seconds_of
 from effir_dist.report.neighbours import COLUMNS as STEPS
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.report.side_by_side import Loaded, common_trials, same_queries
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import unpruned
+from effir_dist.runs.run_folder import Run
 
 COPIED = (
     *("trial", "state", "reason", "parameters", "parameters_fraction", "full_parameters", "width_ratio"),
@@ -38,7 +39,7 @@ def page_data(runs: list[Loaded], live: bool = False) -> dict[str, Any]:
     return plain({
         "generated": now(),
         "live": live,
-        "objectives": [{"name": name, "text": MEASURES[name].text} for name in goal.objectives],
+        "objectives": [{"name": name, "text": MEASURES[name].label} for name in goal.objectives],
         "constraints": [constraint.text for constraint in goal.constraints],
         "reference": scale,
         "same_queries": same_queries(runs),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.files import write_bytes_atomic, write_text_atomic
-from effir_dist.core.run_folder import Run
 from effir_dist.importance.store import drop_order, has_scores, load_scores
 from effir_dist.report.frames import front_of
 from effir_dist.report.front_plot import front_figure
@@ -17,6 +16,7 @@ from effir_dist.report.page_data import data_names, model_name, page_data
 from effir_dist.report.score_tables import rungs_table
 from effir_dist.report.side_by_side import Loaded, common_trials
 from effir_dist.report.widths import widths_figure, widths_table
+from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
     import pandas as pd

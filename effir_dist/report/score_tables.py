@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from effir_dist.core.run_folder import Run
+    from effir_dist.runs.run_folder import Run
 
 MEAN = "*"
 """The name of the mean over data sets, beside the data sets' own."""

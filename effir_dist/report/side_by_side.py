@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.objectives import MEASURES, Goal
-from effir_dist.core.pareto import complete, non_dominated_losses
-from effir_dist.core.record_checks import checked_results
-from effir_dist.core.run_folder import Run
+from effir_dist.core.measures import MEASURES
 from effir_dist.report.frames import RunFrames, frames_from, nothing_yet
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import complete, non_dominated_losses
+from effir_dist.runs.record_checks import checked_results
+from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,9 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.objectives import QUALITY, Goal
-from effir_dist.core.pareto import unpruned
+from effir_dist.core.measures import QUALITY
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import unpruned
 
 SHOWN = {
     "dropped_mlp": "dropped_mlp (blocks)",

@@ -9,12 +9,13 @@ import numpy as np
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.errors import InputError, suggest
-from effir_dist.core.objectives import Constraint, Goal
+from effir_dist.core.measures import Constraint
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.data import beir, sets
 from effir_dist.importance.ranking import KINDS, Importance
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.runs.objectives import Goal
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Range, Space
 
@@ -26,7 +27,7 @@ def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
     hidden = int(model_config["hidden_size"])
     if max(config.model.dimension, *_dimensions(space)) > hidden:
         raise InputError(f"model.dimension is beyond {hidden}, the model's own; name smaller ones, or 0 (all)")
-    known = [c for c in Goal.of(vars(config.search)).constraints if c.known and c.at_most]
+    known = [c for c in Goal.of(vars(config.search)).constraints if c.measure.known and c.at_most]
     if known:
         points = smallest_points(space, config, block_count(model_config))
         scores = stand_ins(model_config, config, space)
@@ -52,7 +53,7 @@ def check_sets(config: RunConfig) -> None:
 
 
 def _check_can_hold(constraint: Constraint, facts: list[dict[str, Any]]) -> None:
-    beyond = [v for v in (constraint.violation(one, None) for one in facts) if v is not None]
+    beyond = [v for v in (constraint.violation(one, {}) for one in facts) if v is not None]
     if beyond and min(beyond) > 0:
         raise InputError(
             f"search.constraints: {constraint.text!r} cannot hold: the smallest plan of this search space has "

@@ -16,7 +16,6 @@ from typing import Any
 
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError, command
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, sets
@@ -24,6 +23,7 @@ from effir_dist.models import pretrained
 from effir_dist.models.families import backbones
 from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
+from effir_dist.runs.run_folder import Run
 from effir_dist.search import checks
 from effir_dist.search.cluster import resources
 from effir_dist.search.cluster.worker import output_to
@@ -274,7 +274,7 @@ def _run(
 def _search(
     run: Run, config: RunConfig, found: Space, source: pretrained.Source, args: argparse.Namespace, console: Any
 ) -> None:
-    from effir_dist.core.objectives import Goal
+    from effir_dist.runs.objectives import Goal
     from effir_dist.search.cluster import tune
     from effir_dist.search.driver import search
     from effir_dist.search.live import LiveView

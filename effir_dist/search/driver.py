@@ -11,9 +11,6 @@ from typing import Any
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
-from effir_dist.core.objectives import Goal
-from effir_dist.core.pareto import plan_text
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
@@ -21,6 +18,9 @@ from effir_dist.importance.store import has_scores, load_scores
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.report.study_db import Mirror
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import plan_text
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster import tune
 from effir_dist.search.cluster.resources import Resources, settle
 from effir_dist.search.cluster.worker import output_to, run_job

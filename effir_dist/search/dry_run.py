@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from effir_dist.core.objectives import Goal
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import KINDS
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
 from effir_dist.models.pruning import count_parameters
+from effir_dist.runs.objectives import Goal
 from effir_dist.search.checks import facts_of, stand_ins
 from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, trial_operations
 from effir_dist.search.live import duration

@@ -17,8 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.core.objectives import MEASURES, Goal
-from effir_dist.core.pareto import complete, parameters_text
+from effir_dist.core.measures import MEASURES
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import complete, parameters_text
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
@@ -179,7 +180,7 @@ class LiveView:
     def _others(self, record: dict[str, Any]) -> dict[str, str]:
         """The objectives that every line does not show anyway."""
         names = [name for name in self._goal.objectives if name not in ("parameters", "ndcg_at_10")]
-        return {MEASURES[n].text: f"{record[n]:.4g}" for n in names if record.get(n) is not None}
+        return {MEASURES[n].label: f"{record[n]:.4g}" for n in names if record.get(n) is not None}
 
     def _on_front(self, record: dict[str, Any]) -> bool:
         return record["trial"] in {r["trial"] for r in self._goal.front(self._records)}

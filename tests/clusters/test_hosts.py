@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.run_folder import Run
 from tests import hosts
 from tests.hosts import address, nodes, on, ray_processes, script, start_on, wait_until
 from tests.tiny import tiny_checkpoint, write_collection
@@ -135,7 +135,7 @@ def test_a_bucket_holds_what_a_network_folder_holds(cluster: Path, tmp_path: Pat
     on(1, search("folder", *seed))
     with hosts.s3_on(1, tmp_path / "s3"):
         on(1, search("bucket", *seed, "--runs s3://runs/here"))
-        code = "from effir_dist.core.run_folder import Run; import json; print(json.dumps(Run('s3://runs/here/bucket').results()))"
+        code = "from effir_dist.runs.run_folder import Run; import json; print(json.dumps(Run('s3://runs/here/bucket').results()))"
         found = json.loads(on(3, f'cd ~/effir_dist && python -c "{code}"').splitlines()[-1])
     for ours, theirs in zip(records("folder"), found, strict=True):
         for name in ("trial", "state", "plan", "suggested", "parameters", "ndcg_at_10", "steps"):

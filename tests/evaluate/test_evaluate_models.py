@@ -14,7 +14,7 @@ import pytest
 
 from effir_dist.core import files
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import METRICS
+from effir_dist.core.measures import METRICS
 from effir_dist.evaluate import command as evaluate_command
 from effir_dist.export.command import export
 from tests.exports import EQUAL, MIXED, write_run

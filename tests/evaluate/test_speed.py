@@ -94,7 +94,7 @@ def test_a_gpu_is_waited_for(models: tuple[Encoder, Encoder]) -> None:
 
 
 def test_a_trial_measures_where_an_objective_or_a_constraint_asks_for_it() -> None:
-    from effir_dist.core.objectives import Goal
+    from effir_dist.runs.objectives import Goal
 
     asking = [{"objectives": ["query_speedup", "ndcg_at_10"]}, {"constraints": ["query_latency_ms <= 5"]}]
     asking += [{"objectives": ["parameters", "memory_bytes", "ndcg_at_10"]}]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effir_dist.core.run_folder import Run
 from effir_dist.export.command import export
 from effir_dist.export.model_folder import is_plain, save_tokenizer
 from effir_dist.models.encoder import Encoder, load_encoder
+from effir_dist.runs.run_folder import Run
 from tests import ROOT
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
 from tests.tiny import FAMILY_NAMES

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import pytest
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run, read_queries
 from effir_dist.evaluate.comparison import sample
 from effir_dist.evaluate.intervals import mean_interval
 from effir_dist.export import command as export_command
 from effir_dist.export import selection
+from effir_dist.runs.run_folder import Run, read_queries
 from tests import ROOT
 from tests.exports import EQUAL, MIXED, UNPRUNED, write_run
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RANKINGS, PruneConfig, RunConfig, TrainConfig
 from effir_dist.importance.slimming import _loss, gated, regulariser, slimming_scores, taylor_scores
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.families.backbones import family
 from effir_dist.models.pruning import kept_neurons, make_plan, rounded
+from effir_dist.runs.run_folder import Run
 from effir_dist.training.batches import Examples, batches, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.trainer import train

@@ -12,11 +12,11 @@ import torch
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import ModelConfig, RunConfig
 from effir_dist.export.command import export
 from effir_dist.models.encoder import Encoder, load_encoder, make_settings
 from effir_dist.models.facts import plan_facts
+from effir_dist.runs.run_folder import Run
 from effir_dist.training.losses import truncated
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
 
@@ -88,9 +88,9 @@ def test_the_dimension_of_settings_and_records() -> None:
 
 
 def test_index_bytes_follow_the_dimension_and_the_cut_model_is_no_unpruned_one() -> None:
-    from effir_dist.core.pareto import is_whole
     from effir_dist.models.families.backbones import BACKBONES
     from effir_dist.models.pruning import PruningPlan
+    from effir_dist.runs.pareto import is_whole
 
     model = BACKBONES["minilm"].config
     plan = PruningPlan().to_dict()

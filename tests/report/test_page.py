@@ -13,7 +13,7 @@ import pytest
 
 from effir_dist.report import command as report_command
 from tests.browser import PHONE, chromium, opened
-from tests.runs import synthetic_run
+from tests.synthetic import synthetic_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b>'\"&amp;<svg onload=alert(2)>"
 FRONT = 3

@@ -16,13 +16,13 @@ import pytest
 import effir_dist
 from effir_dist.core import config, files
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run
 from effir_dist.report import command as report_command
 from effir_dist.report import report_files
 from effir_dist.report.frames import frames_of
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.page import json_in_html
 from effir_dist.report.side_by_side import load
+from effir_dist.runs.run_folder import Run
 from tests import ROOT
 
 FULL = 22_713_216

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run
 from effir_dist.report import command as report_command
 from effir_dist.report import serve
+from effir_dist.runs.run_folder import Run
 from tests.browser import chromium, opened
-from tests.runs import synthetic_run
+from tests.synthetic import synthetic_run
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import torch
 from effir_dist.core import config, locks, storage
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import write_bytes_atomic
-from effir_dist.core.run_folder import Run
 from effir_dist.core.storage import place, read_bytes, read_locally, written_locally
 from effir_dist.export.command import export
 from effir_dist.export.selection import best
 from effir_dist.models.encoder import load_encoder
 from effir_dist.report import command as report_command
+from effir_dist.runs.run_folder import Run
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from tests import ROOT
 from tests.bucket import CREDENTIALS, BadWire, s3_server
@@ -138,7 +138,7 @@ def test_a_dead_drivers_lease_is_taken_over(
     server: str, connect: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(f"{connect(server)}/{tmp_path.name}", {})
-    code = "from effir_dist.core.run_folder import Run; import time\n"
+    code = "from effir_dist.runs.run_folder import Run; import time\n"
     code += f"with Run.open({run.location!r}).locked(): time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ))
     end = time.monotonic() + 60

@@ -10,7 +10,7 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from effir_dist.core.pareto import hypervolume, hypervolume_losses, non_dominated_losses
+from effir_dist.runs.pareto import hypervolume, hypervolume_losses, non_dominated_losses
 from effir_dist.search.strategy.fidelity import Candidate, Climb, Losses, best_first, crowding, ranks
 from effir_dist.search.strategy.guided import Guide
 from effir_dist.search.strategy.surrogate import Surrogate, expected_growth

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from effir_dist.core.objectives import Goal
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy import study
 from tests.driven import drive, make_run, smooth
 

@@ -20,10 +20,10 @@ import pytest
 import effir_dist
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig
 from effir_dist.models import pretrained as checkpoints_module
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.run_folder import Run
 from effir_dist.search import checks
 from effir_dist.search.strategy import space_file
 from tests.search.test_search import OPTIONS, finish, start
@@ -117,7 +117,7 @@ def test_quality_is_the_mean_over_the_chosen_data_sets() -> None:
 
 
 def test_the_report_takes_its_means_over_the_chosen_data_sets(tmp_path: Path) -> None:
-    from tests.runs import synthetic_run
+    from tests.synthetic import synthetic_run
 
     run = synthetic_run(tmp_path / "run", 8, search={"search.quality_sets": ["fiqa"]})
     table = effir_dist.load_run(run.folder).scores

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.run_folder import Run
 from tests.search.test_search import OPTIONS, finish, kill_tree, start, wait_for
 
 

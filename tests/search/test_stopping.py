@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from effir_dist.core import config as c
-from effir_dist.core.objectives import Goal
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import SearchConfig
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.stopping import gpu_hours, spent, stale
 from tests.driven import drive, make_run, smooth
 

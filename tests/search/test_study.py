@@ -102,7 +102,7 @@ def test_a_setting_that_varies_makes_another_trial_of_the_same_plan() -> None:
 
 
 def test_learning_finds_a_better_front_than_chance() -> None:
-    from effir_dist.core.pareto import hypervolume
+    from effir_dist.runs.pareto import hypervolume
 
     def volume(kind: str, seed: int) -> float:
         records = run(sampler(seed, kind=kind), range(40))

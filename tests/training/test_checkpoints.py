@@ -23,10 +23,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from effir_dist.core import config as c
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.trial.preparation import compute_scores
 from effir_dist.search.trial.trial import run_trial
 from effir_dist.training import preemption
@@ -178,7 +178,7 @@ def make_run(folder: Path, collection: Path, checkpoint: Path) -> tuple[Run, Run
 TRIAL = """
 import json, sys
 from effir_dist import config as c
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.run_folder import Run
 from effir_dist.trial import run_trial
 run = Run.open(sys.argv[1])
 run_trial(run, c.from_dict(run.config), json.loads(sys.argv[2]), lambda progress: None)
@@ -219,7 +219,7 @@ LIMITED = """
 import json, resource, sys
 import faiss
 from effir_dist import config as c
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.run_folder import Run
 from effir_dist.training import train
 from effir_dist.trial import base_encoder, run_trial
 from tests.training.test_training import make_pairs, quiet

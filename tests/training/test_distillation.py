@@ -16,11 +16,11 @@ import torch.multiprocessing as mp
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import DataConfig, RunConfig, TrainConfig
 from effir_dist.data.pairs import check, training_pairs
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan, make_plan
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.space import Space, needs_scores, teacher_settings
 from effir_dist.search.trial.preparation import compute_scores, load_teacher
 from effir_dist.search.trial.trial import base_encoder, run_trial

@@ -233,7 +233,7 @@ def _request(resources: Resources) -> Any:
 
 def _run(job: dict[str, Any], work: Work) -> None:
     """One trial, in this process or by Ray Train's workers. One that failed for a reason of its own is done."""
-    from effir_dist.core.run_folder import Run
+    from effir_dist.runs.run_folder import Run
 
     if Run.open(job["run"]).reached(job["head"]):
         return

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from effir_dist.core import config as config_module
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
+from effir_dist.runs.run_folder import Run
 
 
 def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from effir_dist.core.pareto import non_dominated_losses
+from effir_dist.runs.pareto import non_dominated_losses
 
 if TYPE_CHECKING:
     import numpy as np

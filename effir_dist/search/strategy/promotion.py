@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from effir_dist.core.objectives import Goal
-from effir_dist.core.pareto import unpruned
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig, SearchConfig
 from effir_dist.importance.store import load_work
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import ModelDict, mlp_width
 from effir_dist.models.pruning import PruningPlan, moving_share
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import unpruned
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.fidelity import Candidate, Climb
 from effir_dist.search.strategy.guided import Guide
 from effir_dist.search.strategy.space import Space
@@ -91,7 +91,7 @@ class Climbing:
         """What a rung found, or the record says at the top. Below it speed is told already; quality, of other data
         there, and seconds are not."""
         at_top = rung == self.top
-        goal = self.goal.under(lambda c: c.measured or (at_top and not c.known))
+        goal = self.goal.under(lambda c: c.measure.measured or (at_top and not c.measure.known))
         beyond = goal.violations(found, self.sampler.whole or (unpruned([found]) if at_top else None))
         self.strategy.tell(trial, rung, found["ndcg_at_10"], self._shares(trial, found), beyond)
 

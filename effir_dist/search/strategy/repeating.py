@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from effir_dist.core.config import settings_of
-from effir_dist.core.objectives import Goal
-from effir_dist.core.repeats import groups, seeds_used
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.repeats import groups, seeds_used
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.study import Suggestion, trial_key
 
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from effir_dist.core.objectives import Goal
 from effir_dist.core.settings import SearchConfig
 from effir_dist.report.learned import seconds_of
+from effir_dist.runs.objectives import Goal
 
 
 def gpu_hours(records: Sequence[dict[str, Any]]) -> float:

@@ -20,14 +20,14 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from effir_dist.core.config import replace, settings_of
-from effir_dist.core.objectives import Goal
-from effir_dist.core.pareto import is_whole, unpruned
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import ModelDict, block_count
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.report.study_db import frozen_trial
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.pareto import is_whole, unpruned
 from effir_dist.search.strategy import candidates
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from effir_dist.core.pareto import non_dominated_losses
+from effir_dist.runs.pareto import non_dominated_losses
 
 LENGTHS = (0.7, 2.0)
 """Length scales tried, in units of the inputs' spread times the root of their number."""

@@ -12,7 +12,6 @@ import torch
 
 from effir_dist.core.config import replace
 from effir_dist.core.files import write_bytes_atomic, write_json_atomic
-from effir_dist.core.run_folder import Run
 from effir_dist.core.settings import DataConfig, RunConfig, TrainConfig
 from effir_dist.core.storage import is_remote, read_bytes
 from effir_dist.data import pydocs
@@ -25,6 +24,7 @@ from effir_dist.importance.store import WORK_FILE
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, build_encoder, default_device, make_settings, resolve_dtype
 from effir_dist.models.families.backbones import block_count, mlp_width
+from effir_dist.runs.run_folder import Run
 from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.schedule import count_steps

@@ -13,8 +13,7 @@ import torch.distributed as dist
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.files import disk_errors
-from effir_dist.core.objectives import Goal
-from effir_dist.core.run_folder import METRICS, Run, write_queries
+from effir_dist.core.measures import METRICS
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.storage import read_locally, written_locally
 from effir_dist.data import sets
@@ -34,6 +33,8 @@ from effir_dist.models.encoder import (
 )
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.run_folder import Run, write_queries
 from effir_dist.search.trial.costs import Clock, peak_memory, release_memory
 from effir_dist.search.trial.outcome import failed_record
 from effir_dist.search.trial.preparation import load_teacher, low_data, token_cache

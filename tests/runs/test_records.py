@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effir_dist.core import config, files, run_folder
+from effir_dist.core import config, files
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import TEMPORARY
-from effir_dist.core.run_folder import Run
+from effir_dist.runs import run_folder
+from effir_dist.runs.run_folder import Run
 from tests import ROOT
 
 
@@ -111,7 +112,7 @@ def test_killed_between_writing_and_renaming_leaves_no_record(run: Run) -> None:
     run.write_suggestion("0000", {"number": 0})
     code = f"""
 import os, signal
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.run_folder import Run
 os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 Run.open({str(run.folder)!r}).write_result("0000", {{"state": "complete"}})
 """
@@ -154,7 +155,7 @@ def test_one_driver_at_a_time(run: Run) -> None:
 def test_a_killed_driver_holds_no_lock(run: Run) -> None:
     code = f"""
 import time
-from effir_dist.core.run_folder import Run
+from effir_dist.runs.run_folder import Run
 with Run.open({str(run.folder)!r}).locked():
     print("held", flush=True)
     time.sleep(60)

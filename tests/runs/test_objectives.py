@@ -10,18 +10,19 @@ import optuna
 import pytest
 
 from effir_dist.core import config as c
-from effir_dist.core import pareto
 from effir_dist.core.errors import InputError
-from effir_dist.core.objectives import Goal, parse_constraint
+from effir_dist.core.measures import parse_constraint
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.families.backbones import BACKBONES
 from effir_dist.report.frames import load_run
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.study_db import Mirror
+from effir_dist.runs import pareto
+from effir_dist.runs.objectives import Goal
 from effir_dist.search import checks
 from effir_dist.search.strategy import space_file
 from tests.driven import MODEL, SPACE, drive, make_run
-from tests.runs import synthetic_run
+from tests.synthetic import synthetic_run
 
 THREE = ("index_bytes", "document_speedup", "ndcg_at_10")
 WIDE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.1, "high": 1.0, "step": 0.02}}
@@ -107,7 +108,7 @@ def test_shares_and_absolute_values_of_constraints() -> None:
     }
 
     def kept(text: str, other: dict[str, Any] | None = whole) -> bool | None:
-        violation = parse_constraint(text).violation(record, other)
+        violation = parse_constraint(text).violation(record, other or {})
         return None if violation is None else violation <= 0
 
     assert [kept("ndcg_at_10 >= 0.95"), kept("ndcg_at_10 >= 0.96")] == [True, False]

@@ -26,7 +26,7 @@ from effir_dist.core.config import parse_yaml
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import SCHEMA, TEMPORARY, plain, read_json, write_json_atomic, write_text_atomic
 from effir_dist.core.locks import locked
-from effir_dist.core.pareto import METRICS
+from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import absolute, exists, is_remote, names, place, read_bytes, remove
 
 SPLITS = {"search": "queries.csv", "test": "test_queries.csv", "held out": "held_out_queries.csv"}

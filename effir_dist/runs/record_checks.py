@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.run_folder import METRICS, Run
+from effir_dist.core.measures import METRICS
+from effir_dist.runs.run_folder import Run
 
 Check = tuple[Callable[[Any], bool], str]
 

@@ -12,13 +12,14 @@ import pytest
 
 import effir_dist
 from effir_dist.core import config as c
-from effir_dist.core.objectives import Goal
-from effir_dist.core.run_folder import METRICS, Run, write_queries
+from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import difference_interval, mean_interval
 from effir_dist.report.command import front_text
 from effir_dist.report.neighbours import steps
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.run_folder import Run, write_queries
 from tests.driven import drive, make_run
-from tests.runs import synthetic_run
+from tests.synthetic import synthetic_run
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from effir_dist.core import config, files
-from effir_dist.core.run_folder import METRICS, Run, write_queries
+from effir_dist.core.measures import METRICS
+from effir_dist.runs.run_folder import Run, write_queries
 
 HIDDEN, WIDTH, EMBEDDINGS = 384, 1536, 12_000_000
 
@@ -128,7 +129,7 @@ def write_failed(run: Run, record: dict[str, Any]) -> None:
 
 def write_tests(run: Run, hardness: dict[str, np.ndarray], rng: np.random.Generator) -> None:
     """Test scores and weights of the trials on the front."""
-    from effir_dist.core.objectives import Goal
+    from effir_dist.runs.objectives import Goal
 
     for record in Goal.of(run.config["search"]).front(run.results()):
         (run.trial_folder(record["trial"]) / "model.safetensors").write_bytes(b"")

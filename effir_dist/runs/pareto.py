@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10")
-"""The qualities of a record, means over queries and then over data sets."""
 Point = tuple[float, float]
 """Size (down), quality (up)."""
 REFERENCE: Point = (1.0, 0.0)

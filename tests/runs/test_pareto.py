@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from effir_dist.core import pareto
-from effir_dist.core.objectives import Goal
+from effir_dist.runs import pareto
+from effir_dist.runs.objectives import Goal
 
 
 def random_points(seed: int, count: int, grid: int) -> list[pareto.Point]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from effir_dist.core.pareto import METRICS
+from effir_dist.core.measures import METRICS
 
 
 def groups(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
