@@ -17,7 +17,6 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,32 +25,39 @@ from effir_dist.core import config as config_module
 from effir_dist.core.files import now, write_bytes_atomic, write_json_atomic
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
-from effir_dist.models.facts import plan_facts
 from effir_dist.models.families import backbones
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.cluster.worker import output_to
+from effir_dist.search.cluster.worker import Job, Report, output_to
 from effir_dist.search.strategy import space_file
 
 MODEL = backbones.backbone("minilm").config
 SPACE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.1, "high": 1.0, "step": 0.1}}
 
 
-def stand_in(seconds: float, job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+def stand_in(seconds: float, job: Job, report: Report) -> None:
     """A trial that waits; the score that it makes up grows with the size of the model."""
-    head, started = job["head"], now()
+    started = now()
     report({"phase": "train", "step": 0, "steps": 1})
     time.sleep(seconds)
-    facts = plan_facts(MODEL, head)
-    record = {**head, "state": "complete", "reason": "", **facts, "ndcg_at_10": facts["parameters_fraction"] ** 2}
-    record |= {"total_seconds": seconds, "started": started, "finished": now()}
-    record |= {"host": socket.gethostname(), "worker": os.getpid()}
-    Run.open(job["run"]).write_result(head["trial"], record)
+    values = job.spec.values(MODEL)
+    record = TrialRecord(
+        spec=dataclasses.replace(job.spec, attributes={"worker": os.getpid()}),
+        state="complete",
+        facts=job.spec.facts(MODEL),
+        values={**values, "ndcg_at_10": values["parameters_fraction"] ** 2, "total_seconds": seconds},
+        started=started,
+        finished=now(),
+        host=socket.gethostname(),
+    )
+    Run.open(job.run).write_result(record)
 
 
 def make_run(folder: str, trials: int, cpus: float) -> tuple[Run, RunConfig]:
     """A run with made-up scores of layers and neurons."""
-    values = {"search.trials": trials, "resources.cpus_per_trial": cpus, "search.keep_weights": "none"}
-    values["search.strategy"] = "plain"  # a stand-in knows no rungs
+    values: dict[str, object] = {"search.trials": trials, "resources.cpus_per_trial": cpus}
+    values["search.keep_weights"] = "none"
+    values |= {"search.sampler": "tpe", "search.scheduler": "plain"}  # a stand-in knows no rungs
     config = config_module.replace(RunConfig(), {**values, "data.test_split": ""})
     run = Run.create(folder, config_module.to_dict(config), {"space": SPACE})
     blocks, rng = backbones.block_count(MODEL), np.random.default_rng(0)
@@ -69,7 +75,7 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
 
     from effir_dist.models.pruning import count_parameters
     from effir_dist.search.cluster import tune
-    from effir_dist.search.driver import search
+    from effir_dist.search.course import search
     from effir_dist.search.live import LiveView
 
     space = space_file.parse_space(SPACE, "benchmark")
@@ -81,8 +87,8 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     records = run.results()
     slots = int(present["CPU"] // (config.resources.cpus_per_trial or 1))
-    busy = sum(r["total_seconds"] for r in records)
-    first = min(datetime.datetime.fromisoformat(r["started"]).timestamp() for r in records)
+    busy = sum(r.values["total_seconds"] for r in records)
+    first = min(datetime.datetime.fromisoformat(r.started).timestamp() for r in records)
     return {
         "trials": len(records),
         "seconds_a_trial": seconds,
@@ -91,8 +97,8 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
         "share_of_time_in_trials": round(busy / (wall * slots), 3),
         "driver_cpu_share": round((after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime) / wall, 3),
         "driver_peak_bytes": after.ru_maxrss * 1024,
-        "workers": len({(r["host"], r["worker"]) for r in records}),
-        "trials_by_host": dict(Counter(r["host"] for r in records)),
+        "workers": len({(r.host, r.spec.attributes["worker"]) for r in records}),
+        "trials_by_host": dict(Counter(r.host for r in records)),
         "first_trial_started": round(first),
     }
 

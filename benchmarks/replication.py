@@ -36,13 +36,13 @@ def variants(folder: Path) -> tuple[dict[Variant, Sample], pd.DataFrame]:
     for path in sorted(folder.glob(f"{PREFIX}*/config.yaml")):
         run = Run.open(path.parent)
         for record in run.results():
-            varied = {k.split(".")[-1]: v for k, v in record["suggested"].items() if k not in ("plan", SEED)}
-            name = ", ".join([record["suggested"]["plan"], *(f"{k}={v}" for k, v in varied.items())])
+            varied = {k.split(".")[-1]: v for k, v in record.spec.suggested.items() if k not in ("plan", SEED)}
+            name = ", ".join([str(record.spec.suggested["plan"]), *(f"{k}={v}" for k, v in varied.items())])
             variant = (run.name.removeprefix(PREFIX), name)
             known = facts.setdefault(variant, {"run": variant[0], "plan": name, "seconds": []})
-            known["parameters"] = record["parameters"]
-            known["seconds"].append(record["total_seconds"])
-            for dataset, values in queries(run.queries_path(record["trial"])).items():
+            known["parameters"] = record.values["parameters"]
+            known["seconds"].append(record.values["total_seconds"])
+            for dataset, values in queries(run.queries_path(record.trial)).items():
                 scores[variant][dataset].append(values)
     samples = {v: {name: np.stack(rows) for name, rows in sets.items()} for v, sets in scores.items()}
     return samples, pd.DataFrame([_row(facts[v], samples[v]) for v in samples])

@@ -17,33 +17,34 @@ from effir_dist.core.files import write_bytes_atomic, write_json_atomic
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import WORK_FILE
-from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.resources import Resources
+from effir_dist.search.cluster.worker import Job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy import space_file
 
 MODEL = BACKBONES["minilm"].config
 SPACE = {"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}
-Outcome = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
-"""(facts of the plan, head) -> what else its record holds."""
+Outcome = Callable[[TrialSpec, float], dict[str, float]]
+"""(spec, share of the training) -> the measures that training and scoring find."""
 
 
-def smooth(facts: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
+def smooth(spec: TrialSpec, share: float = 1.0) -> dict[str, float]:
     """Quality falls with size, block by block in its own way; speed grows as blocks shrink; a minute a trial."""
-    lost = sum((0.01, 0.02, 0.09, 0.04, 0.03, 0.05)[b] for b in facts["dropped_mlp"])
-    lost += 0.1 * (1 - facts["width_ratio"]) ** 2 + 0.05 * (1 - facts["index_bytes"] / facts["full_index_bytes"]) ** 2
-    seed = head["suggested"].get("train.seed", 0)
-    ndcg = 0.6 - lost + 0.01 * np.sin(7.0 * seed)
-    speed = facts["full_block_parameters"] / facts["block_parameters"]
+    facts, values = spec.facts(MODEL), spec.values(MODEL)
+    lost = sum((0.01, 0.02, 0.09, 0.04, 0.03, 0.05)[b] for b in facts.dropped_mlp)
+    lost += 0.1 * (1 - facts.width_ratio) ** 2 + 0.05 * (1 - values["index_bytes"] / values["full_index_bytes"]) ** 2
+    ndcg = 0.6 - lost + 0.01 * np.sin(7.0 * float(spec.suggested.get("train.seed", 0)))
+    speed = values["full_block_parameters"] / values["block_parameters"]
     return {"ndcg_at_10": float(ndcg), "document_speedup": speed, "query_speedup": speed**0.5, "total_seconds": 60.0}
 
 
 def make_run(folder: Path, values: dict[str, Any] | None = None, space: dict[str, Any] | None = None) -> Run:
     """A run that has its scores of layers and neurons, and no trial yet."""
-    plain = {"search.keep_weights": "none", "search.strategy": "plain"}
+    plain = {"search.keep_weights": "none", "search.sampler": "tpe", "search.scheduler": "plain"}
     config = config_module.replace(RunConfig(), {**plain, **(values or {})})
     run = Run.create(folder, config_module.to_dict(config), {"space": space or SPACE})
     packed = io.BytesIO()
@@ -60,7 +61,7 @@ class NoMirror:
 
     def __init__(self, *_: Any) -> None: ...
 
-    def add(self, record: dict[str, Any]) -> None: ...
+    def add(self, record: TrialRecord) -> None: ...
 
 
 def drive(
@@ -77,18 +78,21 @@ def drive(
     view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
     with mock.patch("effir_dist.search.driver.Mirror", mirror):
         driver = SearchDriver(run, config, found, MODEL, Resources(1, 1, gpus, 1), view, run.study_path, repeat)
-    while most and driver.left and (job := driver.next_job()):
-        head, most = job["head"], most - 1
-        driver.started(head["trial"])
-        facts = plan_facts(MODEL, head, config.model.dimension)
-        done = len(driver.records)
-        at = f"2026-11-01T{done // 60:02d}:{done % 60:02d}:00.000+00:00"
-        if head.get("rung", len(config.search.rungs)) < len(config.search.rungs):
-            share = config.search.rungs[head["rung"]]
-            known = {"rung": head["rung"], "share": share, "cost": head["cost"], **facts}
-            run.write_rung(head["trial"], {**known, **outcome(facts, {**head, "share": share})})
-        else:
-            record = {**head, "state": "complete", "reason": "", **facts, **outcome(facts, head), "finished": at}
-            run.write_result(head["trial"], record)
-        driver.ended(head["trial"], None)
+    while most and driver.left and isinstance(job := driver.next_job(), Job):
+        spec, most = job.spec, most - 1
+        driver.started(spec.trial)
+        end(run, config, spec, outcome, len(driver.records))
+        driver.ended(spec.trial, None)
     return driver
+
+
+def end(run: Run, config: RunConfig, spec: TrialSpec, outcome: Outcome, done: int) -> None:
+    """What a worker leaves on disk of a trial; done: records that are there already, which sets its time."""
+    facts, values = (read(MODEL, config.model.dimension) for read in (spec.facts, spec.values))
+    if spec.rung is not None and spec.rung < len(config.search.rungs):
+        share = config.search.rungs[spec.rung]
+        run.write_rung(spec.trial, RungScore(spec.rung, share, spec.cost, facts, {**values, **outcome(spec, share)}))
+        return
+    at = f"2026-11-01T{done // 60:02d}:{done % 60:02d}:00.000+00:00"
+    found = {**values, **outcome(spec, 1.0)}
+    run.write_result(TrialRecord(spec, "complete", facts=facts, values=found, finished=at))

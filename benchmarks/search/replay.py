@@ -21,24 +21,23 @@ from benchmarks.search.strategies import STRATEGIES
 from benchmarks.search.world import Curve, Table, World, load
 
 SHARES = (0.95, 0.98, 0.99)
-SLOW = {"gp": (4, 16.0), "tpe": (20, 16.0), "nsga2": (20, 16.0), "guided": (20, 40.0), "ladder": (20, 120.0)}
-"""First word of a strategy that takes long to ask -> seeds and budget at most."""
+SLOW = {"gp": (4, 16.0), "tpe": (20, 16.0), "nsga2": (20, 16.0), "guided": (20, 40.0), "random asha": (20, 120.0)}
+"""How the name of a strategy that takes long to ask begins -> seeds and budget at most."""
 SHOWN = {
     "random": "#999999",
     "recipe": "#222222",
     "tpe set group": "#56b4e9",
     "nsga2 set group": "#e69f00",
     "gp set group": "#cc79a7",
-    "ladder 1/3": "#009e73",
+    "random asha 1/3": "#009e73",
     "guided": "#d55e00",
 }
 
 
 def curves(table: Table, name: str, seeds: int, workers: int, budget: float) -> list[Curve]:
     """A search with each seed."""
-    most, limit = SLOW.get(name.split()[0], (seeds, budget))
-    small = name.split()[0] in ("guided", "ladder")
-    world = World(table, workers, small)
+    most, limit = next((found for begins, found in SLOW.items() if name.startswith(begins)), (seeds, budget))
+    world = World(table, workers, small=name.startswith(("guided", "random asha")))
     count = 1 if name == "recipe" else min(seeds, most)
     return [world.run(STRATEGIES[name](table, seed), min(budget, limit)) for seed in range(count)]
 

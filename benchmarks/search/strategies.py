@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks.search import plans
 from benchmarks.search.plans import GROUPS, RATIOS, Point, point
 from benchmarks.search.world import Table
-from effir_dist.search.strategy.fidelity import Candidate, Climb, Rungs
-from effir_dist.search.strategy.guided import Guide
+from effir_dist.search.strategy.fidelity import Candidate, FidelityState
+from effir_dist.search.strategy.guided import POOL, GuidedSampler
+from effir_dist.search.strategy.schedulers import Asha, Propose, Scheduler, Screening
 
 
 class InOrder:
@@ -145,14 +146,12 @@ class Optuna:
         self.study.tell(self.running.pop(plan), [float(self.sizes[plan]), score])
 
 
-class Climbing:
-    """The product's `guided` or `fidelity` on the table."""
+class Rungs:
+    """The product's surrogate and one of its schedulers on the table. With ASHA plans are drawn at random."""
 
-    POOL = 200
-    """New plans that are chosen among."""
-
-    def __init__(self, table: Table, seed: int, strategy: Rungs) -> None:
-        self.strategy: Any = strategy
+    def __init__(self, table: Table, seed: int, scheduler: Scheduler, guided: bool) -> None:
+        self.scheduler, self.guided, self.sampler = scheduler, guided, GuidedSampler()
+        self.state = FidelityState(table.rungs)
         self.rng = np.random.default_rng(seed)
         index = table.index()
         self.starts = [index[p] for p in starts(table) if p in index]
@@ -164,38 +163,46 @@ class Climbing:
         ]
 
     def ask(self) -> tuple[int, int] | None:
-        strategy = self.strategy
-        if self.left and (self.starts or strategy.screens()):
-            plan = self._new()
-            strategy.begin(str(plan), 0, self.candidates[plan])
-            return plan, 0
-        due = strategy.promote()
-        if due is None:
+        action = Propose(0) if self.starts else self.scheduler.next(self.state, self.sampler, not self.left)
+        if action is None:
             return None
-        strategy.begin(*due)
-        return int(due[0]), due[1]
+        if isinstance(action, Propose):
+            plan = self._new()
+            self.state.begin(str(plan), action.rung, self.candidates[plan])
+            return plan, action.rung
+        self.state.begin(action.trial, action.rung)
+        return int(action.trial), action.rung
 
     def _new(self) -> int:
         if self.starts:
             plan = self.starts.pop(0)
         else:
-            pool = list(itertools.islice(self.left, self.POOL))
-            plan = pool[self.strategy.choose([self.candidates[i] for i in pool], self.rng)]
+            pool = list(itertools.islice(self.left, POOL))
+            plans = [self.candidates[i] for i in pool]
+            plan = pool[self.sampler.choose(self.state, plans, self.rng) if self.guided else 0]
         del self.left[plan]
         return plan
 
     def tell(self, plan: int, rung: int, score: float) -> None:
-        self.strategy.tell(str(plan), rung, score)
+        self.state.tell(str(plan), rung, score)
 
 
-Maker = Callable[[Table, int], Any]
+Make = Callable[[Table, int], Any]
 
 
-def _optuna(sampler: str, layers: str, widths: str) -> Maker:
+def _optuna(sampler: str, layers: str, widths: str) -> Make:
     return lambda table, seed: Optuna(table, seed, sampler, Encoding(layers, widths, table))
 
 
-STRATEGIES: dict[str, Maker] = {
+def _guided(budget: float) -> Make:
+    return lambda table, seed: Rungs(table, seed, Screening(budget), True)
+
+
+def _asha(fraction: float) -> Make:
+    return lambda table, seed: Rungs(table, seed, Asha(fraction), False)
+
+
+STRATEGIES: dict[str, Make] = {
     "random": everything,
     "recipe": recipe,
     **{
@@ -204,10 +211,8 @@ STRATEGIES: dict[str, Maker] = {
     },
     "nsga2 set group": _optuna("nsga2", "set", "group"),
     "gp set group": _optuna("gp", "set", "group"),
-    **{
-        f"ladder 1/{k}": lambda table, seed, k=k: Climbing(table, seed, Climb(table.rungs, 1 / k)) for k in (2, 3, 4)
-    },
-    "guided": lambda table, seed: Climbing(table, seed, Guide(table.rungs, 0.1)),
-    "guided 1/40 screened": lambda table, seed: Climbing(table, seed, Guide(table.rungs, 0.025)),
-    "guided 1/4 screened": lambda table, seed: Climbing(table, seed, Guide(table.rungs, 0.25)),
+    **{f"random asha 1/{k}": _asha(1 / k) for k in (2, 3, 4)},
+    "guided": _guided(0.1),
+    "guided 1/40 screened": _guided(0.025),
+    "guided 1/4 screened": _guided(0.25),
 }

@@ -36,6 +36,7 @@ def warm_trial(folder: Path) -> Any:
     from effir_dist.core import config as c
     from effir_dist.core.settings import RunConfig
     from effir_dist.models.pruning import PruningPlan
+    from effir_dist.runs.records import TrialSpec
     from effir_dist.runs.run_folder import Run
     from effir_dist.search.strategy import space_file
     from effir_dist.search.trial import trial
@@ -51,14 +52,12 @@ def warm_trial(folder: Path) -> Any:
 
     def next_trial() -> dict[str, float]:
         nonlocal number
-        plan = PruningPlan(dropped_mlp=(number % 6,)).to_dict()
-        empty: dict[str, Any] = {"suggested": {}, "distributions": {}, "attributes": {}}
-        head = {"trial": f"{number:04}", "number": number, "plan": plan, "key": str(number), **empty}
+        spec = TrialSpec(number, {}, {}, PruningPlan(dropped_mlp=(number % 6,)))
         number += 1
         begun, used = time.perf_counter(), time.process_time()
-        record = trial.run_trial(run, config, head, lambda _: None)
+        record = trial.run_trial(run, config, spec, lambda _: None)
         wall, cpu = time.perf_counter() - begun, time.process_time() - used
-        work = record["train_seconds"] + record["score_seconds"]
+        work = record.values["train_seconds"] + record.values["score_seconds"]
         return {"overhead_seconds": wall - work, "cpu_seconds": cpu, "work_seconds": work}
 
     return next_trial
@@ -70,8 +69,8 @@ def driver_share(folder: str, trials: int, seconds: float = 2.0) -> dict[str, fl
 
     run, config = cluster.make_run(folder, trials, cpus=2.0)
     cluster.measure(run, config, seconds, None)
-    records = sorted(run.results(), key=lambda record: record["started"])
-    times = [[datetime.datetime.fromisoformat(r[key]) for r in records] for key in ("finished", "started")]
+    records = sorted(run.results(), key=lambda record: record.started)
+    times = [[datetime.datetime.fromisoformat(getattr(r, key)) for r in records] for key in ("finished", "started")]
     gaps = [(start - end).total_seconds() for end, start in zip(times[0], times[1][1:], strict=False)]
     gap = statistics.median(gaps)
     return {"seconds_between_trials": gap, "most": max(gaps), "share_at_30_s": gap / (TRIAL_SECONDS + gap)}

@@ -12,7 +12,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 COMPILE = ("auto", "always", "never")
 DISTANCES = ("cosine", "l2")
 LEVELS = ("token", "pooled")
-STRATEGIES = ("guided", "ladder", "plain")
+SAMPLERS = ("guided", "tpe", "nsga2", "gp", "random")
+SCHEDULERS = ("screening", "asha", "plain")
 RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
 POOLINGS = ("", "mean", "last", "cls")
 
@@ -255,17 +256,20 @@ class SearchConfig:
     """The search itself."""
 
     trials: int = 14
-    """Trials trained in full; those that a lower rung weeds out come on top."""
-    strategy: str = "guided"
-    """`guided`: screen plans on the lower rungs and train those that a surrogate expects to widen the front most for
-    what they cost; `ladder`: train the best of each rung further, by non-dominated rank and crowding; `plain`: train
-    all that `sampler` suggests in full."""
+    """Trials trained in full; those that stop on a lower rung come on top."""
+    sampler: str = "guided"
+    """What proposes new plans. `guided`: a surrogate, fitted to the trials so far, takes those with the largest expected
+    hypervolume improvement for their cost. Optuna's own: `tpe`, `nsga2`, `gp` or `random`."""
+    scheduler: str = "screening"
+    """Which plans are trained in full. `screening`: many plans are scored without training, and those that the sampler
+    scores highest are trained; `asha`: the best of each rung are trained further, by non-dominated rank and crowding
+    distance; `plain`: all of them."""
     rungs: tuple[float, ...] = (0.0,)
     """Shares of a training after which a trial is scored, and goes on only if it is chosen; 0 is before any."""
-    screen_share: float = 0.1
-    """Of the search's cost, what `guided` spends on the lowest rung."""
-    keep_share: float = 0.25
-    """Of the trials on a rung of `ladder`, the share that goes on to the next."""
+    screening_budget: float = 0.1
+    """The share of the search's cost that `screening` spends on the lowest rung."""
+    promotion_fraction: float = 0.25
+    """The share of the trials on a rung that `asha` promotes to the next."""
     rung_queries: int = 100
     """Queries that score a trial below the top, of each data set; 0 takes as many as at the top."""
     rung_documents: int = 300
@@ -273,8 +277,6 @@ class SearchConfig:
     time_budget: float = 0.0
     """Seconds after which no trial is running any more; 0 is no limit."""
     seed: int = 0
-    sampler: str = "tpe"
-    """`tpe`, `nsga2`, `gp` or `random`: what suggests new plans to `ladder` and `plain`."""
     keep_weights: str = "front"
     """Weights kept on disk: of the `front`, of `all` trials, or `none` (then the front cannot be exported)."""
     objectives: tuple[str, ...] = DEFAULT
@@ -292,11 +294,11 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _check(self.trials >= 1, "search.trials", self.trials, "1 or more")
         _check(self.time_budget >= 0, "search.time_budget", self.time_budget, "0 or more seconds")
-        _one_of("search.sampler", self.sampler, ("tpe", "nsga2", "gp", "random"))
-        _one_of("search.strategy", self.strategy, STRATEGIES)
+        _one_of("search.sampler", self.sampler, SAMPLERS)
+        _one_of("search.scheduler", self.scheduler, SCHEDULERS)
         rising = all(0 <= a < b for a, b in itertools.pairwise((*self.rungs, 1.0)))
         _check(rising and bool(self.rungs), "search.rungs", self.rungs, "rising shares from 0 to below 1, one or more")
-        for name in ("screen_share", "keep_share"):
+        for name in ("screening_budget", "promotion_fraction"):
             _check(0 < getattr(self, name) < 1, f"search.{name}", getattr(self, name), "between 0 and 1, both excluded")
         for name in ("rung_queries", "rung_documents"):
             _check(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "0 (all) or more")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,26 +38,33 @@ class _Timed:
     """Of that ratio, the lower and the upper one."""
 
 
-def measure(encoder: Encoder, unpruned: Encoder, config: ScoreConfig) -> dict[str, Any]:
-    """What a record holds of speed and memory; both encoders on one device, in the dtype that they serve in.
+@dataclass(frozen=True)
+class Speed:
+    """What a record holds of speed and memory."""
 
-    query_latency_ms, query_speedup, batch_documents_per_second, document_speedup, memory_bytes, full_memory_bytes, and
-    speed_protocol, what it was measured with. Dropout and training are off; nothing of the encoders changes.
-    """
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Measure -> number (core/measures.py)."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What it was measured with, and the unpruned model's own figures."""
+
+
+def measure(encoder: Encoder, unpruned: Encoder, config: ScoreConfig) -> Speed:
+    """Both encoders on one device, in the dtype that they serve in. Dropout and training are off; nothing of the
+    encoders changes."""
     query = _ids(encoder, 1, config.speed_query_length)
     documents = _ids(encoder, config.speed_batch, config.speed_document_length)
     with torch.inference_mode():
         one = _in_turns(encoder, unpruned, query, config.speed_repeats)
         many = _in_turns(encoder, unpruned, documents, config.speed_repeats)
-    return {
+    values = {
         "query_latency_ms": 1e3 * one.pruned,
         "query_speedup": one.ratio,
         "batch_documents_per_second": config.speed_batch / many.pruned,
         "document_speedup": many.ratio,
         "memory_bytes": peak_tensor_bytes(encoder, documents),
         "full_memory_bytes": peak_tensor_bytes(unpruned, documents),
-        "speed_protocol": _protocol(encoder, config, one, many),
     }
+    return Speed(values, _protocol(encoder, config, one, many))
 
 
 def _protocol(encoder: Encoder, config: ScoreConfig, one: _Timed, many: _Timed) -> dict[str, Any]:

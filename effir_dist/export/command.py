@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import TEMPORARY, disk_errors, write_json_atomic, write_text_atomic
+from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE
 from effir_dist.core.storage import is_remote, names, place, read_locally
 from effir_dist.export.hub import push
 from effir_dist.export.selection import best, by_id
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
@@ -57,9 +59,9 @@ def main() -> None:
     # DeepSpeed, which transformers imports, logs to stdout; that is for what was written.
     with contextlib.redirect_stdout(sys.stderr):
         export(run, record, out, arguments.onnx, arguments.int8)
-    size = f"{record['parameters']:,} parameters ({100 * record['parameters_fraction']:.1f} %)"
-    facts = f"{size}, nDCG@10 {record['ndcg_at_10']:.4f}"
-    print(f"wrote trial {record['trial']} of {run.name} to {out}: {facts}", flush=True)
+    size, share, quality = (MEASURES[name].text(record.value(name)) for name in (SIZE, SIZE_SHARE, QUALITY))
+    facts = f"{size} {MEASURES[SIZE].label} ({share}), {MEASURES[QUALITY].label} {quality}"
+    print(f"wrote trial {record.trial} of {run.name} to {out}: {facts}", flush=True)
     if arguments.push_to_hub:
         print(f"uploaded to {push(out, arguments.push_to_hub)}")
 
@@ -71,8 +73,8 @@ def _require_empty(out: Path) -> None:
         raise InputError(f"the output folder {out} is not empty; choose a new one, or remove what is in it")
 
 
-def export(run: Run, record: dict[str, Any], out: Path, onnx: bool = False, int8: bool = False) -> None:
-    """Write the model of a trial (its record) to the new or empty folder `out`: whole, or not at all.
+def export(run: Run, record: TrialRecord, out: Path, onnx: bool = False, int8: bool = False) -> None:
+    """Write the model of a trial (its record) to the new or empty folder `out`: all files, or none.
 
     Raises InputError for weights that do not fit their plan, and where `out` cannot be written.
     """
@@ -81,18 +83,18 @@ def export(run: Run, record: dict[str, Any], out: Path, onnx: bool = False, int8
     from effir_dist.models.encoder import load_encoder
 
     _require_empty(out)
-    with read_locally(run.trial_folder(record["trial"])) as folder:
+    with read_locally(run.trial_folder(record.trial)) as folder:
         encoder = load_encoder(str(folder), "stored").to("cpu")
-    with _whole(out) as partial, disk_errors(out / "model.safetensors"):
+    with _all_or_nothing(out) as partial, disk_errors(out / "model.safetensors"):
         dtype = str(next(encoder.parameters()).dtype).removeprefix("torch.")
-        about = {"run": run.name, "trial": record["trial"], "parameters": record["parameters"]}
+        about = {"run": run.name, "trial": record.trial, SIZE: record.values[SIZE]}
         write_folder(encoder, partial, dtype, about)
         quantised = _write_onnx(run, encoder, partial, int8) if onnx else {}
         write_text_atomic(partial / "README.md", model_card(run, record, encoder, quantised, onnx))
 
 
 def _write_onnx(run: Run, encoder: Encoder, folder: Path, int8: bool) -> dict[str, Any]:
-    """onnx/*, and what int8 costs where it is wanted."""
+    """Write onnx/*; returns what int8 costs, where that is asked for."""
     from effir_dist.export.onnx_model import measure_int8, write_int8, write_onnx
 
     model = write_onnx(encoder, folder / "onnx")
@@ -104,8 +106,8 @@ def _write_onnx(run: Run, encoder: Encoder, folder: Path, int8: bool) -> dict[st
 
 
 @contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends without an error, and goes otherwise."""
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is renamed to `out` when the block ends, and removed where it raises an error."""
     out = out.absolute()
     partial = out.with_name(f"{TEMPORARY}{out.name}")
     with disk_errors(out):

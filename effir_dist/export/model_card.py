@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from effir_dist import __version__
-from effir_dist.core.measures import METRICS
+from effir_dist.core.measures import CLOCK, MEASURES, METRICS, QUALITY, SIZE, SIZE_SHARE
 from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
 from effir_dist.models.families.backbones import backbone
 from effir_dist.models.pruning import mlp_widths
 from effir_dist.report.page_data import model_name
-from effir_dist.runs.pareto import unpruned
+from effir_dist.runs.objectives import goal_of, unpruned
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import SPLITS, Run, read_queries
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings
 
-NAMES = dict(zip(METRICS, ("nDCG@10", "Recall@100", "MRR@10"), strict=True))
-
 
 def model_card(
-    run: Run, record: dict[str, Any], encoder: Encoder, int8: dict[str, Any] | None = None, onnx: bool = False
+    run: Run, record: TrialRecord, encoder: Encoder, int8: dict[str, Any] | None = None, onnx: bool = False
 ) -> str:
     """The card as Markdown. record: the trial's; int8: what `onnx_model.measure_int8` gave."""
     base = model_name(run)
@@ -37,17 +36,17 @@ def model_card(
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {base}, pruned to {100 * record['parameters_fraction']:.0f} % ({run.name}, trial {record['trial']})",
+        f"# {base}, pruned to {100 * record.values[SIZE_SHARE]:.0f} % ({run.name}, trial {record.trial})",
         _summary(record, encoder, base),
         "## Scores\n\n" + _scores(run, record),
-        "## Cost\n\n" + _costs(record, int8 or {}),
+        "## Cost\n\n" + _costs(run, record, int8 or {}),
         "## Loading\n\n" + _loading(encoder, onnx),
         "## Training\n\n" + _training(run, record),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(record: dict[str, Any], encoder: Encoder, base: str) -> str:
+def _summary(record: TrialRecord, encoder: Encoder, base: str) -> str:
     settings, plan = encoder.settings, encoder.plan
     widths = mlp_widths(encoder.model_config, plan)
     gone = [
@@ -57,8 +56,9 @@ def _summary(record: dict[str, Any], encoder: Encoder, base: str) -> str:
     ]
     eos = ", with the end-of-text token appended by the tokenizer" if settings.append_eos else ""
     dimensions = f"{encoder.model_config['hidden_size']} dimensions{_cut(settings)}"
+    left, full = (MEASURES[SIZE].text(record.values[name]) for name in (SIZE, MEASURES[SIZE].unpruned))
     return f"""A dense retriever: {base} without {" and ".join(gone) or "any layer less"}, fine-tuned after pruning.
-Pruned means gone: {record["parameters"]:,} of {record["full_parameters"]:,} parameters are left (without LM head).
+What was pruned is removed: {left} of {full} {MEASURES[SIZE].label} are left (without LM head).
 
 | block | {" | ".join(str(n) for n in range(len(widths)))} |
 |---|{"---|" * len(widths)}
@@ -75,24 +75,26 @@ def _cut(settings: EncoderSettings) -> str:
 
 
 def _prompts(query: str, document: str) -> str:
-    said = [f"Before a {kind} goes `{text!r}`." for kind, text in (("query", query), ("document", document)) if text]
+    kinds = {"query": query, "document": document}
+    said = [f"A {kind} is prefixed with `{text!r}`." for kind, text in kinds.items() if text]
     return " ".join(said) or "No prompts."
 
 
-def _scores(run: Run, record: dict[str, Any]) -> str:
+def _scores(run: Run, record: TrialRecord) -> str:
     """A table a data set and split, with 95 % bootstrap intervals over queries."""
-    whole = unpruned(run.results())
-    lines = ["| queries | data set | " + " | ".join(NAMES.values()) + " | nDCG@10 against the unpruned model |"]
-    lines += ["|---|---|" + "---|" * (len(NAMES) + 1)]
-    for label in SPLITS:
-        own = _queries(run, record["trial"], label)
-        other = _queries(run, whole["trial"], label) if whole and whole["trial"] != record["trial"] else {}
+    baseline = unpruned(run.results())
+    labels = [MEASURES[name].label for name in METRICS]
+    lines = [f"| queries | data set | {' | '.join(labels)} | {MEASURES[QUALITY].label} against the unpruned model |"]
+    lines += ["|---|---|" + "---|" * (len(labels) + 1)]
+    for split in SPLITS:
+        own = _queries(run, record.trial, split)
+        other = _queries(run, baseline.trial, split) if baseline and baseline.trial != record.trial else {}
         for name in own:
             cells = [_text(mean_interval(sample(own[name], metric))) for metric in METRICS]
-            lines.append(f"| {label} | {name} | {' | '.join(cells)} | {_against(own, other, name)} |")
+            lines.append(f"| {split.replace('_', ' ')} | {name} | {' | '.join(cells)} | {_against(own, other, name)} |")
     return (
         "\n".join(lines) + "\n\nWith 95 % bootstrap intervals over queries, paired for the difference. "
-        "The search chose by its own queries, so its scores flatter; those on test were read once, at the end."
+        "The search chose by its own queries, so those scores are too good; test queries were read once, at the end."
     )
 
 
@@ -106,38 +108,30 @@ def _queries(run: Run, trial: str, split: str) -> dict[str, dict[str, dict[str, 
 def _against(own: dict[str, Any], other: dict[str, Any], name: str) -> str:
     if name not in other or own[name].keys() != other[name].keys():
         return "–"
-    return _text(paired(own[name], other[name])["ndcg_at_10"], "+")
+    return _text(paired(own[name], other[name])[QUALITY], "+")
 
 
 def _text(interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
 
 
-def _costs(record: dict[str, Any], int8: dict[str, Any]) -> str:
-    known = {
-        "train_seconds": "s of training",
-        "score_seconds": "s of scoring",
-        "total_seconds": "s in all",
-        "steps": "steps",
-    }
-    parts = [f"{record[name]:.0f} {text}" for name, text in known.items() if record.get(name) is not None]
-    speeds = {k: v for k, v in record.items() if k.endswith("_per_second") and v}
-    parts += [f"{v:,.0f} {k.removesuffix('_per_second').replace('_', ' ')} per second" for k, v in speeds.items()]
-    ratios = {"query_speedup": "as fast as unpruned with a query", "document_speedup": "with a batch of documents"}
-    parts += [f"{record[name]:.2f} times {text}" for name, text in ratios.items() if record.get(name)]
-    if record.get("peak_memory_bytes"):
-        parts.append(f"{record['peak_memory_bytes'] / 2**30:.1f} GiB of memory at most")
-    text = f"{', '.join(parts)}, on {record.get('host', 'an unknown host')}."
+def _costs(run: Run, record: TrialRecord, int8: dict[str, Any]) -> str:
+    wanted = goal_of(run.config).costs
+    shown = [m for m in MEASURES.values() if m.measured or m.source == CLOCK or (m.name in wanted and m.name != SIZE)]
+    rows = [f"- {m.label}: {m.text(record.values[m.name])}" for m in shown if m.name in record.values]
+    rows += [f"- training steps: {record.steps}"] if record.steps else []
+    text = "\n".join([*rows, f"- measured on: {record.host or 'an unknown host'}"])
     if not int8:
         return text
     rows = [
         f"| {name} | {row['float32']:.4f} | {row['int8']:.4f} | "
         f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] |"
-        for name, row in int8["ndcg_at_10"].items()
+        for name, row in int8[QUALITY].items()
     ]
     sizes = " and ".join(f"{int8['bytes'][kind] / 1e6:.1f} MB ({kind})" for kind in ("float32", "int8"))
     return (
-        f"{text}\n\nONNX with int8 weights against float32, nDCG@10 on the {int8['split']} queries; {sizes}:\n\n"
+        f"{text}\n\nONNX with int8 weights against float32, {MEASURES[QUALITY].label} on the {int8['split']} queries; "
+        f"{sizes}:\n\n"
         "| data set | float32 | int8 | difference |\n|---|---|---|---|\n" + "\n".join(rows)
     )
 
@@ -150,7 +144,7 @@ def _loading(encoder: Encoder, onnx: bool) -> str:
     code = (
         "No code comes with it: the architecture is the family's own, with a smaller `intermediate_size`."
         if plain
-        else f"`{CODE}.py` builds the family's architecture and takes away what was pruned. Where effir_dist is "
+        else f"`{CODE}.py` builds the family's architecture and removes what was pruned. Where effir_dist is "
         "installed, `import effir_dist.auto` does the same and no remote code is needed."
     )
     blocks = [
@@ -179,7 +173,7 @@ effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
     if onnx:
         blocks.append(
             "`onnx/encoder.onnx` takes `input_ids` and `attention_mask`, int64 [batch, length] padded on the right, "
-            "and gives the normalised `sentence_embedding`, float32 [batch, hidden]; the prompts are for you to put."
+            "and gives the normalised `sentence_embedding`, float32 [batch, hidden]. Add the prompts yourself."
         )
     if not plain and block_configs(config, plan):
         blocks.append(
@@ -189,9 +183,9 @@ effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
     return "\n\n".join(blocks)
 
 
-def _training(run: Run, record: dict[str, Any]) -> str:
+def _training(run: Run, record: TrialRecord) -> str:
     config, extra = run.config, run.extra
-    settings = {f"train.{k}": v for k, v in config["train"].items()} | record.get("suggested", {})
+    settings = {f"train.{k}": v for k, v in config["train"].items()} | dict(record.spec.suggested)
     data = [f"{d['name']} (sha256 {d['sha256'][:12]})" for d in extra.get("data", [])]
     versions = [f"{name} {version}" for name, version in extra.get("versions", {}).items()]
     rows = {
@@ -199,8 +193,8 @@ def _training(run: Run, record: dict[str, Any]) -> str:
         "splits": ", ".join(f"{k.split('_')[0]}: {v}" for k, v in config["data"].items() if k.endswith("_split")),
         "training": ", ".join(f"{k.removeprefix('train.')} {v}" for k, v in settings.items() if k.startswith("train.")),
         "LoRA": "merged into the weights" if settings.get("train.lora_rank") else "not used",
-        "neurons chosen by": record["plan"].get("ranking") or "none were removed",
-        "finished": record.get("finished", ""),
+        "neurons chosen by": record.spec.plan.ranking or "none were removed",
+        "finished": record.finished,
         "versions": ", ".join(versions),
         "exported by": f"effir_dist {__version__}",
     }

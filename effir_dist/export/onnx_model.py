@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.measures import QUALITY
 from effir_dist.models.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -133,12 +134,12 @@ def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> dict[
         scores = {k: score(e, collection, config.score.batch_tokens) for k, e in encoders.items()}
         rows[collection.name] = _compared(scores)
     sizes = {kind: path.stat().st_size for kind, path in (("float32", float32), ("int8", int8))}
-    return {"split": "test" if config.data.test_split else "search", "bytes": sizes, "ndcg_at_10": rows}
+    return {"split": "test" if config.data.test_split else "search", "bytes": sizes, QUALITY: rows}
 
 
 def _compared(scores: dict[str, Scores]) -> dict[str, float]:
     from effir_dist.evaluate.comparison import paired
 
-    difference = paired(scores["int8"].per_query, scores["float32"].per_query)["ndcg_at_10"]
-    values = {kind: s.metrics["ndcg_at_10"] for kind, s in scores.items()}
+    difference = paired(scores["int8"].per_query, scores["float32"].per_query)[QUALITY]
+    values = {kind: s.metrics[QUALITY] for kind, s in scores.items()}
     return {**values, "difference": difference.value, "low": difference.low, "high": difference.high}

@@ -1,12 +1,12 @@
-"""Which trial of a run is meant: by id, or the best that satisfies an expression over the columns of the table.
+"""Which trial of a run to export: by id, or the best that satisfies an expression over the columns of the table.
 
     parameters_fraction <= 0.5
     parameters < 20e6 and test_ndcg_at_10 > 0.6
     train.learning_rate == 1e-4 and not (width_ratio < 0.5 or dropped_attention != "")
 
 An expression compares columns of `load_run(..).trials` (trials.csv) with numbers or "text" by <=, <, >=, >, == and !=,
-also as a chain (0.3 < parameters_fraction <= 0.5), joined by and, or, not and parentheses. It is read, never run:
-anything else is refused. A score that is not there satisfies no comparison but !=.
+also as a chain (0.3 < parameters_fraction <= 0.5), joined by and, or, not and parentheses. It is parsed and never
+executed: anything else is refused. A missing score satisfies no comparison but !=.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effir_dist.core.errors import InputError, suggest
+from effir_dist.core.measures import QUALITY
 from effir_dist.report.frames import frames_of
-from effir_dist.runs.pareto import complete
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 
 COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
@@ -34,7 +35,7 @@ COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
 EXAMPLE = 'for example "parameters_fraction <= 0.5 and test_ndcg_at_10 > 0.6"'
 
 
-def by_id(run: Run, trial: str) -> dict[str, Any]:
+def by_id(run: Run, trial: str) -> TrialRecord:
     """The record of a trial with a score and weights, by its id (0003, or 3).
 
     Raises InputError, which names the nearest ids, the trials that have weights and how to keep more.
@@ -42,8 +43,8 @@ def by_id(run: Run, trial: str) -> dict[str, Any]:
     records = _complete(run)
     wanted = trial.zfill(4) if trial.isdigit() else trial
     if wanted not in run.trials():
-        raise InputError(f"{run.folder} has no trial {trial!r}; {_nearest(wanted, [r['trial'] for r in records])}")
-    found = next((r for r in records if r["trial"] == wanted), None)
+        raise InputError(f"{run.folder} has no trial {trial!r}; {_nearest(wanted, [r.trial for r in records])}")
+    found = next((r for r in records if r.trial == wanted), None)
     if found is None:
         raise InputError(f"trial {wanted} of {run.folder} has {_why(run, wanted)}; {_with_weights(run, records)}")
     if not run.has_weights(wanted):
@@ -53,12 +54,12 @@ def by_id(run: Run, trial: str) -> dict[str, Any]:
     return found
 
 
-def best(run: Run, expression: str) -> dict[str, Any]:
+def best(run: Run, expression: str) -> TrialRecord:
     """The record of the best nDCG@10 among complete trials with weights that satisfy `expression`.
 
     Raises InputError for an expression that cannot be read, and where no trial satisfies it.
     """
-    records = {r["trial"]: r for r in _complete(run)}
+    records = {r.trial: r for r in _complete(run)}
     table = frames_of(run).trials
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records") if row["trial"] in records]
     test = parse(expression, list(table.columns))
@@ -68,7 +69,7 @@ def best(run: Run, expression: str) -> dict[str, Any]:
         many = f"{len(passing)} complete trials satisfy" if passing else "no complete trial satisfies"
         lost = " and none of them has weights" if passing else ""
         raise InputError(f"{many} {expression!r}{lost}; {_with_weights(run, list(records.values()))}")
-    return max((records[trial] for trial in kept), key=lambda r: r["ndcg_at_10"])
+    return max((records[trial] for trial in kept), key=lambda r: r.values[QUALITY])
 
 
 def parse(expression: str, columns: list[str]) -> Callable[[Mapping[str, Any]], bool]:
@@ -125,15 +126,15 @@ def _constant(node: ast.expr) -> float | str | bool | None:
     return None
 
 
-def _complete(run: Run) -> list[dict[str, Any]]:
-    records = complete(run.results())
+def _complete(run: Run) -> list[TrialRecord]:
+    records = [r for r in run.results() if r.complete]
     if not records:
         raise InputError(f"no trial of {run.folder} is complete yet; export when the search has finished one")
     return records
 
 
 def _why(run: Run, trial: str) -> str:
-    return f"failed ({run.result(trial).get('reason')})" if run.finished(trial) else "not finished"
+    return f"failed ({run.result(trial).reason})" if run.finished(trial) else "not finished"
 
 
 def _nearest(trial: str, known: list[str]) -> str:
@@ -144,7 +145,7 @@ def _nearest(trial: str, known: list[str]) -> str:
     return f"the nearest are {', '.join(sorted(near))}"
 
 
-def _with_weights(run: Run, records: list[dict[str, Any]]) -> str:
-    kept = [r["trial"] for r in records if run.has_weights(r["trial"])]
+def _with_weights(run: Run, records: list[TrialRecord]) -> str:
+    kept = [r.trial for r in records if run.has_weights(r.trial)]
     keep = "a search keeps those of every trial with search.keep_weights=all"
     return f"trials with weights: {', '.join(kept) or 'none'} ({keep})"

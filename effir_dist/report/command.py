@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from effir_dist.core.measures import MEASURES, QUALITY
+from effir_dist.core.measures import MEASURES, QUALITY, TERMINAL, shown_in
 from effir_dist.core.storage import place
+from effir_dist.report.compare import Loaded, common_trials, load
 from effir_dist.report.frames import front_of
 from effir_dist.report.report_files import write_comparison, write_run
-from effir_dist.report.side_by_side import Loaded, common_trials, load
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 
@@ -20,31 +20,37 @@ if TYPE_CHECKING:
 def front_text(table: pd.DataFrame, goal: Goal | None = None) -> str:
     """A front for a terminal of 80 columns; wider with attentions dropped, other objectives, or several runs.
 
-    With neighbours.COLUMNS, a model that is not told apart from the one above is marked.
+    With significance.COLUMNS, a model that does not differ significantly from the one above is marked.
     """
-    costs = [name for name in (goal or Goal()).objectives if name not in ("parameters", QUALITY)]
+    entries = shown_in(TERMINAL, (goal or Goal()).objectives)
+    columns = {entry.name: entry for entry in entries} | dict.fromkeys(_others(table), MEASURES[QUALITY])
     shown = table.assign(
-        parameters=[f"{p:,.0f}" for p in table["parameters"]],
-        share=[f"{100 * f:.1f} %" for f in table["parameters_fraction"]],
         dropped=[_shortened(d) for d in table["dropped_mlp"]],
         attention=[_shortened(d) for d in table["dropped_attention"]],
-        seconds=[f"{s:.0f}" for s in table["total_seconds"]],
-        alike=["~" if apart is False else "" for apart in table.get("told_apart", [None] * len(table))],
+        noise=["~" if significant is False else "" for significant in table.get("significant", [None] * len(table))],
+        **{name: [entry.text(value) for value in table[name].astype(float)] for name, entry in columns.items()},
     )
-    headers = {"trial": "trial", "dropped": "dropped MLPs", "attention": "attentions", "width_ratio": "width"}
-    headers |= {"parameters": "parameters", "share": "share", **{n: MEASURES[n].label for n in costs}}
-    headers |= {"ndcg_at_10": "nDCG@10", "test_ndcg_at_10": "test"}
-    if "held_out_ndcg_at_10" in table:
-        headers["held_out_ndcg_at_10"] = "held out"
-    if "told_apart" in table and (table["told_apart"] == False).any():  # noqa: E712  # None where it is not known
-        headers["alike"] = ""
-    headers["seconds"] = "seconds"
-    if not any(shown["attention"]):
-        del headers["attention"]
-    if table["run"].nunique() > 1:
-        headers = {"run": "run", **headers}
+    headers = {"trial": "trial", "dropped": "dropped MLPs"}
+    headers |= {"attention": "attentions"} if any(shown["attention"]) else {}
+    headers |= {"width_ratio": "width"}
+    for entry in entries:
+        headers[entry.name] = entry.column
+        if entry.name == QUALITY:
+            headers |= _others(table) | ({"noise": ""} if _has_noise(table) else {})
+    headers = {**({"run": "run"} if table["run"].nunique() > 1 else {}), **headers}
     number = "{:.4g}".format
     return str(shown[[*headers]].to_string(index=False, header=[*headers.values()], na_rep="-", float_format=number))
+
+
+def _others(table: pd.DataFrame) -> dict[str, str]:
+    """Column -> header of the quality on other queries, where it is there."""
+    headers = {f"test_{QUALITY}": "test", f"held_out_{QUALITY}": "held out"}
+    return {name: header for name, header in headers.items() if name in table}
+
+
+def _has_noise(table: pd.DataFrame) -> bool:
+    """Whether a model does not differ significantly from the next larger one. None is where that is not known."""
+    return "significant" in table and any(significant is False for significant in table["significant"])
 
 
 def _shortened(text: str, most: int = 17) -> str:
@@ -53,7 +59,7 @@ def _shortened(text: str, most: int = 17) -> str:
 
 def _no_front(loaded: list[Loaded], page: str) -> str:
     if any(r.goal.scored(r.records) for r in loaded):
-        return f"no trial keeps to {', '.join(c.text for c in loaded[0].goal.constraints)}; {page} has them all"
+        return f"no trial is feasible ({', '.join(c.text for c in loaded[0].goal.constraints)}); {page} has them all"
     return f"no trial is complete; {page} says why"
 
 
@@ -88,10 +94,10 @@ def main(arguments: list[str] | None = None) -> None:
     goal = loaded[0].goal
     best = front_of(table, goal) if len(runs) > 1 else loaded[0].some_frames.front.assign(run=runs[0].name)
     print(front_text(best, goal) if len(best) else _no_front(loaded, f"{paths[0]}"))
-    if len(runs) == 1 and (best["told_apart"] == False).any():  # noqa: E712
-        print("~ not told apart from the line above: 0 lies in the 95 % interval of the difference, paired by query")
+    if _has_noise(best):
+        print("~ no significant difference from the line above: 0 is in its 95 % interval, paired by query")
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:
-        print(f"scored on a lower rung only, so not above: {len(stopped)} more (rungs.csv)")
+        print(f"not above, as they were not trained in full: {len(stopped)} more (rungs.csv)")
     print(f"wrote {paths[0]}")
     print(f"beside it {', '.join(path.name for path in paths[1:])}")

@@ -10,30 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.config import setting_names
 from effir_dist.core.errors import InputError
-from effir_dist.core.measures import MEASURES, METRICS
+from effir_dist.core.measures import CLOCK, MEASURES, METRICS, QUALITY, SIZE, TABLE, shown_in
 from effir_dist.core.storage import read_bytes
 from effir_dist.importance.store import drop_order
-from effir_dist.report.neighbours import COLUMNS as STEPS
-from effir_dist.report.neighbours import steps
 from effir_dist.report.score_tables import INTERVAL, MEAN, scores_table
-from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import complete, unpruned
-from effir_dist.runs.record_checks import checked_results, checked_scores
-from effir_dist.runs.repeats import groups, pooled
+from effir_dist.report.significance import COLUMNS as STEPS
+from effir_dist.report.significance import steps
+from effir_dist.runs.objectives import Goal, goal_of, unpruned
+from effir_dist.runs.records import SplitScores, TrialRecord, Values
+from effir_dist.runs.repeats import groups, mean_metrics, pooled
 from effir_dist.runs.run_folder import SPLITS, Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPEEDS = ("queries_per_second", "documents_per_second")
-MEASURED = (
-    *("block_parameters", "index_bytes", "memory_bytes"),
-    *("query_latency_ms", "query_speedup", "batch_documents_per_second", "document_speedup"),
-)
-"""Columns that are there where trials were measured by speed.py, or the search goes by them."""
-SECONDS = ("train_seconds", "score_seconds", "other_seconds", "total_seconds")
-KNOWN = ("block_parameters", "index_bytes")
-"""Of MEASURED, those that every record has."""
+NOTHING = float("nan")
+Splits = Mapping[str, Mapping[str, SplitScores]]
+"""`test` or `held_out` -> trial -> its scores on those queries."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class RunFrames:
     trials: pd.DataFrame
     """A row a finished trial, failed ones too, by number."""
     front: pd.DataFrame
-    """The rows of `trials` that are on the front, largest first."""
+    """The rows of `trials` that are on the front, the most expensive first."""
     queries: pd.DataFrame
     """A row a trial, split, data set and query."""
     scores: pd.DataFrame
@@ -60,7 +53,7 @@ def load_run(path: str | Path) -> RunFrames:
 
 def frames_of(run: Run) -> RunFrames:
     """`load_run` of a run that is open."""
-    records = checked_results(run)
+    records = run.results()
     if not records:
         raise nothing_yet(run)
     return frames_from(run, records)
@@ -76,44 +69,51 @@ def nothing_yet(*runs: Run) -> InputError:
     return InputError(f"no trial of {names} has finished yet; wait for the first, or {watch}")
 
 
-def frames_from(run: Run, records: list[dict[str, Any]]) -> RunFrames:
-    """The frames of some of a run's checked records, at least one."""
-    search = run.config.get("search") or {}
-    goal, chosen = Goal.of(search), search.get("quality_sets") or ()
+def chosen_sets(run: Run) -> tuple[str, ...]:
+    """The data sets whose mean is the quality of a trial; empty for all."""
+    return tuple((run.config.get("search") or {}).get("quality_sets") or ())
+
+
+def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
+    """The frames of some of a run's records, at least one."""
+    goal, chosen = goal_of(run.config), chosen_sets(run)
     queries = queries_table(run, records)
-    whole = unpruned(records)
-    repeats = {trial: [r["trial"] for r in group] for trial, group in groups(records).items()}
-    scores = scores_table(queries, whole["trial"] if whole else None, chosen, repeats)
-    tests = {f"{split}_": _pooled(checked_scores(run, split), repeats) for split in ("test", "held_out")}
-    trials = trials_table(records, tests, scores, drop_order(run), goal)
-    return RunFrames(trials, _stepped(front_of(trials, goal), queries, chosen, repeats), queries, scores)
+    baseline = unpruned(records)
+    repeats = {trial: [r.trial for r in group] for trial, group in groups(records).items()}
+    scores = scores_table(queries, baseline.trial if baseline else None, chosen, repeats)
+    splits = {split: _pooled(run.split_scores(split), repeats) for split in ("test", "held_out")}
+    trials = trials_table(records, splits, scores, drop_order(run), goal)
+    return RunFrames(trials, _with_steps(front_of(trials, goal), queries, chosen, repeats), queries, scores)
 
 
-def _pooled(tests: dict[str, dict[str, Any]], repeats: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+def _pooled(scores: Mapping[str, SplitScores], repeats: Mapping[str, Sequence[str]]) -> dict[str, SplitScores]:
     """Trial -> its scores on other queries, the mean over its seeds where it was repeated."""
-    found = dict(tests)
-    for trial, members in repeats.items():
-        known = [{"trial": t, "state": "complete", **tests[t]} for t in members if t in tests]
-        found |= {r["trial"]: r for r in pooled([{**r, "repeat_of": trial} if n else r for n, r in enumerate(known)])}
+    found = dict(scores)
+    for trial in scores.keys() & repeats.keys():
+        each = [scores[t] for t in repeats[trial] if t in scores]
+        common = [name for name in each[0].datasets if all(name in s.datasets for s in each)]
+        datasets = {name: mean_metrics([s.datasets[name] for s in each]) for name in common}
+        found[trial] = SplitScores(mean_metrics([s.values for s in each]), datasets)
     return found
 
 
-def _stepped(front: pd.DataFrame, queries: pd.DataFrame, chosen: Sequence[str], repeats: Any) -> pd.DataFrame:
-    """A front with neighbours.COLUMNS; the first row, and rows without per-query scores, have none."""
+def _with_steps(
+    front: pd.DataFrame, queries: pd.DataFrame, chosen: Sequence[str], repeats: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """A front with significance.COLUMNS; the first row, and rows without per-query scores, have none."""
     found = steps([*front["trial"]], queries, chosen, repeats)
-    nothing = (float("nan"), float("nan"), float("nan"), None)
     rows = {t: (i.value, i.low, i.high, not i.is_noise) for t, i in found.items()}
     for place, name in enumerate(STEPS):
-        front[name] = [rows.get(trial, nothing)[place] for trial in front["trial"]]
+        front[name] = [rows.get(trial, (NOTHING, NOTHING, NOTHING, None))[place] for trial in front["trial"]]
     return front
 
 
-def queries_table(run: Run, records: list[dict[str, Any]]) -> pd.DataFrame:
+def queries_table(run: Run, records: list[TrialRecord]) -> pd.DataFrame:
     """Per-query scores of all complete trials that have them. Raises InputError where a file holds something else."""
     import pandas as pd
 
     parts = [pd.DataFrame(columns=["trial", "split", "dataset", "query_id", *METRICS])]
-    for trial in (r["trial"] for r in complete(records)):
+    for trial in (r.trial for r in records if r.complete):
         for split, name in SPLITS.items():
             part = _read_queries(run.trial_folder(trial) / name)
             if part is not None:
@@ -133,11 +133,11 @@ def _read_queries(path: Path) -> pd.DataFrame | None:
     try:
         types: Any = {"dataset": str, "query_id": str, **dict.fromkeys(METRICS, float)}
         table = pd.read_csv(io.BytesIO(text), dtype=types, na_filter=False)
-        whole = list(table.columns) == list(types) and table[list(METRICS)].apply(lambda c: c.between(0, 1)).all(None)
-        whole = whole and not table.duplicated(["dataset", "query_id"]).any()
+        valid = list(table.columns) == list(types) and table[list(METRICS)].apply(lambda c: c.between(0, 1)).all(None)
+        valid = valid and not table.duplicated(["dataset", "query_id"]).any()
     except (ValueError, pd.errors.ParserError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise InputError(
             f"{path} must hold {', '.join(types)} for each query once, the scores from 0 to 1; "
             "the search did not write that: put the file back as it was, or remove it to do without intervals"
@@ -146,76 +146,85 @@ def _read_queries(path: Path) -> pd.DataFrame | None:
 
 
 def trials_table(
-    records: list[dict[str, Any]],
-    tests: dict[str, dict[str, dict[str, Any]]],
-    scores: pd.DataFrame,
-    order: list[int],
-    goal: Goal,
+    records: list[TrialRecord], splits: Splits, scores: pd.DataFrame, order: list[int], goal: Goal
 ) -> pd.DataFrame:
     """All finished trials by number; scores that are not there are NaN. A trial that was repeated has its means over
-    seeds. tests: prefix of columns -> trial -> scores. order: MLPs, the least important first."""
+    seeds. order: MLPs, the least important first."""
     import pandas as pd
 
-    on_front = {r["trial"] for r in goal.front(records)}
-    satisfying = {r["trial"] for r in goal.satisfying(records)}
-    means = {r["trial"]: r for r in pooled(complete(records))}
-    wanted = {*goal.objectives, *(c.name for c in goal.constraints)}
-    extra = [n for n in MEASURED if n in wanted or (n not in KNOWN and any(n in r for r in records))]
-    repeated = any(r.get("repeat_of") for r in records)
-    settings = [n for n in setting_names() if any(n in r.get("suggested", {}) for r in records)]
-    datasets = list(dict.fromkeys(name for r in records for name in r.get("datasets") or {}))
-    intervals, none = _intervals(scores), {f"ndcg_at_10_{name}": float("nan") for name in INTERVAL}
+    on_front = {r.trial for r in goal.front(records)}
+    feasible = {r.trial for r in goal.feasible(records)}
+    means = {r.trial: r for r in pooled(r for r in records if r.complete)}
+    repeated = any(r.spec.repeat_of for r in records)
+    settings = [n for n in setting_names() if any(n in r.spec.suggested for r in records)]
+    datasets = list(dict.fromkeys(name for r in records for name in r.datasets))
+    more = _more_measures(records, goal)
+    intervals, none = _intervals(scores), {f"{QUALITY}_{name}": NOTHING for name in INTERVAL}
     rows = [
-        _row(means.get(r["trial"], r), tests, settings, datasets if len(datasets) > 1 else [])
-        | {name: _number(r, name) for name in extra}
-        | intervals.get(r["trial"], none)
-        | ({"repeat_of": r.get("repeat_of", ""), "seeds": means.get(r["trial"], r).get("seeds", 1)} if repeated else {})
-        | ({"satisfies": r["trial"] in satisfying} if goal.constraints else {})
-        | {"recipe": follows_recipe(r, order), "on_front": r["trial"] in on_front, "reason": r.get("reason", "")}
+        _row(means.get(r.trial, r), splits, settings, datasets if len(datasets) > 1 else [])
+        | {name: r.values.get(name, NOTHING) for name in more}
+        | intervals.get(r.trial, none)
+        | ({"repeat_of": r.spec.repeat_of, "seeds": means.get(r.trial, r).seeds} if repeated else {})
+        | ({"feasible": r.trial in feasible} if goal.constraints else {})
+        | {"recipe": follows_recipe(r, order), "on_front": r.trial in on_front, "reason": r.reason}
         for r in records
     ]
     # Not float where a trial failed before it had a size: 22713216 is no 22713216.0.
-    return pd.DataFrame(rows).astype({"parameters": "Int64", "full_parameters": "Int64"})
+    return pd.DataFrame(rows).astype(dict.fromkeys((SIZE, MEASURES[SIZE].unpruned), "Int64"))
 
 
-def follows_recipe(record: dict[str, Any], order: list[int]) -> bool:
+def _sizes() -> list[str]:
+    """The columns that every table begins with: the size, its share, the unpruned model's size."""
+    return [*(m.name for m in shown_in(TABLE) if m.known), MEASURES[SIZE].unpruned]
+
+
+def _clocks() -> list[str]:
+    return [m.name for m in shown_in(TABLE) if m.source == CLOCK]
+
+
+def _more_measures(records: list[TrialRecord], goal: Goal) -> list[str]:
+    """The columns that are not in every table: what the search goes by, and what evaluate/speed.py measured."""
+    wanted = {*goal.objectives, *(c.name for c in goal.constraints)}
+    always = {*_sizes(), *_clocks(), *METRICS}
+    found = [m.name for m in shown_in(TABLE, wanted) if m.name not in always]
+    return [n for n in found if n in wanted or any(n in r.values for r in records)]
+
+
+def follows_recipe(record: TrialRecord, order: list[int]) -> bool:
     """Whether a plan is the paper's: of the MLPs the least important ones go, and nothing else is dropped."""
-    gone = record.get("dropped_mlp") or []
-    return bool(gone) and set(gone) == set(order[: len(gone)]) and not record.get("dropped_attention")
+    gone = record.facts.dropped_mlp
+    return bool(gone) and set(gone) == set(order[: len(gone)]) and not record.facts.dropped_attention
 
 
 def _intervals(scores: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Trial -> the intervals of its mean over data sets, on the search's queries."""
     rows: Any = scores[(scores["split"] == "search") & (scores["dataset"] == MEAN)].to_dict("records")
-    return {row["trial"]: {f"ndcg_at_10_{name}": row[name] for name in INTERVAL} for row in rows}
+    return {row["trial"]: {f"{QUALITY}_{name}": row[name] for name in INTERVAL} for row in rows}
 
 
-def _row(
-    record: dict[str, Any], tests: dict[str, dict[str, dict[str, Any]]], settings: list[str], datasets: list[str]
-) -> dict[str, Any]:
-    row = {name: record.get(name) for name in ("trial", "state")}
-    test, held_out = (tests[prefix].get(record["trial"], {}) for prefix in ("test_", "held_out_"))
-    row |= {name: _number(record, name) for name in ("parameters", "parameters_fraction", "full_parameters")}
-    row |= {"ndcg_at_10": _number(record, "ndcg_at_10"), "test_ndcg_at_10": _number(test, "ndcg_at_10")}
+def _row(record: TrialRecord, splits: Splits, settings: list[str], datasets: list[str]) -> dict[str, Any]:
+    nothing, facts = SplitScores({}, {}), record.facts
+    test, held_out = (splits[name].get(record.trial, nothing) for name in ("test", "held_out"))
+
+    def values(of: Values, names: Sequence[str], prefix: str = "") -> dict[str, float]:
+        return {f"{prefix}{name}": of.get(name, NOTHING) for name in names}
+
+    row: dict[str, Any] = {"trial": record.trial, "state": record.state}
+    row |= values(record.values, [*_sizes(), QUALITY]) | values(test.values, [QUALITY], "test_")
     for name in datasets:
-        for prefix, scores in (("", record), ("test_", test)):
-            row[f"{prefix}ndcg_at_10[{name}]"] = _number((scores.get("datasets") or {}).get(name, {}), "ndcg_at_10")
-    if tests["held_out_"]:
-        row["held_out_ndcg_at_10"] = _number(held_out, "ndcg_at_10")
-    row |= {name: _number(record, name) for name in METRICS[1:]}
-    row |= {name: ",".join(map(str, record.get(name) or [])) for name in ("dropped_mlp", "dropped_attention")}
-    row["width_ratio"] = _number(record, "width_ratio")
-    row |= {name: (record.get("suggested") or {}).get(name) for name in settings}
-    return row | {name: _number(record, name) for name in (*SPEEDS, *SECONDS)}
-
-
-def _number(record: Mapping[str, Any], name: str) -> float:
-    value = record.get(name)
-    return float("nan") if value is None else value
+        row[f"{QUALITY}[{name}]"] = record.datasets.get(name, {}).get(QUALITY, NOTHING)
+        row[f"test_{QUALITY}[{name}]"] = test.datasets.get(name, {}).get(QUALITY, NOTHING)
+    if splits["held_out"]:
+        row |= values(held_out.values, [QUALITY], "held_out_")
+    row |= values(record.values, [name for name in METRICS if name != QUALITY])
+    row |= {name: ",".join(map(str, getattr(facts, name))) for name in ("dropped_mlp", "dropped_attention")}
+    row["width_ratio"] = facts.width_ratio if SIZE in record.values else NOTHING
+    row |= {name: record.spec.suggested.get(name) for name in settings}
+    return row | values(record.values, _clocks())
 
 
 def front_of(table: pd.DataFrame, goal: Goal | None = None) -> pd.DataFrame:
-    """The rows of a `trials_table` that are on the front, the dearest first."""
+    """The rows of a `trials_table` that are on the front, the most expensive first."""
     cost = (goal or Goal()).cost
     rows = table[table["on_front"]].sort_values(cost, ascending=MEASURES[cost].better > 0, kind="stable")
     return rows.drop(columns="on_front").reset_index(drop=True)

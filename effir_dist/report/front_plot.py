@@ -1,11 +1,12 @@
-"""The plot of size against quality: all trials of a table, the front, its labels."""
+"""The plot of cost against quality: all trials of a table, the front, its labels."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.core.measures import MEASURES
+from effir_dist.core.measures import MEASURES, QUALITY, SIZE, Measure
 from effir_dist.report.frames import front_of
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import non_dominated, plan_text
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GREY, LIGHT = "#222222", "#6b6b6b", "#b9c2cb"
-FRONT, TEST = "#0072b2", "#d55e00"  # told apart with any kind of colour blindness (Okabe and Ito)
+FRONT, TEST = "#0072b2", "#d55e00"  # distinct with any kind of colour blindness (Okabe and Ito)
+ON_TEST = f"test_{QUALITY}"
 # Where a label is tried: degrees and points away. Above left first: a trial there would be on the front itself.
 ANGLES = (135, 110, 160, 90, 180, 60, 30, -45, -20, 0, -70, -90)
 DISTANCES = (8, 13, 18, 24, 31)
-PARAMETERS = ("parameters", "block_parameters")
 CAPTION = "A point is one trial: pruned, tuned, scored. Labels: MLP layers dropped, width of those that stay."
 
 
 def front_figure(table: pd.DataFrame, title: str, note: str = "", goal: Goal | None = None) -> Figure:
     """The plot of a `trials_table` with a complete trial that is on the front, with room for title, legend and
-    footnote. goal: what the search went by; its first cost is the horizontal axis."""
+    footnote. goal: of the search; its first cost is the horizontal axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), dpi=200, facecolor="white")
@@ -45,65 +46,80 @@ def front_figure(table: pd.DataFrame, title: str, note: str = "", goal: Goal | N
 
 
 def draw_front(ax: Axes, table: pd.DataFrame, goal: Goal | None = None) -> Axes:
-    """Draw a `trials_table`: every complete trial, the front as a step line, test scores hollow, the whole model.
+    """Draw a `trials_table`: every complete trial, the front as a step line, test scores hollow, the unpruned model.
 
     `ax` has its final size already: labels are placed where they overlap nothing.
     """
-    scored = table[table["ndcg_at_10"].notna() & (table["state"] == "complete")]
-    goal = goal or Goal()
-    scored = scored.assign(cost=_cost(scored, goal.cost)).dropna(subset="cost")
+    scored = table[table[QUALITY].notna() & (table["state"] == "complete")]
+    goal, full = goal or Goal(), MEASURES[SIZE].unpruned
+    axis = _axis(scored, MEASURES[goal.cost])
+    scored = scored.assign(cost=axis.position(scored[goal.cost].astype(float))).dropna(subset="cost")
     best = front_of(scored, goal).iloc[::-1]
-    whole = scored[scored["parameters"] == scored["full_parameters"]].nlargest(1, "ndcg_at_10")
+    baseline = scored[scored[SIZE] == scored[full]].nlargest(1, QUALITY)
     _set_limits(ax, scored, best)
-    _draw_points(ax, scored, best, whole)
-    _style(ax, float(scored["full_parameters"].iloc[0]), goal.cost)
-    _label(ax, best, whole, scored)
+    _draw_points(ax, scored, best, baseline)
+    _style(ax, axis, float(scored[full].iloc[0]) / axis.unit if goal.cost == SIZE else None)
+    _label(ax, best, baseline, scored)
     return ax
 
 
-def _cost(scored: pd.DataFrame, name: str) -> pd.Series:
-    """The horizontal axis, where less is better: millions of parameters, the time that a speed-up leaves, or bytes."""
-    values = scored[name].astype(float)
-    if name in PARAMETERS:
-        return values / 1e6
-    return 100 / values if MEASURES[name].better > 0 else values
+@dataclass(frozen=True)
+class _Axis:
+    """The horizontal axis, where less is better."""
+
+    title: str
+    unit: float
+    """How much 1 on the axis is."""
+    inverse: bool
+    """Whether it shows the time that a speed-up leaves, in percent."""
+
+    def position(self, values: pd.Series) -> pd.Series:
+        return 100 / values if self.inverse else values / self.unit
+
+
+def _axis(scored: pd.DataFrame, cost: Measure) -> _Axis:
+    if cost.better > 0:
+        return _Axis(f"time, % of the unpruned model's ({cost.label})", 1.0, True)
+    # The largest model says the unit: that is the unpruned one's, where it is known.
+    largest = float(scored[cost.unpruned if cost.unpruned in scored else cost.name].max())
+    return _Axis(cost.axis_title(largest), cost.unit.axis_unit(largest)[1], False)
 
 
 def _set_limits(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame) -> None:
-    x, front_y = scored["cost"], [*best["ndcg_at_10"], *best["test_ndcg_at_10"].dropna()]
+    x, front_y = scored["cost"], [*best[QUALITY], *best[ON_TEST].dropna()]
     wide = max(x.max() - x.min(), 0.05 * x.max())
     ax.set_xlim(x.min() - 0.10 * wide, x.max() + 0.06 * wide)
     # One collapsed trial must not flatten the front: what lies far below it is drawn at the edge.
-    lowest = min(scored["ndcg_at_10"].min(), *front_y)
+    lowest = min(scored[QUALITY].min(), *front_y)
     low = max(lowest, min(front_y) - 0.5 * max(max(front_y) - min(front_y), 0.05))
     high = max(front_y)
     tall = max(high - low, 0.02)
     ax.set_ylim(low - 0.08 * tall, high + 0.14 * tall)
 
 
-def _draw_points(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame, whole: pd.DataFrame) -> None:
+def _draw_points(ax: Axes, scored: pd.DataFrame, best: pd.DataFrame, baseline: pd.DataFrame) -> None:
     bottom = ax.get_ylim()[0]
     x, y = _steps(ax, best)
     ax.fill_between(x, y, bottom, color=FRONT, alpha=0.06, linewidth=0)
     ax.plot(x, y, color=FRONT, linewidth=1.4, zorder=3)
     rest = scored[~scored["on_front"]]
-    below = rest["ndcg_at_10"] < bottom
-    _mark(ax, rest[~below], "ndcg_at_10", "trial", "o", 5, color=LIGHT, zorder=2)
-    edge = rest[below].assign(ndcg_at_10=bottom)
-    _mark(ax, edge, "ndcg_at_10", "trial far below", "v", 6, color=LIGHT, clip_on=False, zorder=2)
-    _mark(ax, best, "ndcg_at_10", "Pareto front", "o", 7.5, color=FRONT, markeredgecolor="white", zorder=5)
+    below = rest[QUALITY] < bottom
+    _mark(ax, rest[~below], QUALITY, "trial", "o", 5, color=LIGHT, zorder=2)
+    edge = rest[below].assign(**{QUALITY: bottom})
+    _mark(ax, edge, QUALITY, "trial far below", "v", 6, color=LIGHT, clip_on=False, zorder=2)
+    _mark(ax, best, QUALITY, "Pareto front", "o", 7.5, color=FRONT, markeredgecolor="white", zorder=5)
     hollow = {"markerfacecolor": "white", "markeredgewidth": 1.4}
-    _mark(ax, best, "test_ndcg_at_10", "front on the test queries", "D", 6, color=TEST, zorder=4, **hollow)
+    _mark(ax, best, ON_TEST, "front on the test queries", "D", 6, color=TEST, zorder=4, **hollow)
     hollow = {"markerfacecolor": "none", "markeredgewidth": 1.2}
-    _mark(ax, whole, "ndcg_at_10", "unpruned model", "o", 13, color=INK, zorder=6, **hollow)
+    _mark(ax, baseline, QUALITY, "unpruned model", "o", 13, color=INK, zorder=6, **hollow)
 
 
 def _steps(ax: Axes, best: pd.DataFrame) -> tuple[list[float], list[float]]:
     # A trial beats all to its right and below: between two trials of the front the smaller one's score holds. Of three
     # objectives some of the front are beaten in the two that are drawn.
-    drawn = best.iloc[non_dominated([*zip(best["cost"], best["ndcg_at_10"], strict=True)])]
+    drawn = best.iloc[non_dominated([*zip(best["cost"], best[QUALITY], strict=True)])]
     x = [v for v in drawn["cost"] for _ in range(2)]
-    y = [v for v in drawn["ndcg_at_10"] for _ in range(2)]
+    y = [v for v in drawn[QUALITY] for _ in range(2)]
     return [*x, ax.get_xlim()[1]], [ax.get_ylim()[0], *y]
 
 
@@ -113,19 +129,12 @@ def _mark(ax: Axes, rows: pd.DataFrame, y: str, label: str, marker: str, size: f
         ax.plot(rows["cost"], rows[y], marker, label=label, markersize=size, **style)
 
 
-def _style(ax: Axes, full: float, cost: str) -> None:
-    billions = full >= 1e9
-    unit, scale = ("billion", 1e3) if billions else ("million", 1.0)
-    spines = [*ax.spines.values()]
-    if cost in PARAMETERS:
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value / scale:g}")
-        ax.set_xlabel(f"{MEASURES[cost].label} ({unit})", color=INK)
-    else:
-        share = MEASURES[cost].better > 0
-        ax.set_xlabel(f"time, % of the unpruned model's ({cost})" if share else MEASURES[cost].label, color=INK)
-    ax.set_ylabel("nDCG@10", color=INK)
-    if cost == "parameters":
-        spines += _share_axis(ax, full)
+def _style(ax: Axes, axis: _Axis, full: float | None) -> None:
+    """full: the unpruned model's size, in the axis' unit, where the axis is of sizes."""
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_xlabel(axis.title, color=INK)
+    ax.set_ylabel(MEASURES[QUALITY].label, color=INK)
+    spines = [*ax.spines.values(), *(_share_axis(ax, full) if full else [])]
     ax.tick_params(colors=INK, length=3)
     ax.grid(color="#e8e8e8", linewidth=0.7)
     ax.set_axisbelow(True)
@@ -134,17 +143,17 @@ def _style(ax: Axes, full: float, cost: str) -> None:
 
 
 def _share_axis(ax: Axes, full: float) -> list[Any]:
-    """The share of the unpruned model's parameters on top; its spines."""
-    factor: Any = 1e8 / full
-    top = ax.secondary_xaxis("top", functions=(lambda millions: millions * factor, lambda share: share / factor))
+    """The share of the unpruned model's size on top; its spines."""
+    factor: Any = 100 / full
+    top = ax.secondary_xaxis("top", functions=(lambda size: size * factor, lambda share: share / factor))
     top.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    top.set_xlabel("share of the unpruned model's parameters", color=GREY, fontsize=9)
+    top.set_xlabel(f"share of the unpruned model's {MEASURES[SIZE].label}", color=GREY, fontsize=9)
     top.tick_params(colors=GREY, labelsize=9, length=3)
     return [*top.spines.values()]
 
 
-def _label(ax: Axes, best: pd.DataFrame, whole: pd.DataFrame, scored: pd.DataFrame) -> None:
-    """Name the front's trials and the whole model, each where the name covers no mark, line or other name."""
+def _label(ax: Axes, best: pd.DataFrame, baseline: pd.DataFrame, scored: pd.DataFrame) -> None:
+    """Name the front's trials and the unpruned model, each where the name covers no mark, line or other name."""
     import numpy as np
 
     def pixels(rows: pd.DataFrame, y: str) -> Any:
@@ -152,12 +161,12 @@ def _label(ax: Axes, best: pd.DataFrame, whole: pd.DataFrame, scored: pd.DataFra
 
     line = ax.transData.transform(np.column_stack(_steps(ax, best)))
     along = [np.linspace(a, b, max(2, int(np.abs(b - a).max() / 4))) for a, b in pairwise(line)]
-    labels = _Labels(ax, np.concatenate([pixels(scored, "ndcg_at_10"), pixels(best, "test_ndcg_at_10"), *along]))
-    named = {row["trial"]: row for row in [*whole.to_dict("records"), *best.to_dict("records")]}
+    labels = _Labels(ax, np.concatenate([pixels(scored, QUALITY), pixels(best, ON_TEST), *along]))
+    named = {row["trial"]: row for row in [*baseline.to_dict("records"), *best.to_dict("records")]}
     for row in named.values():
         mlps, attentions = (len([n for n in row[k].split(",") if n]) for k in ("dropped_mlp", "dropped_attention"))
         text = plan_text(mlps, row["width_ratio"], attentions, minus="\N{MINUS SIGN}")
-        labels.place((row["cost"], row["ndcg_at_10"]), text)
+        labels.place((row["cost"], row[QUALITY]), text)
 
 
 class _Labels:

@@ -8,50 +8,80 @@ from typing import Any
 
 from effir_dist.core.config import flatten, settings_of
 from effir_dist.core.files import now, plain
-from effir_dist.core.measures import MEASURES, METRICS
+from effir_dist.core.measures import (
+    MEASURES,
+    METRICS,
+    PAGE,
+    QUALITY,
+    SIZE,
+    SIZE_SHARE,
+    TRAIN_SECONDS,
+    TRIAL_SECONDS,
+    Measure,
+    shown_in,
+)
 from effir_dist.importance.store import drop_order
-from effir_dist.report.frames import MEASURED, SECONDS, SPEEDS, RunFrames
-from effir_dist.report.learned import blocks_of, hypervolume_table, seconds_of
-from effir_dist.report.neighbours import COLUMNS as STEPS
+from effir_dist.report.compare import Loaded, common_trials, same_queries
+from effir_dist.report.frames import RunFrames
+from effir_dist.report.progress import blocks_of, hypervolume_table, seconds_of
 from effir_dist.report.score_tables import INTERVAL
-from effir_dist.report.side_by_side import Loaded, common_trials, same_queries
-from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import unpruned
+from effir_dist.report.significance import COLUMNS as STEPS
+from effir_dist.runs.objectives import Goal, unpruned
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 
-COPIED = (
-    *("trial", "state", "reason", "parameters", "parameters_fraction", "full_parameters", "width_ratio"),
-    *("dropped_mlp", "dropped_attention", "mlp_widths", "peak_memory_bytes", "steps"),
-    *(*METRICS, *SPEEDS, *MEASURED, *SECONDS),
-    *("full_index_bytes", "full_memory_bytes", "repeat_of"),
-)
-"""Fields of a record that a trial of the page has as they are."""
+ROLES = {"quality": QUALITY, "size": SIZE, "share": SIZE_SHARE, "training": TRAIN_SECONDS, "total": TRIAL_SECONDS}
+"""What the page's scripts call the measures that have a place of their own; they know no other by name."""
+FACTS = ("dropped_mlp", "dropped_attention", "mlp_widths", "dimension")
 
 
 def page_data(runs: list[Loaded], live: bool = False) -> dict[str, Any]:
-    """All that the page's script reads, as plain JSON data. live: whether the page asks for it again as it changes."""
+    """All that the page's scripts read, as plain JSON data. live: whether the page asks for it again as it changes."""
     goal = runs[0].goal
     scale = goal.scale([r.records for r in runs])
     trials = [trial for number, loaded in enumerate(runs) for trial in _trials(loaded, number)]
     if len(runs) > 1 and trials:
         for trial, on_front in zip(trials, common_trials(runs)["on_front"], strict=True):
             trial["on_front"] = bool(on_front)
+    points = [goal.point(t.values, scale) for r in runs for t in r.goal.feasible(r.records)]
     return plain({
         "generated": now(),
         "live": live,
-        "objectives": [{"name": name, "text": MEASURES[name].label} for name in goal.objectives],
+        "roles": ROLES,
+        "measures": _measures([r for loaded in runs for r in loaded.records], goal),
+        "objectives": goal.objectives,
         "constraints": [constraint.text for constraint in goal.constraints],
         "reference": scale,
         "same_queries": same_queries(runs),
-        "hypervolume": goal.volume([goal.point(t, scale) for r in runs for t in r.goal.satisfying(r.records)]),
+        "hypervolume": goal.hypervolume_of(points),
         "runs": [_run(loaded, scale) for loaded in runs],
         "trials": trials,
     })  # fmt: skip
 
 
+def _measures(records: list[TrialRecord], goal: Goal) -> list[dict[str, Any]]:
+    """The entries of core/measures.py that records have, as the page's scripts take them."""
+    wanted = {*goal.objectives, *(c.name for c in goal.constraints)}
+    columns = {entry.name for entry in shown_in(PAGE, wanted)}
+    found = [m for m in MEASURES.values() if m.name in ROLES.values() or any(m.name in r.values for r in records)]
+    return [_measure(entry, records) | {"column": entry.name in columns} for entry in found]
+
+
+def _measure(entry: Measure, records: list[TrialRecord]) -> dict[str, Any]:
+    fields = (entry.name, entry.unpruned)
+    largest = max((r.values[name] for r in records for name in fields if name in r.values), default=0.0)
+    copied = ("name", "label", "source", "better", "short", "note", "quality")
+    return {
+        **{name: getattr(entry, name) for name in copied},
+        "head": entry.head or entry.label,
+        "unit": {k: v for k, v in vars(entry.unit).items() if k != "axis"},
+        "axis": {"title": entry.axis_title(largest), "size": entry.unit.axis_unit(largest)[1]},
+    }
+
+
 def _run(loaded: Loaded, scale: dict[str, float]) -> dict[str, Any]:
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
-    whole = unpruned(records)
+    baseline = unpruned(records)
     hypervolumes = hypervolume_table(records, loaded.goal, scale)
     return {
         "name": loaded.name,
@@ -60,9 +90,9 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> dict[str, Any]:
         "data": data_names(run),
         "wanted": settings.get("search.trials"),
         "pending": len(run.pending()),
-        "unpruned": whole["trial"] if whole else None,
+        "unpruned": baseline.trial if baseline else None,
         "blocks": blocks_of(records),
-        "full_width": max((w for r in records for w in r.get("mlp_widths") or []), default=0),
+        "full_width": max((w for r in records for w in r.facts.mlp_widths), default=0),
         "drop_order": drop_order(run),
         "hypervolume": hypervolumes[["cost_seconds", "hypervolume"]].to_numpy().tolist(),
         "importances": list(_importances(records, loaded.goal).items()),
@@ -71,7 +101,7 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _importances(records: list[dict[str, Any]], goal: Goal) -> dict[str, float]:
+def _importances(records: list[TrialRecord], goal: Goal) -> dict[str, float]:
     from effir_dist.report.study_db import parameter_importances
 
     return parameter_importances(records, goal)
@@ -80,37 +110,57 @@ def _importances(records: list[dict[str, Any]], goal: Goal) -> dict[str, float]:
 def _trials(loaded: Loaded, number: int) -> list[dict[str, Any]]:
     if loaded.frames is None:
         return []
-    table: Any = loaded.frames.trials
+    rows: Any = loaded.frames.trials.to_dict("records")
     scores = _scores(loaded.frames)
     front: Any = loaded.frames.front.to_dict("records")
     steps = {row["trial"]: {name: row[name] for name in STEPS} for row in front}
-    found = []
-    for record, row in zip(loaded.records, table.to_dict("records"), strict=True):
-        trial = record["trial"]
-        found.append({
-            "id": f"{number}/{trial}",
+    full_dimension = max((r.facts.dimension for r in loaded.records), default=0)
+    return [
+        {
+            "id": f"{number}/{record.trial}",
             "run": number,
-            **{name: record.get(name) for name in COPIED},
-            **{f"ndcg_at_10_{name}": row[f"ndcg_at_10_{name}"] for name in INTERVAL},
-            **{name: row[name] for name in METRICS},
-            "test_ndcg_at_10": row["test_ndcg_at_10"],
-            "held_out_ndcg_at_10": row.get("held_out_ndcg_at_10"),
-            "seeds": row.get("seeds", 1),
-            "satisfies": row.get("satisfies", True),
-            **steps.get(trial, {}),
-            "total_seconds": seconds_of(record),
-            "recipe": row["recipe"],
-            "on_front": row["on_front"],
-            "settings": settings_of(record.get("suggested") or {}),
-            "scores": scores.get(trial, []),
-            "export": _export(loaded.run, trial) if loaded.run.has_weights(trial) else "",
-        })  # fmt: skip
-    return found
+            **_record(record),
+            **_row(row),
+            **steps.get(record.trial, {}),
+            "values": {
+                **{name: record.value(name) for name in MEASURES},
+                **{name: row[name] for name in METRICS},
+                TRIAL_SECONDS: seconds_of(record),
+            },
+            "full_dimension": full_dimension,
+            "scores": scores.get(record.trial, []),
+            "export": _export(loaded.run, record.trial) if loaded.run.has_weights(record.trial) else "",
+        }
+        for record, row in zip(loaded.records, rows, strict=True)
+    ]
+
+
+def _record(record: TrialRecord) -> dict[str, Any]:
+    return {
+        **{name: getattr(record, name) for name in ("trial", "state", "reason", "steps")},
+        **{name: getattr(record.facts, name) for name in FACTS},
+        "width_ratio": record.facts.width_ratio if SIZE in record.values else None,
+        "repeat_of": record.spec.repeat_of,
+        "settings": settings_of(record.spec.suggested),
+    }
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """What the page takes from a row of the table of trials, where means over seeds and intervals are."""
+    return {
+        "quality": {
+            **{name: row[f"{QUALITY}_{name}"] for name in INTERVAL},
+            **{split: row.get(f"{split}_{QUALITY}") for split in ("test", "held_out")},
+        },
+        "seeds": row.get("seeds", 1),
+        "feasible": row.get("feasible", True),
+        **{name: row[name] for name in ("recipe", "on_front")},
+    }
 
 
 def _scores(frames: RunFrames) -> dict[str, list[dict[str, Any]]]:
-    """Trial -> its rows of `scores`."""
-    rows: Any = frames.scores.to_dict("records")
+    """Trial -> its rows of `scores`, the mean as `value`."""
+    rows: Any = frames.scores.rename(columns={QUALITY: "value"}).to_dict("records")
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row.pop("trial"), []).append(row)

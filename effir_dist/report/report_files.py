@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.files import write_bytes_atomic, write_text_atomic
 from effir_dist.importance.store import drop_order, has_scores, load_scores
+from effir_dist.report.compare import Loaded, common_trials
 from effir_dist.report.frames import front_of
 from effir_dist.report.front_plot import front_figure
-from effir_dist.report.learned import blocks_of, drops_table, hypervolume_table
 from effir_dist.report.page import page_html
 from effir_dist.report.page_data import data_names, model_name, page_data
+from effir_dist.report.progress import blocks_of, drops_table, hypervolume_table
 from effir_dist.report.score_tables import rungs_table
-from effir_dist.report.side_by_side import Loaded, common_trials
 from effir_dist.report.widths import widths_figure, widths_table
 from effir_dist.runs.run_folder import Run
 
@@ -77,7 +77,7 @@ def _write_table(path: Path, table: pd.DataFrame) -> list[Path]:
 
 
 def _write_widths(run: Run, folder: Path) -> list[Path]:
-    """Tables and plots of the widths by ranking, of the neurons' scores where the run has them."""
+    """Tables and plots of the widths by ranking, from the importance scores of neurons, where the run has them."""
     if not has_scores(run):
         return []
     table = widths_table(load_scores(run)[1])

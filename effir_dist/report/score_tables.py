@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE, TRIAL_SECONDS
 from effir_dist.evaluate.intervals import many_draws
+from effir_dist.runs.objectives import goal_of
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from effir_dist.runs.records import RungScore
     from effir_dist.runs.run_folder import Run
 
 MEAN = "*"
 """The name of the mean over data sets, beside the data sets' own."""
 INTERVAL = ("low", "high", "difference", "difference_low", "difference_high")
-COLUMNS = ("trial", "split", "dataset", "ndcg_at_10", *INTERVAL)
-RUNG_COLUMNS = ("parameters", "parameters_fraction", "width_ratio", "ndcg_at_10", "cost", "total_seconds")
-RUNG_MEASURES = ("query_speedup", "document_speedup", "memory_bytes")
-"""On the lowest rung, where an objective or a constraint asks for them."""
+COLUMNS = ("trial", "split", "dataset", QUALITY, *INTERVAL)
 
 
 def scores_table(
@@ -48,7 +48,7 @@ def _split(
     import numpy as np
     import pandas as pd
 
-    wide = queries.pivot(index=["dataset", "query_id"], columns="trial", values="ndcg_at_10")
+    wide = queries.pivot(index=["dataset", "query_id"], columns="trial", values=QUALITY)
     reference = unpruned if unpruned in wide else wide.columns[0]
     same = (wide.notna().to_numpy() == wide[[reference]].notna().to_numpy()).all(axis=0)
     own = queries[queries["trial"] == reference]
@@ -63,8 +63,8 @@ def _split(
     over = [name for name in chosen if name in scores] or list(scores)
     for part in (means, draws):
         part[MEAN] = np.mean([part[name] for name in over], axis=0)
-    whole = trials.index(unpruned) if unpruned in trials else None
-    parts = [_dataset(split, name, trials, means[name], draws[name], whole) for name in (MEAN, *sorted(scores))]
+    baseline = trials.index(unpruned) if unpruned in trials else None
+    parts = [_dataset(split, name, trials, means[name], draws[name], baseline) for name in (MEAN, *sorted(scores))]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -78,39 +78,43 @@ def _means(values: np.ndarray, pooled: Mapping[int, Sequence[int]]) -> np.ndarra
 
 
 def _dataset(
-    split: str, name: str, trials: list[str], means: np.ndarray, draws: np.ndarray, whole: int | None
+    split: str, name: str, trials: list[str], means: np.ndarray, draws: np.ndarray, baseline: int | None
 ) -> pd.DataFrame:
-    """The rows of one data set. means [N]; draws [DRAWS, N]; whole: which of the N trials is the unpruned one."""
+    """The rows of one data set. means [N]; draws [DRAWS, N]; baseline: which of the N trials is the unpruned one."""
     import numpy as np
     import pandas as pd
 
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    table = pd.DataFrame({"trial": trials, "split": split, "dataset": name, "ndcg_at_10": means})
+    table = pd.DataFrame({"trial": trials, "split": split, "dataset": name, QUALITY: means})
     table = table.assign(low=low, high=high)
-    if whole is None:
+    if baseline is None:
         return table.assign(**dict.fromkeys(INTERVAL[2:], float("nan")))
-    least, most = np.quantile(draws - draws[:, [whole]], [0.025, 0.975], axis=0)
-    return table.assign(difference=means - means[whole], difference_low=least, difference_high=most)
+    least, most = np.quantile(draws - draws[:, [baseline]], [0.025, 0.975], axis=0)
+    return table.assign(difference=means - means[baseline], difference_low=least, difference_high=most)
 
 
 def rungs_table(run: Run) -> pd.DataFrame:
-    """A row for each score below the top: trial, rung, share of the training, what was pruned, score and cost; and
-    whether the trial went on to be trained in full. These scores compare within a rung only, not with a record's."""
+    """A row for each score below full training: trial, rung, share of the training, what was pruned, score and cost;
+    and whether the trial was then trained in full. These scores compare within a rung only, not with a record's."""
     import pandas as pd
 
-    rows = [
-        {
-            "trial": trial,
-            "rung": rung["rung"],
-            "share": rung["share"],
-            "dropped_mlp": ",".join(map(str, rung["dropped_mlp"])),
-            **{name: rung[name] for name in RUNG_COLUMNS},
-            **{name: rung[name] for name in RUNG_MEASURES if name in rung},
-            "trained_in_full": run.finished(trial),
-        }
-        for trial in run.trials()
-        for rung in run.rungs(trial)
-    ]
-    measured = [name for name in RUNG_MEASURES if any(name in row for row in rows)]
-    names = ["trial", "rung", "share", "dropped_mlp", *RUNG_COLUMNS, *measured, "trained_in_full"]
-    return pd.DataFrame(rows, columns=names)
+    scored = [(trial, rung) for trial in run.trials() for rung in run.rungs(trial)]
+    own = (SIZE, SIZE_SHARE, QUALITY, TRIAL_SECONDS)
+    wanted = [m.name for m in MEASURES.values() if m.objective and m.measured]
+    wanted += [name for name in goal_of(run.config).objectives if name not in (*own, *wanted)]
+    more = [name for name in wanted if any(name in rung.values for _, rung in scored)]
+    rows = [{"trial": trial, **_rung(rung, more), "trained_in_full": run.finished(trial)} for trial, rung in scored]
+    return pd.DataFrame(rows)
+
+
+def _rung(rung: RungScore, more: Sequence[str]) -> dict[str, int | float | str | None]:
+    return {
+        "rung": rung.rung,
+        "share": rung.share,
+        "dropped_mlp": ",".join(map(str, rung.facts.dropped_mlp)),
+        **{name: rung.values.get(name) for name in (SIZE, SIZE_SHARE)},
+        "width_ratio": rung.facts.width_ratio,
+        QUALITY: rung.values[QUALITY],
+        "cost": rung.cost,
+        **{name: rung.values.get(name) for name in (TRIAL_SECONDS, *more)},
+    }

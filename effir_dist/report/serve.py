@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.storage import is_remote, names
+from effir_dist.report.compare import load
 from effir_dist.report.page import page_html
 from effir_dist.report.page_data import page_data
-from effir_dist.report.side_by_side import load
 from effir_dist.runs.run_folder import Run
 
 HOST = "127.0.0.1"

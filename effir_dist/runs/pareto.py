@@ -1,10 +1,9 @@
-"""Geometry of fronts and hypervolumes; which records are complete and which is the unpruned model's; plans in words."""
+"""Geometry of fronts and hypervolumes; sizes and plans in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 Point = tuple[float, float]
 """Size (down), quality (up)."""
@@ -72,22 +71,6 @@ def hypervolume_losses(points: Sequence[Sequence[float]], reference: Sequence[fl
         if above > point[2]:
             volume += (above - point[2]) * hypervolume_losses(flat, reference[:2])
     return volume
-
-
-def complete(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with a score."""
-    return [r for r in records if r["state"] == "complete" and r.get("ndcg_at_10") is not None]
-
-
-def unpruned(records: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first scored record of the whole model, its vectors whole too, where there is one."""
-    return next((r for r in complete(records) if is_whole(r)), None)
-
-
-def is_whole(record: dict[str, Any]) -> bool:
-    """Whether nothing was taken away: no parameters, and no dimensions of the vectors."""
-    full = record.get("full_index_bytes")
-    return record["parameters"] == record.get("full_parameters") and (not full or record.get("index_bytes") == full)
 
 
 def parameters_text(parameters: float) -> str:

@@ -28,8 +28,17 @@ from effir_dist.core.files import SCHEMA, TEMPORARY, plain, read_json, write_jso
 from effir_dist.core.locks import locked
 from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import absolute, exists, is_remote, names, place, read_bytes, remove
+from effir_dist.runs.records import (
+    RungScore,
+    SplitScores,
+    TrialRecord,
+    TrialSpec,
+    rungs_from_json,
+    rungs_to_json,
+)
 
-SPLITS = {"search": "queries.csv", "test": "test_queries.csv", "held out": "held_out_queries.csv"}
+PUT_BACK = "put the file back as it was, or remove it and --resume runs its trial again"
+SPLITS = {"search": "queries.csv", "test": "test_queries.csv", "held_out": "held_out_queries.csv"}
 """What was scored -> the file of the per-query scores in a trial's folder."""
 PerQuery = dict[str, dict[str, dict[str, float]]]  # data set -> query id -> metric -> value
 
@@ -138,79 +147,78 @@ class Run:
         """The number no trial has had yet."""
         return max((int(t) for t in self.trials()), default=-1) + 1
 
-    def results(self) -> list[dict[str, Any]]:
-        """The records of all finished trials, failed ones too, by number. Raises InputError as `read_json` does."""
-        return [record for _, record in self._records("result.json")]
+    def results(self) -> list[TrialRecord]:
+        """The records of all finished trials, failed ones too, by number.
 
-    def result(self, trial: str) -> dict[str, Any]:
-        """The record of a finished trial. Raises InputError as `read_json` does."""
-        return read_json(self.trial_folder(trial) / "result.json")
+        Raises InputError for a file that no search wrote, which names its fault.
+        """
+        return [self.result(trial) for trial in self.trials() if self.finished(trial)]
+
+    def result(self, trial: str) -> TrialRecord:
+        """The record of a finished trial. Raises InputError as `results`."""
+        path = self.trial_folder(trial) / "result.json"
+        record = TrialRecord.from_json(read_json(path), path)
+        if record.trial != trial:
+            raise InputError(f"{path}: number must be {int(trial)}, its folder's, got {record.spec.number}; {PUT_BACK}")
+        return record
 
     def has_weights(self, trial: str) -> bool:
         """Whether a trial's model is on disk."""
         return exists(self.trial_folder(trial) / "model.safetensors")
 
-    def tests(self) -> dict[str, dict[str, Any]]:
-        """Trial -> its scores on the test queries, of the trials that have them."""
-        return dict(self._records("test.json"))
+    def split_scores(self, split: str) -> dict[str, SplitScores]:
+        """Trial -> its scores on `test` or `held_out` data, of the trials that have them. Raises InputError as
+        `results`."""
+        found = {}
+        for trial in self.trials():
+            path = self.trial_folder(trial) / f"{split}.json"
+            if exists(path):
+                found[trial] = SplitScores.from_json(read_json(path), path)
+        return found
 
-    def held_out(self) -> dict[str, dict[str, Any]]:
-        """Trial -> its scores on the held-out data sets, of the trials that have them."""
-        return dict(self._records("held_out.json"))
-
-    def pending(self) -> list[dict[str, Any]]:
-        """The suggestions that were started and have no record, by number."""
-        return [record for trial, record in self._records("trial.json") if not self.finished(trial)]
+    def pending(self) -> list[TrialSpec]:
+        """The trials that were started and have no record, by number. Raises InputError as `results`."""
+        waiting = [trial for trial in self.trials() if not self.finished(trial)]
+        paths = [self.trial_folder(trial) / "trial.json" for trial in waiting]
+        return [TrialSpec.from_json(read_json(path), path) for path in paths if exists(path)]
 
     def finished(self, trial: str) -> bool:
         """Whether a trial has its record."""
         return exists(self.trial_folder(trial) / "result.json")
 
-    def rungs(self, trial: str) -> list[dict[str, Any]]:
-        """What a trial scored on the rungs below the top, lowest first."""
+    def rungs(self, trial: str) -> list[RungScore]:
+        """What a trial scored on the rungs below the top, lowest first. Raises InputError as `results`."""
         path = self.trial_folder(trial) / "rungs.json"
-        return list(read_json(path)["rungs"]) if exists(path) else []
+        return rungs_from_json(read_json(path), path) if exists(path) else []
 
-    def write_rung(self, trial: str, rung: dict[str, Any]) -> None:
+    def write_rung(self, trial: str, rung: RungScore) -> None:
         """Add the score of a rung; one that is there already stays. Raises InputError when the disk is full."""
         known = self.rungs(trial)
-        if all(other["rung"] != rung["rung"] for other in known):
-            tree = {"schema": SCHEMA, "trial": trial, "rungs": [*known, rung]}
-            write_json_atomic(self.trial_folder(trial) / "rungs.json", tree)
+        if all(other.rung != rung.rung for other in known):
+            write_json_atomic(self.trial_folder(trial) / "rungs.json", rungs_to_json(trial, [*known, rung]))
 
-    def reached(self, head: dict[str, Any]) -> bool:
+    def reached(self, spec: TrialSpec) -> bool:
         """Whether a trial was scored on the rung that it was started for, or has its record."""
-        scored = {rung["rung"] for rung in self.rungs(head["trial"])}
-        return head.get("rung") in scored or self.finished(head["trial"])
+        return spec.rung in {rung.rung for rung in self.rungs(spec.trial)} or self.finished(spec.trial)
 
-    def _records(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for trial in self.trials():
-            path = self.trial_folder(trial) / name
-            if exists(path):
-                yield trial, read_json(path)
-
-    def write_suggestion(self, trial: str, suggestion: dict[str, Any]) -> None:
+    def write_spec(self, spec: TrialSpec) -> None:
         """Note what a trial is about to try. Raises InputError when the disk is full."""
-        write_json_atomic(self.trial_folder(trial) / "trial.json", {"schema": SCHEMA, "trial": trial, **suggestion})
+        write_json_atomic(self.trial_folder(spec.trial) / "trial.json", {"schema": SCHEMA, **spec.to_json()})
 
-    def write_result(self, trial: str, record: dict[str, Any]) -> dict[str, Any]:
+    def write_result(self, record: TrialRecord) -> TrialRecord:
         """Write a trial's record and return the one on disk: the first stays where a killed driver's worker lives on.
 
         Raises InputError when the disk is full.
         """
-        path = self.trial_folder(trial) / "result.json"
-        if not self.finished(trial):
-            write_json_atomic(path, {"schema": SCHEMA, **record})
-        remove(self.checkpoint_path(trial))
-        return read_json(path)
+        if not self.finished(record.trial):
+            path = self.trial_folder(record.trial) / "result.json"
+            write_json_atomic(path, {"schema": SCHEMA, **record.to_json()})
+        remove(self.checkpoint_path(record.trial))
+        return self.result(record.trial)
 
-    def write_test(self, trial: str, scores: dict[str, Any]) -> None:
-        """Write a trial's scores on the test queries. Raises InputError when the disk is full."""
-        write_json_atomic(self.trial_folder(trial) / "test.json", {"schema": SCHEMA, **scores})
-
-    def write_held_out(self, trial: str, scores: dict[str, Any]) -> None:
-        """Write a trial's scores on the held-out data sets. Raises InputError when the disk is full."""
-        write_json_atomic(self.trial_folder(trial) / "held_out.json", {"schema": SCHEMA, **scores})
+    def write_split_scores(self, trial: str, split: str, scores: SplitScores) -> None:
+        """Write a trial's scores on `test` or `held_out` data. Raises InputError when the disk is full."""
+        write_json_atomic(self.trial_folder(trial) / f"{split}.json", {"schema": SCHEMA, **scores.to_json()})
 
     def clear_pending(self, trial: str) -> None:
         """Remove what an unfinished trial left, except its suggestion and its checkpoint; a finished one stays."""

@@ -13,9 +13,9 @@ from effir_dist.core.measures import Constraint
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.data import beir, sets
 from effir_dist.importance.ranking import KINDS, Importance
-from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Range, Space
 
@@ -27,13 +27,13 @@ def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
     hidden = int(model_config["hidden_size"])
     if max(config.model.dimension, *_dimensions(space)) > hidden:
         raise InputError(f"model.dimension is beyond {hidden}, the model's own; name smaller ones, or 0 (all)")
-    known = [c for c in Goal.of(vars(config.search)).constraints if c.measure.known and c.at_most]
+    known = [c for c in Goal.of(config.search).constraints if c.measure.known and c.at_most]
     if known:
         points = smallest_points(space, config, block_count(model_config))
         scores = stand_ins(model_config, config, space)
-        facts = [facts_of(point, space, config, model_config, *scores) for point in points]
+        values = [spec_of(point, space, config, model_config, *scores).values(model_config) for point in points]
         for constraint in known:
-            _check_can_hold(constraint, facts)
+            _check_can_hold(constraint, values)
 
 
 def check_sets(config: RunConfig) -> None:
@@ -52,12 +52,13 @@ def check_sets(config: RunConfig) -> None:
             beir.require_split(sets.resolve(path), config.data.test_split or DataConfig.test_split)
 
 
-def _check_can_hold(constraint: Constraint, facts: list[dict[str, Any]]) -> None:
-    beyond = [v for v in (constraint.violation(one, {}) for one in facts) if v is not None]
-    if beyond and min(beyond) > 0:
+def _check_can_hold(constraint: Constraint, values: list[dict[str, float]]) -> None:
+    violations = [v for v in (constraint.violation(each, {}) for each in values) if v is not None]
+    if violations and min(violations) > 0:
+        least = 100 * (min(violations) + constraint.bound)
         raise InputError(
             f"search.constraints: {constraint.text!r} cannot hold: the smallest plan of this search space has "
-            f"{100 * (min(beyond) + constraint.bound):.1f} % of the unpruned model's; widen the space or the constraint"
+            f"{least:.1f} % of the unpruned model's; widen the space or the constraint"
         )
 
 
@@ -72,18 +73,18 @@ def stand_ins(model_config: ModelDict, config: RunConfig, space: Space) -> tuple
     return Importance(falling, falling, falling), dict.fromkeys(spaces.rankings(space, config), scores)
 
 
-def facts_of(
+def spec_of(
     point: dict[str, Any],
     space: Space,
     config: RunConfig,
     model_config: ModelDict,
     importance: Importance,
     neurons: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    """`outcomes.plan_facts` of suggested values."""
+) -> TrialSpec:
+    """The trial that suggested values would be; its `model.dimension` is always said."""
     prune = replace(config, settings_of(point)).prune
     plan = spaces.plan_of(point, space, model_config, importance, neurons, prune)
-    return plan_facts(model_config, {"plan": plan.to_dict(), "suggested": point}, config.model.dimension)
+    return TrialSpec(0, {"model.dimension": config.model.dimension, **point}, {}, plan)
 
 
 def smallest_points(space: Space, config: RunConfig, blocks: int) -> list[dict[str, Any]]:

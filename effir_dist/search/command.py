@@ -276,17 +276,17 @@ def _search(
 ) -> None:
     from effir_dist.runs.objectives import Goal
     from effir_dist.search.cluster import tune
-    from effir_dist.search.driver import search
+    from effir_dist.search.course import search
     from effir_dist.search.live import LiveView
-    from effir_dist.search.strategy.repeating import repeat_heads
+    from effir_dist.search.strategy.repeating import repeat_specs
 
     address = args.address
 
     title = f"{run.folder}: {source.name} on {', '.join(Path(p).name for p in config.data.paths)}"
     full = count_parameters(source.config)
-    known, budget, goal = run.results(), config.search.time_budget, Goal.of(vars(config.search))
-    repeats = len([r for r in known if r.get("repeat_of")])
-    trials = len(known) + len(repeat_heads(run, config, args.repeat)) if args.repeat else config.search.trials + repeats
+    known, budget, goal = run.results(), config.search.time_budget, Goal.of(config.search)
+    repeats = len([r for r in known if r.spec.repeat_of])
+    trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + repeats
     view = LiveView(console, title, trials, full, known=known, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         view.message("starting Ray" if not address else f"joining Ray at {address}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+from effir_dist.core.measures import SIZE
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import KINDS
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal
-from effir_dist.search.checks import facts_of, stand_ins
+from effir_dist.runs.records import TrialRecord, Value
+from effir_dist.search.checks import spec_of, stand_ins
 from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, trial_operations
 from effir_dist.search.live import duration
 from effir_dist.search.strategy import space as spaces
@@ -20,35 +23,52 @@ from effir_dist.search.strategy.stopping import usual_seconds
 from effir_dist.training import memory
 
 
-def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Row:
+    """A plan of the table."""
+
+    plan: str
+    """Its name, where the space has fixed plans."""
+    mlps: int
+    """MLPs dropped."""
+    attentions: int
+    width: float
+    parameters: int
+    dimension: int
+    violated: str
+    """The constraints that it violates, with ','."""
+
+
+def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[Row]:
     """The starting points of a space (all of it, where it has fixed plans), with how much goes and what is left.
 
     Which blocks go is settled by importance when a search starts; the counts hold for any of them.
     """
     importance, neurons = stand_ins(model_config, config, space)
-    found: dict[str, dict[str, Any]] = {}
-    goal = Goal.of(vars(config.search))
+    found: dict[Row, None] = {}
+    goal = Goal.of(config.search)
     for point in spaces.starting_points(space, config, block_count(model_config), importance):
-        facts = facts_of(point, space, config, model_config, importance, neurons)
-        row = {
-            "plan": point.get("plan", ""),
-            "MLPs": len(facts["dropped_mlp"]),
-            "attentions": len(facts["dropped_attention"]),
-            "width": space.plans[point["plan"]].width_ratio if "plan" in point else _width(space, point),
-            "parameters": facts["parameters"],
-            "dimension": facts["dimension"],
-            "broken": ", ".join(goal.broken_by_plan(facts)),
-        }
-        found.setdefault(repr(row), row)
-    return list(found.values())
+        spec = spec_of(point, space, config, model_config, importance, neurons)
+        facts, values = spec.facts(model_config), spec.values(model_config)
+        row = Row(
+            plan=point.get("plan", ""),
+            mlps=len(facts.dropped_mlp),
+            attentions=len(facts.dropped_attention),
+            width=space.plans[point["plan"]].width_ratio if "plan" in point else _width(space, point),
+            parameters=int(values[SIZE]),
+            dimension=facts.dimension,
+            violated=", ".join(goal.violated_by_plan(values)),
+        )
+        found.setdefault(row)
+    return list(found)
 
 
 LAYERS = {"set": "a set", "prefix": "a prefix", "flips": "a prefix with flips"}
 
 
-def _width(space: Space, point: dict[str, Any]) -> float:
+def _width(space: Space, point: Mapping[str, Value]) -> float:
     """The mean of the groups' ratios."""
-    ratios = [point.get(name, 1.0) for name in spaces.width_names(space)]
+    ratios = [float(point.get(name, 1.0)) for name in spaces.width_names(space)]
     return sum(ratios) / len(ratios)
 
 
@@ -57,7 +77,7 @@ def text(
     config: RunConfig,
     model_config: ModelDict,
     name: str,
-    records: list[dict[str, Any]] | None = None,
+    records: list[TrialRecord] | None = None,
     tflops: float = 0.0,
 ) -> str:
     """What `--plan` prints. records: of a run that is to go on. tflops: what the hardware of a trial keeps up, in 10^12
@@ -65,7 +85,7 @@ def text(
     full, blocks = count_parameters(model_config), block_count(model_config)
     points = rows(space, config, model_config)
     unit, size = ("B", 1e9) if full >= 1e9 else ("M", 1e6)
-    wide = max(4, *(len(str(row["plan"])) for row in points))
+    wide = max(4, *(len(row.plan) for row in points))
     lines = [
         f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
         *memory.summary(model_config, config),
@@ -76,12 +96,12 @@ def text(
         f"{'plan':<{wide}}  MLPs  attn  width      {unit}  {unit} (exact)   share",
     ]
     for row in points:
-        count = row["parameters"] / size
+        count = row.parameters / size
         # The unpruned model is tried in any case: everything is measured by it.
-        left_out = f"  not run: {row['broken']}" if row["broken"] and row["parameters"] < full else ""
+        left_out = f"  not run: {row.violated}" if row.violated and row.parameters < full else ""
         lines.append(
-            f"{row['plan']:<{wide}}  {-row['MLPs']:>4}  {-row['attentions']:>4}  {row['width']:>5.0%}  {count:>5.1f}"
-            f"  {count:>9.3f}  {row['parameters'] / full:>6.1%}{left_out}"
+            f"{row.plan:<{wide}}  {-row.mlps:>4}  {-row.attentions:>4}  {row.width:>5.0%}  {count:>5.1f}"
+            f"  {count:>9.3f}  {row.parameters / full:>6.1%}{left_out}"
         )
     return "\n".join([*lines, *_cost(config, model_config, records or [], tflops)])
 
@@ -114,7 +134,7 @@ def _size(space: Space, blocks: int) -> list[str]:
 
 
 def _goal(config: RunConfig) -> list[str]:
-    goal = Goal.of(vars(config.search))
+    goal = Goal.of(config.search)
     constraints = f"; constraints: {', '.join(c.text for c in goal.constraints)}" if goal.constraints else ""
     return [
         f"objectives: {', '.join(goal.objectives)}{constraints}; sampler {config.search.sampler}",
@@ -122,13 +142,13 @@ def _goal(config: RunConfig) -> list[str]:
     ]
 
 
-def _cost(config: RunConfig, model_config: ModelDict, records: list[dict[str, Any]], tflops: float) -> list[str]:
+def _cost(config: RunConfig, model_config: ModelDict, records: list[TrialRecord], tflops: float) -> list[str]:
     """The predicted cost of what is to be run: measured seconds where trials finished, else operations."""
-    searched = [r for r in records if not r.get("repeat_of")]
+    searched = [r for r in records if not r.spec.repeat_of]
     left = max(0, config.search.trials - len(searched))
     usual = usual_seconds(records)
     if usual:
-        done = len([r for r in records if r["state"] == "complete"])
+        done = len([r for r in records if r.complete])
         each = f"{duration(usual)} each, the median of {done} finished"
         return [f"predicted cost: {left} trials left, {each}: {duration(left * usual)} one at a time"]
     sizes = data_sizes(config)

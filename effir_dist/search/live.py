@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,9 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.core.measures import MEASURES
+from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, SIZE, TRIAL_SECONDS
+from effir_dist.models.facts import PlanFacts
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import complete, parameters_text
+from effir_dist.runs.pareto import parameters_text
+from effir_dist.runs.records import RungScore, TrialRecord, Values
+from effir_dist.search.cluster.worker import Progress
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
@@ -30,7 +32,7 @@ MOST_RUNNING = 8
 class _Running:
     label: str
     started: float
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, str | int | float] = field(default_factory=dict)
 
 
 class LiveView:
@@ -43,7 +45,7 @@ class LiveView:
         total: int,
         full_parameters: int,
         *,
-        known: Iterable[dict[str, Any]] = (),
+        known: Iterable[TrialRecord] = (),
         time_budget: float = 0.0,
         goal: Goal | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -101,7 +103,7 @@ class LiveView:
             self._running[trial_id] = _Running(label, self._clock())
             self._most_running = max(self._most_running, len(self._running))
 
-    def trial_progress(self, trial_id: str, progress: dict[str, Any]) -> None:
+    def trial_progress(self, trial_id: str, progress: Progress) -> None:
         """Where a running trial is: any of `phase`, `step`, `steps`, `loss`."""
         with self._lock:
             if trial_id not in self._running:
@@ -115,23 +117,23 @@ class LiveView:
         if quiet and not self._live:
             self._line(f"        running {text}")
 
-    def trial_finished(self, record: dict[str, Any]) -> None:
+    def trial_finished(self, record: TrialRecord) -> None:
         """A trial has its record, failed or complete."""
         with self._lock:
-            self._running.pop(record["trial"], None)
+            self._running.pop(record.trial, None)
             self._records.append(record)
             line = self._finished_text(record)
         if not self._live:
             self._line(line)
 
-    def rung_finished(self, scored: dict[str, Any], where: str) -> None:
-        """A trial was scored on its way, and goes on only if it is chosen. where: such as `untrained`."""
+    def rung_finished(self, trial_id: str, score: RungScore, fidelity: str) -> None:
+        """A trial was scored below full training, and goes on only if it is promoted. fidelity: such as `untrained`."""
         with self._lock:
-            self._running.pop(scored["trial"], None)
+            self._running.pop(trial_id, None)
         if not self._live:
-            parts = [*self._plan_parts(scored), f"nDCG@10 {scored['ndcg_at_10']:.4f} {where}"]
+            parts = [*self._plan_parts(score), f"{self._measure(score.values, QUALITY)} {fidelity}", _seconds(score)]
             indent = " " * (2 * len(str(self.total)) + 4)
-            self._line(f"{indent}{scored['trial']}  " + "  ".join([*parts, f"{scored['total_seconds']:.0f} s"]))
+            self._line(f"{indent}{trial_id}  " + "  ".join(parts))
 
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
@@ -143,7 +145,7 @@ class LiveView:
         with self._lock:
             now = self._clock()
             limit = max(0.0, self._started + self._budget - now) if self._budget else float("inf")
-            times = [float(r["total_seconds"]) for r in complete(self._records) if r.get("total_seconds")]
+            times = [seconds for r in self._records if r.complete and (seconds := _seconds_of(r))]
             if not times:
                 return None
             trial = statistics.median(times)
@@ -156,40 +158,44 @@ class LiveView:
         self._last_line = self._clock()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _finished_text(self, record: dict[str, Any]) -> str:
+    def _finished_text(self, record: TrialRecord) -> str:
         width = len(str(self.total))
-        start = f"[{len(self._records):{width}d}/{self.total}] {record['trial']}  "
-        if record["state"] != "complete":
-            return f"{start}failed after {duration(record.get('total_seconds') or 0)}: {_one_line(record)}"
+        start = f"[{len(self._records):{width}d}/{self.total}] {record.trial}  "
+        if not record.complete:
+            return f"{start}failed after {duration(_seconds_of(record))}: {_one_line(record)}"
         parts = [
             *self._plan_parts(record),
             *(f"{name} {value}" for name, value in self._others(record).items()),
-            f"nDCG@10 {record['ndcg_at_10']:.4f}",
-            f"{record.get('total_seconds') or 0:.0f} s",
+            self._measure(record.values, QUALITY),
+            _seconds(record),
             "* front" if self._on_front(record) else "       ",
-            f"hv {self._goal.covered(self._records):.3f}",
+            f"hv {self._goal.hypervolume(self._records):.3f}",
         ]
         left = self.seconds_left() if len(self._records) < self.total else None
         return start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
 
-    def _plan_parts(self, record: dict[str, Any]) -> list[str]:
-        share = 100 * record["parameters"] / self.full_parameters
-        size = f"{parameters_text(record['parameters'])} ({share:3.0f} %)"
-        return [f"{_dropped(record):<16}", f"width {record['width_ratio']:<4.3g}", size]
+    def _plan_parts(self, scored: TrialRecord | RungScore) -> list[str]:
+        size = scored.values[SIZE]
+        share = 100 * size / self.full_parameters
+        width = f"width {scored.facts.width_ratio:<4.3g}"
+        return [f"{_dropped(scored.facts):<16}", width, f"{parameters_text(size)} ({share:3.0f} %)"]
 
-    def _others(self, record: dict[str, Any]) -> dict[str, str]:
+    def _measure(self, values: Values, name: str) -> str:
+        return f"{MEASURES[name].label} {values[name]:.4f}"
+
+    def _others(self, record: TrialRecord) -> dict[str, str]:
         """The objectives that every line does not show anyway."""
-        names = [name for name in self._goal.objectives if name not in ("parameters", "ndcg_at_10")]
-        return {MEASURES[n].label: f"{record[n]:.4g}" for n in names if record.get(n) is not None}
+        names = [name for name in self._goal.objectives if name not in DEFAULT]
+        return {MEASURES[n].label: f"{record.values[n]:.4g}" for n in names if n in record.values}
 
-    def _on_front(self, record: dict[str, Any]) -> bool:
-        return record["trial"] in {r["trial"] for r in self._goal.front(self._records)}
+    def _on_front(self, record: TrialRecord) -> bool:
+        return record.trial in {r.trial for r in self._goal.front(self._records)}
 
     def picture(self) -> RenderableType:
         """The whole view, not taller than the terminal."""
         with self._lock:
             rows = list(self._running.items())[:MOST_RUNNING]
-            failed = [r for r in self._records if r["state"] != "complete"]
+            failed = [r for r in self._records if not r.complete]
             parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")]
             parts.append(self._progress(len(failed)))
             room = self.console.height - 8 - len(rows) - bool(failed)
@@ -197,7 +203,7 @@ class LiveView:
             if rows:
                 parts += [Text(), self._running_table(rows)]
             if failed:
-                text = f"{failed[-1]['trial']} failed: {_one_line(failed[-1])}"
+                text = f"{failed[-1].trial} failed: {_one_line(failed[-1])}"
                 parts.append(Text(text, style="red", no_wrap=True, overflow="ellipsis"))
             return Group(*parts)
 
@@ -218,22 +224,23 @@ class LiveView:
     def _front_table(self, room: int) -> RenderableType:
         best = self._goal.front(self._records)
         if not best:
-            kept = "" if not complete(self._records) else " that keeps to the constraints"
-            return Text(f"front: no trial is complete yet{kept}", style="dim")
+            found = "no feasible trial" if any(r.complete for r in self._records) else "no trial"
+            return Text(f"front: {found} is complete yet", style="dim")
         shown = best if len(best) <= room else best[: room - 1]
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         table.add_column("front", no_wrap=True, min_width=5)
         table.add_column("MLPs dropped", no_wrap=True, overflow="ellipsis", max_width=24)
-        for name in ("width", "parameters", "", *self._others(best[0]), "nDCG@10", "seconds"):
+        labels = (MEASURES[QUALITY].label, "seconds")
+        for name in ("width", MEASURES[SIZE].label, "", *self._others(best[0]), *labels):
             table.add_column(name, justify="right", no_wrap=True)
         for r in shown:
-            share = f"{100 * r['parameters'] / self.full_parameters:.0f} %"
-            scores = (*self._others(r).values(), f"{r['ndcg_at_10']:.4f}", f"{r.get('total_seconds') or 0:.0f}")
-            table.add_row(
-                r["trial"], _dropped(r), f"{r['width_ratio']:.3g}", parameters_text(r["parameters"]), share, *scores
-            )
+            size = r.values[SIZE]
+            share = f"{100 * size / self.full_parameters:.0f} %"
+            others = (*self._others(r).values(), f"{r.values[QUALITY]:.4f}", f"{_seconds_of(r):.0f}")
+            width = f"{r.facts.width_ratio:.3g}"
+            table.add_row(r.trial, _dropped(r.facts), width, parameters_text(size), share, *others)
         more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
-        return Group(table, Text(f"hypervolume {self._goal.covered(self._records):.3f}{more}", style="dim"))
+        return Group(table, Text(f"hypervolume {self._goal.hypervolume(self._records):.3f}{more}", style="dim"))
 
     def _running_table(self, rows: list[tuple[str, _Running]]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -255,17 +262,25 @@ def duration(seconds: float, coarse: bool = False) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def _dropped(record: dict[str, Any]) -> str:
-    kinds = (("MLP", record.get("dropped_mlp")), ("attn", record.get("dropped_attention")))
+def _seconds_of(scored: TrialRecord | RungScore) -> float:
+    return float(scored.values.get(TRIAL_SECONDS) or 0.0)
+
+
+def _seconds(scored: TrialRecord | RungScore) -> str:
+    return f"{_seconds_of(scored):.0f} s"
+
+
+def _dropped(facts: PlanFacts) -> str:
+    kinds = (("MLP", facts.dropped_mlp), ("attn", facts.dropped_attention))
     return " ".join(f"-{len(n)} {kind} ({','.join(map(str, n))})" for kind, n in kinds if n) or "none"
 
 
-def _one_line(record: dict[str, Any]) -> str:
-    return " ".join((record.get("reason") or "no reason given").split())
+def _one_line(record: TrialRecord) -> str:
+    return " ".join((record.reason or "no reason given").split())
 
 
-def _progress_text(progress: dict[str, Any]) -> str:
+def _progress_text(progress: Progress) -> str:
     step = progress.get("step")
     steps = "" if step is None else f"{step}/{progress['steps']}" if progress.get("steps") else f"{step}"
     loss = f"loss {progress['loss']:.3f}" if progress.get("loss") is not None else ""
-    return " ".join(filter(None, [progress.get("phase", "starting"), steps, loss]))
+    return " ".join(filter(None, [str(progress.get("phase", "starting")), steps, loss]))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 from tests import hosts
 from tests.hosts import address, nodes, on, ray_processes, script, start_on, wait_until
@@ -68,7 +69,7 @@ def run_of(name: str) -> Run:
     return Run(SHARE / "runs" / name)
 
 
-def records(name: str) -> list[dict[str, Any]]:
+def records(name: str) -> list[TrialRecord]:
     return run_of(name).results()
 
 
@@ -88,10 +89,10 @@ def training_on(host: int, name: str) -> set[str]:
     return training(name) & {line.split("/")[-2] for line in logs.split()}
 
 
-def assert_all_complete(name: str, count: int) -> list[dict[str, Any]]:
+def assert_all_complete(name: str, count: int) -> list[TrialRecord]:
     found = records(name)
-    assert [r["state"] for r in found] == ["complete"] * count, [r["reason"] for r in found]
-    assert [r["trial"] for r in found] == [f"{number:04d}" for number in range(count)]
+    assert [r.state for r in found] == ["complete"] * count, [r.reason for r in found]
+    assert [r.trial for r in found] == [f"{number:04d}" for number in range(count)]
     return found
 
 
@@ -110,7 +111,7 @@ def test_who_lacks_the_token_is_refused(cluster: Path) -> None:
 
 def test_a_search_spreads_over_all_hosts(cluster: Path) -> None:
     on(1, search("spread", "--trials 9", "--cpus-per-trial 1", "train.steps=40"))
-    assert {r["host"] for r in assert_all_complete("spread", 9)} == {"host1", "host2", "host3"}
+    assert {r.host for r in assert_all_complete("spread", 9)} == {"host1", "host2", "host3"}
 
 
 def test_workers_on_two_hosts_train_the_weights_that_one_trains(cluster: Path) -> None:
@@ -119,7 +120,7 @@ def test_workers_on_two_hosts_train_the_weights_that_one_trains(cluster: Path) -
     placed = {}
     for name, workers, cpus in (("one", 1, 1), ("packed", 2, 2), ("apart", 2, 4)):
         on(1, search(name, f"--workers-per-trial {workers}", f"--cpus-per-trial {cpus}", *common))
-        placed[name] = assert_all_complete(name, 1)[0]["host"].split(",")
+        placed[name] = assert_all_complete(name, 1)[0].host.split(",")
     assert [len(placed[name]) for name in ("one", "packed", "apart")] == [1, 1, 2]
     one, packed, apart = (load_file(run_of(n).trial_folder("0000") / "model.safetensors") for n in placed)
     base = load_file(SHARE / "tiny-llama" / "model.safetensors")
@@ -135,11 +136,12 @@ def test_a_bucket_holds_what_a_network_folder_holds(cluster: Path, tmp_path: Pat
     on(1, search("folder", *seed))
     with hosts.s3_on(1, tmp_path / "s3"):
         on(1, search("bucket", *seed, "--runs s3://runs/here"))
-        code = "from effir_dist.runs.run_folder import Run; import json; print(json.dumps(Run('s3://runs/here/bucket').results()))"
+        code = "from effir_dist.runs.run_folder import Run; import json; "
+        code += "print(json.dumps([r.to_json() for r in Run('s3://runs/here/bucket').results()]))"
         found = json.loads(on(3, f'cd ~/effir_dist && python -c "{code}"').splitlines()[-1])
     for ours, theirs in zip(records("folder"), found, strict=True):
         for name in ("trial", "state", "plan", "suggested", "parameters", "ndcg_at_10", "steps"):
-            assert ours[name] == theirs[name]
+            assert ours.to_json()[name] == theirs[name]
 
 
 def test_two_hundred_trials_leave_nothing_behind(cluster: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_host_powered_off_costs_its_trials_a_restart(cluster: Path, tmp_path: 
     wait_until(lambda: training_on(3, "lost"), "host 3 trains")
     script("kill", 3)
     assert driver.wait(600) == 0, (tmp_path / "log").read_text()
-    assert {r["host"] for r in assert_all_complete("lost", 6)} <= {"host1", "host2"}
+    assert {r.host for r in assert_all_complete("lost", 6)} <= {"host1", "host2"}
     script("start", 3)
     wait_until(all_are_nodes, "the host that came back is a node again")
 
@@ -207,8 +209,8 @@ def test_a_trial_on_two_hosts_goes_on_without_one_of_them(cluster: Path, tmp_pat
     script("kill", used[-1])
     assert driver.wait(600) == 0, (tmp_path / "log").read_text()
     (record,) = assert_all_complete("pair", 1)
-    assert record["steps"] == 100
-    assert f"host{used[-1]}" not in record["host"].split(",")
+    assert record.steps == 100
+    assert f"host{used[-1]}" not in record.host.split(",")
     script("start", used[-1])
     wait_until(all_are_nodes, "the host that came back is a node again")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from effir_dist.core.settings import ScoreConfig
-from effir_dist.evaluate.speed import measure, peak_tensor_bytes
+from effir_dist.core.settings import ScoreConfig, SearchConfig
+from effir_dist.evaluate.speed import Speed, measure, peak_tensor_bytes
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan
 from tests.tiny import tiny_checkpoint
@@ -26,24 +25,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Encoder]:
 
 
 @pytest.fixture(scope="module")
-def measured(models: tuple[Encoder, Encoder]) -> dict[str, Any]:
+def measured(models: tuple[Encoder, Encoder]) -> Speed:
     return measure(*models, ScoreConfig(speed_batch=4, speed_document_length=48))
 
 
-def test_a_model_without_mlps_is_faster_than_the_whole_one(measured: dict[str, Any]) -> None:
-    assert measured["document_speedup"] > 1.3
-    assert measured["query_latency_ms"] > 0
-    assert measured["batch_documents_per_second"] > 0
+def test_a_model_without_mlps_is_faster_than_the_whole_one(measured: Speed) -> None:
+    assert measured.values["document_speedup"] > 1.3
+    assert measured.values["query_latency_ms"] > 0
+    assert measured.values["batch_documents_per_second"] > 0
 
 
-def test_what_was_measured_is_in_the_record_with_how(measured: dict[str, Any]) -> None:
-    protocol = measured["speed_protocol"]
+def test_what_was_measured_is_in_the_record_with_how(measured: Speed) -> None:
+    protocol = measured.protocol
     shape = ("query_tokens", "document_tokens", "documents", "warm_up", "repeats", "dtype")
     assert [protocol[name] for name in shape] == [16, 48, 4, 2, 9, "float32"]
     low, high = protocol["document_speedup_quartiles"]
-    assert low <= measured["document_speedup"] <= high
-    fast, slow = measured["batch_documents_per_second"], protocol["unpruned_documents_per_second"]
-    assert measured["document_speedup"] == pytest.approx(fast / slow, rel=0.5), (
+    assert low <= measured.values["document_speedup"] <= high
+    fast, slow = measured.values["batch_documents_per_second"], protocol["unpruned_documents_per_second"]
+    assert measured.values["document_speedup"] == pytest.approx(fast / slow, rel=0.5), (
         "a median of ratios, near that of medians"
     )
 
@@ -77,7 +76,7 @@ def test_memory_is_the_same_each_time_and_falls_with_what_is_dropped(models: tup
     assert whole - pruned > weights[1] - weights[0], "activations of the MLPs go with them"
 
 
-def test_measuring_changes_no_embedding(models: tuple[Encoder, Encoder], measured: dict[str, Any]) -> None:
+def test_measuring_changes_no_embedding(models: tuple[Encoder, Encoder], measured: Speed) -> None:
     pruned = models[0]
     before = pruned.encode(["a text", "another one"])
     measure(*models, ScoreConfig(speed_batch=1, speed_document_length=4, speed_repeats=1))
@@ -89,17 +88,19 @@ def test_a_gpu_is_waited_for(models: tuple[Encoder, Encoder]) -> None:
     """Without waiting, a pass seems to take what its launch takes, whatever its size."""
     on_gpu = [model.to("cuda") for model in models]
     small, large = (measure(*on_gpu, ScoreConfig(speed_batch=batch, speed_document_length=128)) for batch in (8, 2048))
-    seconds = [b / m["batch_documents_per_second"] for b, m in ((8, small), (2048, large))]
+    seconds = [b / m.values["batch_documents_per_second"] for b, m in ((8, small), (2048, large))]
     assert seconds[1] > 4 * seconds[0]
 
 
 def test_a_trial_measures_where_an_objective_or_a_constraint_asks_for_it() -> None:
     from effir_dist.runs.objectives import Goal
 
-    asking = [{"objectives": ["query_speedup", "ndcg_at_10"]}, {"constraints": ["query_latency_ms <= 5"]}]
-    asking += [{"objectives": ["parameters", "memory_bytes", "ndcg_at_10"]}]
-    assert all(Goal.of(tree).measured for tree in asking)
-    assert not Goal.of({"objectives": ["index_bytes", "ndcg_at_10"], "constraints": ["parameters <= 0.5"]}).measured
+    asking = [SearchConfig(objectives=("query_speedup", "ndcg_at_10"))]
+    asking += [SearchConfig(constraints=("query_latency_ms <= 5",))]
+    asking += [SearchConfig(objectives=("parameters", "memory_bytes", "ndcg_at_10"))]
+    assert all(Goal.of(search).measured for search in asking)
+    told_by_plan = SearchConfig(objectives=("index_bytes", "ndcg_at_10"), constraints=("parameters <= 0.5",))
+    assert not Goal.of(told_by_plan).measured
 
 
 def test_a_tiny_checkpoint_of_any_family_is_measured(checkpoints: dict[str, Path]) -> None:
@@ -107,4 +108,4 @@ def test_a_tiny_checkpoint_of_any_family_is_measured(checkpoints: dict[str, Path
         encoder, whole = load_encoder(str(path)), load_encoder(str(path))
         prune_encoder(encoder, PruningPlan(dropped_mlp=(1,)), None)
         found = measure(encoder, whole, ScoreConfig(speed_batch=2, speed_document_length=8, speed_repeats=3))
-        assert found["memory_bytes"] < found["full_memory_bytes"]
+        assert found.values["memory_bytes"] < found.values["full_memory_bytes"]

@@ -18,7 +18,7 @@ from effir_dist.report.frames import load_run
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.study_db import Mirror
 from effir_dist.runs import pareto
-from effir_dist.runs.objectives import Goal
+from effir_dist.runs.objectives import Goal, goal_of
 from effir_dist.search import checks
 from effir_dist.search.strategy import space_file
 from tests.driven import MODEL, SPACE, drive, make_run
@@ -86,7 +86,7 @@ def test_bad_objectives_are_named(values: list[str], said: str) -> None:
         ("parameters < 0.5", "is no constraint; expected NAME <= NUMBER"),
         ("parameters <= half", "is no constraint"),
         ("parameters <= 1-2", "is no constraint"),
-        ("parmeters <= 0.5", "unknown figure 'parmeters'; did you mean 'parameters'?"),
+        ("parmeters <= 0.5", "unknown measure 'parmeters'; did you mean 'parameters'?"),
         ("parameters <= 20000000", "must bound a share of the unpruned model's, such as 0.5"),
     ],
 )
@@ -98,8 +98,8 @@ def test_bad_constraints_are_named(text: str, said: str) -> None:
 
 
 def test_shares_and_absolute_values_of_constraints() -> None:
-    whole = {"ndcg_at_10": 0.6}
-    record = {
+    baseline = {"ndcg_at_10": 0.6}
+    values = {
         "ndcg_at_10": 0.57,
         "parameters": 50,
         "full_parameters": 100,
@@ -107,8 +107,8 @@ def test_shares_and_absolute_values_of_constraints() -> None:
         "query_speedup": 2.0,
     }
 
-    def kept(text: str, other: dict[str, Any] | None = whole) -> bool | None:
-        violation = parse_constraint(text).violation(record, other or {})
+    def kept(text: str, other: dict[str, Any] | None = baseline) -> bool | None:
+        violation = parse_constraint(text).violation(values, other or {})
         return None if violation is None else violation <= 0
 
     assert [kept("ndcg_at_10 >= 0.95"), kept("ndcg_at_10 >= 0.96")] == [True, False]
@@ -138,9 +138,9 @@ def test_plans_that_break_a_constraint_are_never_run(tmp_path: Path, sampler: st
     run = make_run(tmp_path / "run", values)
     drive(run)
     first, *others = run.results()
-    assert first["parameters_fraction"] == 1.0, "the unpruned model is run in any case: all is measured by it"
+    assert first.values["parameters_fraction"] == 1.0, "the unpruned model is run in any case: all is measured by it"
     assert len(others) == 24
-    assert all(r["parameters_fraction"] <= 0.85 for r in others)
+    assert all(r.values["parameters_fraction"] <= 0.85 for r in others)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
@@ -149,7 +149,7 @@ def test_a_constraint_on_quality_steers_the_sampler(tmp_path: Path, sampler: str
         values = {"search.sampler": sampler, "search.seed": seed, "search.constraints": constraints}
         run = make_run(tmp_path / f"{len(constraints)}-{seed}", {**values, "search.trials": 40}, WIDE)
         drive(run)
-        return sum(r["ndcg_at_10"] >= 0.9 * 0.6 for r in run.results())
+        return sum(r.values["ndcg_at_10"] >= 0.9 * 0.6 for r in run.results())
 
     steered, free = (sum(good(texts, seed) for seed in range(2)) for texts in (["ndcg_at_10 >= 0.9"], []))
     assert steered > 1.2 * free
@@ -162,9 +162,9 @@ def test_the_front_keeps_to_the_constraints_and_nothing_is_kept_where_none_does(
     goal = Goal(constraints=(parse_constraint("ndcg_at_10 >= 0.97"), parse_constraint("parameters <= 0.95")))
     best = goal.front(records)
     assert best
-    assert all(r["ndcg_at_10"] >= 0.97 * 0.6 and r["parameters_fraction"] <= 0.95 for r in best)
-    assert goal.kept(records) == {"0000", *(r["trial"] for r in best)}
-    assert goal.covered(records) < Goal().covered(records)
+    assert all(r.values["ndcg_at_10"] >= 0.97 * 0.6 and r.values["parameters_fraction"] <= 0.95 for r in best)
+    assert goal.kept(records) == {"0000", *(r.trial for r in best)}
+    assert goal.hypervolume(records) < Goal().hypervolume(records)
     assert Goal(constraints=(parse_constraint("parameters <= 0.2"),)).front(records) == []
 
 
@@ -176,13 +176,13 @@ def test_equal_seeds_equal_searches_with_three_objectives_and_a_kill_between(tmp
     drive(whole, mirror=Mirror), drive(other)
     drive(cut, most=11)
     drive(cut)
-    keys = [[r["key"] for r in run.results()] for run in (whole, cut, other)]
+    keys = [[r.spec.key for r in run.results()] for run in (whole, cut, other)]
     assert keys[0] == keys[1] != keys[2]
-    assert {r["dimension"] for r in whole.results()} == {384, 256, 128}
+    assert {r.facts.dimension for r in whole.results()} == {384, 256, 128}
     study = optuna.load_study(study_name="a", storage=f"sqlite:///{whole.study_path}")
     assert study.metric_names == list(THREE)
-    best = Goal.of(whole.config["search"])
-    assert {t.user_attrs["trial"] for t in study.best_trials} >= {r["trial"] for r in best.front(whole.results())}
+    best = goal_of(whole.config)
+    assert {t.user_attrs["trial"] for t in study.best_trials} >= {r.trial for r in best.front(whole.results())}
 
 
 def test_tables_and_plot_follow_three_objectives(tmp_path: Path) -> None:
@@ -193,6 +193,6 @@ def test_tables_and_plot_follow_three_objectives(tmp_path: Path) -> None:
     assert set(frames.front["trial"]) == set(frames.trials["trial"].iloc[expected])
     assert frames.front["index_bytes"].is_monotonic_decreasing
     ax = front_figure(frames.trials, "three", goal=Goal(THREE)).axes[0]
-    assert ax.get_xlabel() == "index bytes"
+    assert ax.get_xlabel() == "bytes of a document in the index"
     blue = next(line for line in ax.lines if line.get_label() == "Pareto front")
     assert sorted(map(float, blue.get_xdata())) == sorted(frames.front["index_bytes"])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
 from effir_dist.runs import pareto
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import TrialRecord
+from tests.synthetic import record
 
 
 def random_points(seed: int, count: int, grid: int) -> list[pareto.Point]:
@@ -65,25 +65,22 @@ def test_scores_that_are_no_numbers_are_never_on_the_front() -> None:
     assert pareto.non_dominated([(1.0, math.nan), (math.nan, 1.0), (2.0, math.inf), (3.0, 0.1)]) == [3]
 
 
-NUMBERS = itertools.count()
-
-
-def record(parameters: int, ndcg: float | None, state: str = "complete") -> dict[str, Any]:
-    known = {"trial": str(next(NUMBERS)), "state": state}
-    return {**known, "parameters": parameters, "full_parameters": 100, "ndcg_at_10": ndcg}
+def records(*scored: tuple[int, float | None]) -> list[TrialRecord]:
+    """Of (size, quality); the unpruned model has 100 parameters."""
+    return [record(number, quality, size, full=100) for number, (size, quality) in enumerate(scored)]
 
 
 def test_the_front_of_records_reads_from_large_to_small() -> None:
-    records = [record(100, 0.6), record(60, 0.3), record(80, 0.55), record(90, 0.5), record(10, None, "failed")]
-    assert [r["parameters"] for r in Goal().front(records)] == [100, 80, 60]
+    found = Goal().front(records((100, 0.6), (60, 0.3), (80, 0.55), (90, 0.5), (10, None)))
+    assert [r.values["parameters"] for r in found] == [100, 80, 60]
 
 
 def test_quality_is_measured_by_the_unpruned_model() -> None:
-    assert Goal().covered([record(100, 0.6), record(50, 0.3)]) == pytest.approx(0.25)
-    assert Goal().covered([record(50, 0.3)]) == pytest.approx(0.15), "nothing to measure by: nDCG@10 as it is"
-    assert Goal().covered([record(100, None, "failed"), record(50, 0.3)]) == pytest.approx(0.15)
-    assert Goal().covered([record(100, 0.0), record(50, 0.3)]) == pytest.approx(0.15)
-    assert Goal().covered([]) == 0.0
+    assert Goal().hypervolume(records((100, 0.6), (50, 0.3))) == pytest.approx(0.25)
+    assert Goal().hypervolume(records((50, 0.3))) == pytest.approx(0.15), "nothing to measure by: nDCG@10 as it is"
+    assert Goal().hypervolume(records((100, None), (50, 0.3))) == pytest.approx(0.15)
+    assert Goal().hypervolume(records((100, 0.0), (50, 0.3))) == pytest.approx(0.15)
+    assert Goal().hypervolume([]) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""Front points run again with other seeds: which, how they are pooled, and neighbours whose difference is noise."""
+"""Front points run again with other seeds: which, how they are pooled, and which differences are significant."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,11 @@ from effir_dist.core import config as c
 from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import difference_interval, mean_interval
 from effir_dist.report.command import front_text
-from effir_dist.report.neighbours import steps
+from effir_dist.report.significance import steps
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run, write_queries
 from tests.driven import drive, make_run
-from tests.synthetic import synthetic_run
+from tests.synthetic import record, synthetic_run
 
 
 @pytest.fixture
@@ -30,18 +29,18 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_each_point_of_the_front_is_run_again_with_seeds_of_its_own(run: Run) -> None:
-    best = [r["trial"] for r in Goal().front(run.results())]
+    best = [r.trial for r in Goal().front(run.results())]
     drive(run, most=3, repeat=2)
     drive(run, repeat=2)  # after a kill the same command goes on
-    records = {r["trial"]: r for r in run.results()}
-    repeats = [r for r in records.values() if r.get("repeat_of")]
+    records = {r.trial: r for r in run.results()}
+    repeats = [r for r in records.values() if r.spec.repeat_of]
     assert len(records) == 12 + 2 * len(best)
-    assert sorted(r["repeat_of"] for r in repeats) == sorted(2 * best)
+    assert sorted(r.spec.repeat_of for r in repeats) == sorted(2 * best)
     for repeat in repeats:
-        original = records[repeat["repeat_of"]]
-        assert repeat["plan"] == original["plan"]
-        assert repeat["key"] != original["key"]
-    seeds = {trial: [r["suggested"]["train.seed"] for r in repeats if r["repeat_of"] == trial] for trial in best}
+        original = records[repeat.spec.repeat_of]
+        assert repeat.spec.plan == original.spec.plan
+        assert repeat.spec.key != original.spec.key
+    seeds = {trial: [r.spec.suggested["train.seed"] for r in repeats if r.spec.repeat_of == trial] for trial in best}
     assert all(sorted(found) == [6, 7] for found in seeds.values())
 
 
@@ -53,10 +52,10 @@ def test_repeats_teach_the_sampler_nothing_and_count_as_no_trials(run: Run) -> N
     drive(run, repeat=1)
     run.write_config(c.to_dict(c.replace(c.from_dict(run.config), {"search.trials": 15})))
     assert drive(run, mirror=Mirror).why == "all 15 trials are done"
-    searched = [r for r in run.results() if not r.get("repeat_of")]
-    assert len({r["key"] for r in searched}) == len(searched) == 15
+    searched = [r for r in run.results() if not r.spec.repeat_of]
+    assert len({r.spec.key for r in searched}) == len(searched) == 15
     study = optuna.load_study(study_name="run", storage=f"sqlite:///{run.study_path}")
-    assert {t.user_attrs["trial"] for t in study.trials} == {r["trial"] for r in searched}
+    assert {t.user_attrs["trial"] for t in study.trials} == {r.trial for r in searched}
 
 
 def with_queries(run: Run) -> dict[str, np.ndarray]:
@@ -64,11 +63,11 @@ def with_queries(run: Run) -> dict[str, np.ndarray]:
     rng, found = np.random.default_rng(0), {}
     hard = rng.uniform(-0.3, 0.3, 30)
     for record in run.results():
-        values = record["ndcg_at_10"] + hard + rng.normal(0, 0.02, 30)
-        values += record["ndcg_at_10"] - values.mean()
-        found[record["trial"]] = values.clip(0, 1)
-        per_query = {f"q{i}": dict.fromkeys(METRICS, float(v)) for i, v in enumerate(found[record["trial"]])}
-        write_queries(run.queries_path(record["trial"]), {"toy": per_query})
+        values = record.values["ndcg_at_10"] + hard + rng.normal(0, 0.02, 30)
+        values += record.values["ndcg_at_10"] - values.mean()
+        found[record.trial] = values.clip(0, 1)
+        per_query = {f"q{i}": dict.fromkeys(METRICS, float(v)) for i, v in enumerate(found[record.trial])}
+        write_queries(run.queries_path(record.trial), {"toy": per_query})
     return found
 
 
@@ -78,7 +77,7 @@ def test_the_report_pools_seeds_with_intervals_over_queries_and_seeds(run: Run) 
     table = effir_dist.load_run(run.folder).trials.set_index("trial")
     groups: dict[str, list[str]] = {}
     for record in run.results():
-        groups.setdefault(record.get("repeat_of") or record["trial"], []).append(record["trial"])
+        groups.setdefault(record.spec.repeat_of or record.trial, []).append(record.trial)
     repeated = [trial for trial, members in groups.items() if len(members) == 3]
     assert repeated
     whole = {"toy": np.stack([values[t] for t in groups["0000"]])}
@@ -93,27 +92,22 @@ def test_the_report_pools_seeds_with_intervals_over_queries_and_seeds(run: Run) 
     assert not table.loc[table["repeat_of"] != "", "on_front"].any()
 
 
-def record(trial: str, ndcg: float, **more: Any) -> dict[str, Any]:
-    known = {"state": "complete", "parameters": int(trial) + 10, "full_parameters": 100, "datasets": {}}
-    return {"trial": trial, "ndcg_at_10": ndcg, **known, **more}
-
-
 def test_a_lucky_seed_leaves_the_front_once_it_is_repeated() -> None:
-    lucky, steady = record("0001", 0.60), record("0002", 0.58)
-    assert [r["trial"] for r in Goal().front([lucky, steady])] == ["0001"]
-    again = [record("0003", 0.50, repeat_of="0001"), record("0004", 0.52, repeat_of="0001")]
+    lucky, steady = record(1, 0.60, 11), record(2, 0.58, 12)
+    assert [r.trial for r in Goal().front([lucky, steady])] == ["0001"]
+    again = [record(3, 0.50, 11, repeat_of="0001"), record(4, 0.52, 11, repeat_of="0001")]
     best = Goal().front([lucky, steady, *again])
-    assert [r["trial"] for r in best] == ["0002", "0001"]
-    assert best[1]["ndcg_at_10"] == pytest.approx(0.54)
-    assert best[1]["seeds"] == 3
+    assert [r.trial for r in best] == ["0002", "0001"]
+    assert best[1].values["ndcg_at_10"] == pytest.approx(0.54)
+    assert best[1].seeds == 3
 
 
 def test_a_repeat_that_failed_says_nothing() -> None:
-    failed = {**record("0003", 0.0, repeat_of="0001"), "state": "failed"}
-    assert Goal().front([record("0001", 0.6), failed])[0]["ndcg_at_10"] == 0.6
+    failed = record(3, None, 11, repeat_of="0001")
+    assert Goal().front([record(1, 0.6, 11), failed])[0].values["ndcg_at_10"] == 0.6
 
 
-def test_neighbours_whose_difference_is_noise_are_told_from_those_that_differ() -> None:
+def test_a_difference_that_is_noise_is_not_significant() -> None:
     rng = np.random.default_rng(1)
     hard = rng.uniform(0.2, 0.8, 50)
     scores = {"large": hard + rng.normal(0, 0.05, 50), "alike": hard + rng.normal(0, 0.05, 50), "small": hard - 0.1}
@@ -127,9 +121,9 @@ def test_neighbours_whose_difference_is_noise_are_told_from_those_that_differ() 
     assert dataclasses.astuple(found["small"]) == pytest.approx(dataclasses.astuple(expected), abs=0.005), "any order"
 
 
-def test_the_front_in_the_terminal_marks_neighbours_that_are_alike(tmp_path: Path) -> None:
+def test_the_front_in_the_terminal_marks_models_without_a_significant_difference(tmp_path: Path) -> None:
     front = effir_dist.load_run(synthetic_run(tmp_path / "demo", 30).folder).front
     lines = front_text(front.assign(run="demo")).splitlines()[1:]
     marked = [line.split()[0] for line in lines if "~" in line]
-    assert marked == list(front.loc[front["told_apart"] == False, "trial"])  # noqa: E712
+    assert marked == list(front.loc[front["significant"] == False, "trial"])  # noqa: E712
     assert 0 < len(marked) < len(front) - 1

@@ -22,7 +22,9 @@ from effir_dist.core.storage import place, read_bytes, read_locally, written_loc
 from effir_dist.export.command import export
 from effir_dist.export.selection import best
 from effir_dist.models.encoder import load_encoder
+from effir_dist.models.pruning import PruningPlan
 from effir_dist.report import command as report_command
+from effir_dist.runs.records import SplitScores, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from tests import ROOT
@@ -89,22 +91,22 @@ def test_a_run_is_the_same_wherever_it_is(home: str, checkpoints: dict[str, Path
     encoder = load_encoder(str(checkpoints["llama"]))
     with run.locked():
         for number in (0, 2, 10):
-            run.write_suggestion(f"{number:04d}", {"number": number})
-        assert run.pending()[0] == {"schema": 1, "trial": "0000", "number": 0}
-        run.write_result("0000", record(0, [], 1.0, FULL, 0.66))
-        run.write_result("0002", record(2, [3], 0.5, 18_000_000, 0.6))
-        assert run.write_result("0000", record(0, [], 1.0, FULL, 0.1))["ndcg_at_10"] == 0.66
+            run.write_spec(TrialSpec(number, {}, {}, PruningPlan()))
+        assert [(spec.trial, spec.plan) for spec in run.pending()][0] == ("0000", PruningPlan())
+        run.write_result(record(0, [], 1.0, FULL, 0.66))
+        run.write_result(record(2, [3], 0.5, 18_000_000, 0.6))
+        assert run.write_result(record(0, [], 1.0, FULL, 0.1)).values["ndcg_at_10"] == 0.66
         with written_locally(run.trial_folder("0002")) as folder:
             encoder.save(folder)
-        run.write_test("0002", {"ndcg_at_10": 0.5})
+        run.write_split_scores("0002", "test", SplitScores({"ndcg_at_10": 0.5}, {}))
         run.note_out_of_memory("0010", "out of memory")
         write_bytes_atomic(run.trial_folder("0010") / "junk", b"junk")
         state = TrainState([0.5, 0.25], 2.0, {"weight/a": torch.arange(3.0)})
         write_state(run.checkpoint_path("0010"), state, "key")
     again = Run.open(run.location)
     assert config.from_dict(again.config) == config.RunConfig()
-    assert [r["trial"] for r in again.results()] == ["0000", "0002"]
-    assert again.tests() == {"0002": {"schema": 1, "ndcg_at_10": 0.5}}
+    assert [r.trial for r in again.results()] == ["0000", "0002"]
+    assert again.split_scores("test") == {"0002": SplitScores({"ndcg_at_10": 0.5}, {})}
     assert (again.next_number(), again.name, again.has_weights("0002")) == (11, "demo", True)
     again.clear_pending("0010")
     assert storage.names(again.trial_folder("0010")) == ["checkpoint.safetensors", "out_of_memory", "trial.json"]

@@ -23,6 +23,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.models import pretrained as checkpoints_module
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search import checks
 from effir_dist.search.strategy import space_file
@@ -47,7 +48,7 @@ def test_checks_scores_and_trials_open_no_held_out_file(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, held_out: Path
 ) -> None:
     from effir_dist.search.trial.preparation import compute_scores
-    from effir_dist.search.trial.trial import run_trial, score_held_out, score_test
+    from effir_dist.search.trial.trial import run_trial, score_saved
 
     sys.addaudithook(note)
     values = {"model.path": str(checkpoints["bert"]), "data.paths": [str(collection)], "data.held_out": [str(held_out)]}
@@ -57,26 +58,16 @@ def test_checks_scores_and_trials_open_no_held_out_file(
     checks.check(space, config, source.config)
     run = Run.create(tmp_path / "run", c.to_dict(config), {"space": {}})
     compute_scores(run, config, ["activation"])
-    plan = PruningPlan(dropped_mlp=(1,)).to_dict()
-    head = {
-        "trial": "0000",
-        "number": 0,
-        "suggested": {},
-        "distributions": {},
-        "plan": plan,
-        "key": "k",
-        "attributes": {},
-    }
-    run_trial(run, config, head, lambda _: None)
-    score_test(run, config, "0000")
+    run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
+    score_saved(run, config, "0000", "test")
     assert OPENED == []
-    found = score_held_out(run, config, "0000")
+    found = score_saved(run, config, "0000", "held_out")
     assert {Path(path).name for path in OPENED} == {"corpus.jsonl", "queries.jsonl", "test.tsv", "train.tsv", "dev.tsv"}
-    assert run.held_out()["0000"]["datasets"].keys() == {"never-read"}
-    assert found["data"][0]["sha256"]
+    assert run.split_scores("held_out")["0000"].datasets.keys() == {"never-read"}
+    assert found.data[0]["sha256"]
     table = effir_dist.load_run(run.folder)
-    assert table.trials["held_out_ndcg_at_10"].tolist() == [pytest.approx(found["ndcg_at_10"])]
-    assert set(table.scores["split"]) == {"search", "test", "held out"}
+    assert table.trials["held_out_ndcg_at_10"].tolist() == [pytest.approx(found.values["ndcg_at_10"])]
+    assert set(table.scores["split"]) == {"search", "test", "held_out"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +104,6 @@ def test_quality_is_the_mean_over_the_chosen_data_sets() -> None:
     assert _means(scores, ())["ndcg_at_10"] == pytest.approx(0.5)
     chosen = _means(scores, ("a", "b"))
     assert chosen["ndcg_at_10"] == pytest.approx(0.3)
-    assert chosen["datasets"].keys() == {"a", "b", "c"}, "the others are scored and shown all the same"
 
 
 def test_the_report_takes_its_means_over_the_chosen_data_sets(tmp_path: Path) -> None:
@@ -179,16 +169,16 @@ def test_a_whole_search_with_all_of_it(
     assert "the search ended: all 5 trials are done" in output
 
     records = run.results()
-    assert all(r["parameters_fraction"] <= 0.95 for r in records[1:])
-    assert all(r["query_speedup"] > 0 and r["speed_protocol"]["device"] for r in records)
-    assert {r["dimension"] for r in records} == {32, 16}
+    assert all(r.values["parameters_fraction"] <= 0.95 for r in records[1:])
+    assert all(r.values["query_speedup"] > 0 and r.speed_protocol["device"] for r in records)
+    assert {r.facts.dimension for r in records} == {32, 16}
     assert (tmp_path / "runs/mine/trials/0000/model.safetensors").exists(), "off the front, and kept to compare by"
     front = pd.read_csv(run.report_folder / "front.csv", dtype={"trial": str})
     assert front["held_out_ndcg_at_10"].notna().all()
 
     finish(start(tmp_path, "--resume", "runs/mine", "--repeat", "1"), tmp_path)
-    repeats = [r for r in run.results() if r.get("repeat_of")]
-    assert {r["repeat_of"] for r in repeats} == set(front["trial"])
+    repeats = [r for r in run.results() if r.spec.repeat_of]
+    assert {r.spec.repeat_of for r in repeats} == set(front["trial"])
     table = pd.read_csv(run.report_folder / "trials.csv", dtype={"trial": str}).set_index("trial")
     assert (table.loc[front["trial"], "seeds"] == 2).all()
-    assert json.loads((run.trial_folder(repeats[0]["trial"]) / "test.json").read_text())["ndcg_at_10"] >= 0
+    assert json.loads((run.trial_folder(repeats[0].trial) / "test.json").read_text())["ndcg_at_10"] >= 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import cluster
+from effir_dist.search.cluster.worker import Job, Report
 
 
 class SlowToArrive:
@@ -20,7 +20,7 @@ class SlowToArrive:
     def __init__(self, first: Path, driver: int) -> None:
         self.first, self.driver = first, driver
 
-    def __call__(self, seconds: float, job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    def __call__(self, seconds: float, job: Job, report: Report) -> None:
         STAND_IN(seconds, job, report)
 
     def __reduce__(self) -> tuple[Any, ...]:

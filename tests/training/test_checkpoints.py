@@ -26,6 +26,7 @@ from effir_dist.core import config as c
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.trial.preparation import compute_scores
 from effir_dist.search.trial.trial import run_trial
@@ -166,30 +167,32 @@ def test_a_node_that_is_about_to_go_saves_at_once_and_once(checkpoints: dict[str
 # A trial
 
 
-def make_run(folder: Path, collection: Path, checkpoint: Path) -> tuple[Run, RunConfig, dict[str, Any]]:
+def make_run(folder: Path, collection: Path, checkpoint: Path) -> tuple[Run, RunConfig, TrialSpec]:
     values = {"model.path": str(checkpoint), "data.paths": [str(collection)], "train.batch_size": 4, "train.steps": 200}
     config = c.replace(RunConfig(), {**values, "train.checkpoint_steps": 4, "train.dtype": "float32"})
     run = Run.create(folder, c.to_dict(config))
     compute_scores(run, config, ["activation"])
-    head = {"trial": "0000", "number": 0, "suggested": {}, "distributions": {}, "key": "k", "attributes": {}}
-    return run, config, {**head, "plan": PLAN.to_dict()}
+    return run, config, TrialSpec(0, {}, {}, PLAN)
 
 
 TRIAL = """
 import json, sys
-from effir_dist import config as c
+from effir_dist.core import config as c
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.trial import run_trial
+from effir_dist.search.trial.trial import run_trial
 run = Run.open(sys.argv[1])
-run_trial(run, c.from_dict(run.config), json.loads(sys.argv[2]), lambda progress: None)
+spec = TrialSpec.from_json(json.loads(sys.argv[2]), "the command line")
+run_trial(run, c.from_dict(run.config), spec, lambda progress: None)
 """
 
 
 def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    run, config, head = make_run(tmp_path / "run", collection, checkpoints["bert"])
+    run, config, spec = make_run(tmp_path / "run", collection, checkpoints["bert"])
     calm, _, _ = make_run(tmp_path / "calm", collection, checkpoints["bert"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", TRIAL, str(run.folder), json.dumps(head)], env=environment)
+    arguments = [str(run.folder), json.dumps(spec.to_json())]
+    process = subprocess.Popen([sys.executable, "-c", TRIAL, *arguments], env=environment)
     path, end = run.checkpoint_path("0000"), time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None
@@ -198,14 +201,14 @@ def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str,
     process.send_signal(signal.SIGKILL)
     process.wait()
     run.clear_pending("0000")  # what --resume does first
-    done = len(read_state(path, "k").losses)
+    done = len(read_state(path, spec.key).losses)
     assert 0 < done < 200
     steps: list[int] = []
-    record = run_trial(run, config, head, lambda progress: steps.append(progress.get("step", 0)))
-    expected = run_trial(calm, config, head, quiet)
-    assert record["steps"] == 200
-    assert record["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
-    assert record["ndcg_at_10"] == pytest.approx(expected["ndcg_at_10"], abs=1e-6)
+    record = run_trial(run, config, spec, lambda progress: steps.append(progress.get("step", 0)))
+    expected = run_trial(calm, config, spec, quiet)
+    assert record.steps == 200
+    assert record.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    assert record.values["ndcg_at_10"] == pytest.approx(expected.values["ndcg_at_10"], abs=1e-6)
     np.testing.assert_allclose(
         *(load_encoder(str(r.trial_folder("0000"))).encode(["a text"]) for r in (run, calm)), atol=1e-5
     )
@@ -218,17 +221,18 @@ def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str,
 LIMITED = """
 import json, resource, sys
 import faiss
-from effir_dist import config as c
+from effir_dist.core import config as c
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.training import train
-from effir_dist.trial import base_encoder, run_trial
+from effir_dist.search.trial.trial import base_encoder, run_trial
+from effir_dist.training.trainer import train
 from tests.training.test_training import make_pairs, quiet
 run, limit = Run.open(sys.argv[1]), int(sys.argv[3])
 config = c.from_dict(run.config)
 train(base_encoder(config), make_pairs(), c.replace(config, {"train.batch_size": 4}).train, quiet)  # all is imported
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + limit, resource.RLIM_INFINITY))
-run_trial(run, config, json.loads(sys.argv[2]), quiet)
+run_trial(run, config, TrialSpec.from_json(json.loads(sys.argv[2]), "the command line"), quiet)
 """
 
 
@@ -245,18 +249,17 @@ def test_a_trial_that_runs_out_of_memory_is_tried_with_less(
     config = c.replace(RunConfig(), values)
     run = Run.create(tmp_path / "run", c.to_dict(config))
     compute_scores(run, c.replace(config, {"prune.calibration_texts": 4}), ["activation"])
-    head = {"trial": "0000", "number": 0, "suggested": {}, "distributions": {}, "key": "k", "attributes": {}}
-    arguments = [str(run.folder), json.dumps({**head, "plan": PLAN.to_dict()}), str(megabytes << 20)]
+    arguments = [str(run.folder), json.dumps(TrialSpec(0, {}, {}, PLAN).to_json()), str(megabytes << 20)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     record = run.result("0000")
     if state == "unlimited":
-        assert (record["state"], record["retried"]) == ("complete", "")
+        assert (record.state, record.retried) == ("complete", "")
         return
-    assert record["state"] == state, record["reason"]
-    assert record["retried"].startswith("out of memory at a peak of")
-    assert state == "complete" or record["reason"].startswith("out of memory at a peak of")
+    assert record.state == state, record.reason
+    assert record.retried.startswith("out of memory at a peak of")
+    assert state == "complete" or record.reason.startswith("out of memory at a peak of")
 
 
 # The notice

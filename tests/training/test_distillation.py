@@ -20,6 +20,7 @@ from effir_dist.core.settings import DataConfig, RunConfig, TrainConfig
 from effir_dist.data.pairs import check, training_pairs
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan, make_plan
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.space import Space, needs_scores, teacher_settings
 from effir_dist.search.trial.preparation import compute_scores, load_teacher
@@ -210,11 +211,6 @@ def make_run(collection: Path, checkpoint: Path, folder: Path, **settings: Any) 
     return Run.create(folder, c.to_dict(config)), config
 
 
-def head(plan: PruningPlan) -> dict[str, Any]:
-    empty: dict[str, Any] = {"suggested": {}, "distributions": {}, "attributes": {}}
-    return {"trial": "0000", "number": 0, "plan": plan.to_dict(), "key": "", **empty}
-
-
 def test_the_unpruned_model_is_asked_once_a_search(
     collection: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -228,8 +224,8 @@ def test_the_unpruned_model_is_asked_once_a_search(
     pairs = training_pairs(config.data, 0)
     base = base_encoder(config)
     np.testing.assert_allclose(teacher.passages, base.encode(distinct(pairs, False)[1]), atol=1e-3)
-    record = run_trial(run, config, head(PLAN), quiet)
-    assert record["state"] == "complete"
+    record = run_trial(run, config, TrialSpec(0, {}, {}, PLAN), quiet)
+    assert record.state == "complete"
     student, alone = (prune_encoder(base_encoder(config), PLAN, None) for _ in range(2))
     train(student, pairs, config.train, quiet, teacher=teacher)
     train(alone, pairs, replace(config.train, distill_similarities=0.0), quiet)
@@ -248,7 +244,7 @@ def test_tuning_first_is_tuning_the_unpruned_model(
         neurons = arrays["activation"]
     base = base_encoder(config)
     plan = make_plan(base.model_config, [1], [], 0.5, neurons, "activation")
-    run_trial(run, config, head(plan), quiet)
+    run_trial(run, config, TrialSpec(0, {}, {}, plan), quiet)
     train(base, training_pairs(config.data, 0), config.train, quiet)
     expected = prune_encoder(base, plan, neurons).encode(["some text"])
     found = load_encoder(str(run.trial_folder("0000"))).encode(["some text"])

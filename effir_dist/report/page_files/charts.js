@@ -3,7 +3,7 @@
 const INK = '#1f2429';
 const SOFT = '#5c6670';
 const GRID = '#e9edf0';
-// Told apart with any kind of colour blindness (Okabe and Ito).
+// Distinct with any kind of colour blindness (Okabe and Ito).
 const BLUE = '#0072b2';
 const LIGHT_BLUE = '#8fc1e3';
 const RED = '#d55e00';
@@ -14,53 +14,25 @@ const PALE = '#b9c2cb';
 const RUN_COLOURS = [BLUE, RED, '#cc79a7', '#56b4e9', '#6b6b6b', '#000000'];
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 
-// What quality is set against. better: -1 where less is, 1 where more is.
-const AXES = {
-  parameters: { name: 'parameters', title: 'parameters (million)', better: -1, value: (t) => t.parameters / 1e6 },
-  parameters_fraction: {
-    name: 'share of parameters', title: 'share of the unpruned model\u2019s parameters (%)', better: -1,
-    value: (t) => 100 * t.parameters_fraction,
-  },
-  documents_per_second: {
-    name: 'speed: documents', title: 'documents encoded per second', better: 1, value: (t) => t.documents_per_second,
-  },
-  queries_per_second: {
-    name: 'speed: queries', title: 'queries encoded per second', better: 1, value: (t) => t.queries_per_second,
-  },
-  block_parameters: {
-    name: 'parameters without embeddings', title: 'parameters without embeddings (million)', better: -1, value: (t) => t.block_parameters / 1e6,
-  },
-  index_bytes: { name: 'index size', title: 'bytes of a document in the index', better: -1, value: (t) => t.index_bytes },
-  memory_bytes: { name: 'memory', title: 'memory of weights and of encoding a batch (MB)', better: -1, value: (t) => t.memory_bytes / 1e6 },
-  query_speedup: { name: 'speed-up: queries', title: 'times as fast as the unpruned model, a query', better: 1, value: (t) => t.query_speedup },
-  document_speedup: {
-    name: 'speed-up: documents', title: 'times as fast as the unpruned model, a batch of documents', better: 1, value: (t) => t.document_speedup,
-  },
-  train_seconds: { name: 'training time', title: 'training time (s)', better: -1, value: (t) => t.train_seconds },
-  total_seconds: { name: 'time of the trial', title: 'time of the whole trial (s)', better: -1, value: (t) => t.total_seconds },
-};
-
-// Models of a billion parameters and more are counted in billions.
-function chooseUnits(data) {
-  const billions = data.trials.some((t) => t.full_parameters >= 1e9);
-  AXES.parameters.title = `parameters (${billions ? 'billion' : 'million'})`;
-  AXES.parameters.value = (t) => t.parameters / (billions ? 1e9 : 1e6);
-}
+// What quality is drawn against: any measure that is no quality itself.
+const axes = (data) => data.measures.filter((entry) => !entry.quality);
+const onAxis = (trial, axis) => trial.values[axis] / MEASURES.get(axis).axis.size;
 
 // A repeat is no point of its own: its scores are in the mean of the trial that it repeats.
-const measured = (data, axis) => data.trials.filter((t) => isComplete(t) && !t.repeat_of && known(AXES[axis].value(t)) && AXES[axis].value(t) > 0);
+const measured = (data, axis) => data.trials.filter((t) => isComplete(t) && !t.repeat_of && known(t.values[axis]) && t.values[axis] > 0);
 
-// What the search counted as cost, first.
-const firstAxis = (data) => (data.objectives.find((o) => AXES[o.name]) || { name: 'parameters' }).name;
+// The search's first cost.
+const firstAxis = (data) => data.objectives.find((name) => !MEASURES.get(name).quality) || ROLES.size;
 
-// The trials within the constraints that none is at least as cheap and as good as, cheapest first; of equal ones the first.
+// The feasible trials that none is at least as cheap and as good as, cheapest first; of equal ones the first.
 function frontOf(trials, axis) {
-  const cost = (t) => -AXES[axis].better * AXES[axis].value(t);
-  const order = trials.map((t, i) => [t, i]).filter(([t]) => t.satisfies);
-  order.sort(([a, i], [b, j]) => cost(a) - cost(b) || b.ndcg_at_10 - a.ndcg_at_10 || i - j);
+  const cost = (t) => -MEASURES.get(axis).better * onAxis(t, axis);
+  const quality = (t) => valueOf(t, 'quality');
+  const order = trials.map((t, i) => [t, i]).filter(([t]) => t.feasible);
+  order.sort(([a, i], [b, j]) => cost(a) - cost(b) || quality(b) - quality(a) || i - j);
   const front = [];
   for (const [trial] of order) {
-    if (!front.length || trial.ndcg_at_10 > front[front.length - 1].ndcg_at_10) front.push(trial);
+    if (!front.length || quality(trial) > quality(front[front.length - 1])) front.push(trial);
   }
   return front;
 }
@@ -78,25 +50,32 @@ function wrapped(text, most = 46) {
 }
 
 function hoverText(data, trial) {
+  const { quality } = trial;
+  const score = withRole('quality');
   const lines = [`<b>${escaped(trialName(data, trial))}</b>`, wrapped(planText(trial))];
-  lines.push(`${parametersText(trial.parameters)} parameters (${percent(trial.parameters_fraction)})`);
-  lines.push(`nDCG@10 ${fixed(trial.ndcg_at_10, 4)} ${interval(trial.ndcg_at_10_low, trial.ndcg_at_10_high)}`);
-  if (known(trial.ndcg_at_10_difference) && trial.trial !== data.runs[trial.run].unpruned) {
-    const difference = interval(trial.ndcg_at_10_difference_low, trial.ndcg_at_10_difference_high, true);
-    lines.push(`against unpruned ${signed(trial.ndcg_at_10_difference)} ${difference}`);
+  lines.push(`${sizeText(trial)} ${escaped(withRole('size').label)} (${shareText(trial)})`);
+  lines.push(`${escaped(score.label)} ${qualityText(trial)} ${interval(quality.low, quality.high)}`);
+  if (known(quality.difference) && trial.trial !== data.runs[trial.run].unpruned) {
+    const difference = interval(quality.difference_low, quality.difference_high, true);
+    lines.push(`against unpruned ${signed(quality.difference)} ${difference}`);
   }
-  if (known(trial.test_ndcg_at_10)) lines.push(`on the test queries ${fixed(trial.test_ndcg_at_10, 4)}`);
-  if (known(trial.documents_per_second)) lines.push(`${threeDigits(trial.documents_per_second)} documents per second`);
-  if (known(trial.held_out_ndcg_at_10)) lines.push(`on the held-out data ${fixed(trial.held_out_ndcg_at_10, 4)}`);
-  lines.push(`trained in ${duration(trial.train_seconds)}${trial.seeds > 1 ? `; means over ${trial.seeds} seeds` : ''}`);
+  if (known(quality.test)) lines.push(`on the test queries ${measureText(score, quality.test)}`);
+  if (known(quality.held_out)) lines.push(`on the held-out data ${measureText(score, quality.held_out)}`);
+  for (const entry of otherColumns(data).filter((e) => known(trial.values[e.name]))) {
+    lines.push(`${escaped(entry.label)} ${escaped(measureText(entry, trial.values[entry.name]))}`);
+  }
+  lines.push(`trained in ${duration(valueOf(trial, 'training'))}${trial.seeds > 1 ? `; means over ${trial.seeds} seeds` : ''}`);
   return lines.join('<br>');
 }
 
+// The columns of the table of trials that have no place of their own in texts.
+const otherColumns = (data) => data.measures.filter((entry) => entry.column && !Object.values(ROLES).includes(entry.name));
+
 // One collapsed trial must not flatten the front: what lies far below it is drawn at the edge.
 function rangeOf(trials, front) {
-  const ys = (front.length ? front : trials).flatMap((t) => [t.ndcg_at_10, t.ndcg_at_10_low, t.ndcg_at_10_high, t.test_ndcg_at_10]).filter(known);
+  const ys = (front.length ? front : trials).flatMap((t) => [valueOf(t, 'quality'), t.quality.low, t.quality.high, t.quality.test]).filter(known);
   const [least, most] = [Math.min(...ys), Math.max(...ys)];
-  const lowest = Math.min(least, ...trials.map((t) => t.ndcg_at_10));
+  const lowest = Math.min(least, ...trials.map((t) => valueOf(t, 'quality')));
   const low = Math.max(lowest, least - 0.5 * Math.max(most - least, 0.05));
   const tall = Math.max(most - low, 0.02);
   return [low - 0.05 * tall, most + 0.06 * tall];
@@ -104,16 +83,16 @@ function rangeOf(trials, front) {
 
 function markers(data, trials, axis, y, marker, more = {}) {
   return {
-    type: 'scatter', mode: 'markers', x: trials.map(AXES[axis].value), y: trials.map(y), marker,
+    type: 'scatter', mode: 'markers', x: trials.map((t) => onAxis(t, axis)), y: trials.map(y), marker,
     customdata: trials.map((t) => t.id), text: trials.map((t) => hoverText(data, t)),
     hovertemplate: '%{text}<extra></extra>', ...more,
   };
 }
 
 function steps(front, axis, xs) {
-  // A trial beats all that is dearer and worse: between two trials of the front the cheaper one's score holds.
-  const points = front.map((t) => [AXES[axis].value(t), t.ndcg_at_10]);
-  if (points.length) points.push([AXES[axis].better < 0 ? xs[1] : xs[0], points[points.length - 1][1]]);
+  // A trial dominates all that cost more and are worse: between two trials of the front the cheaper one's score holds.
+  const points = front.map((t) => [onAxis(t, axis), valueOf(t, 'quality')]);
+  if (points.length) points.push([MEASURES.get(axis).better < 0 ? xs[1] : xs[0], points[points.length - 1][1]]);
   return {
     type: 'scatter', mode: 'lines', x: points.map((p) => p[0]), y: points.map((p) => p[1]), hoverinfo: 'skip',
     line: { shape: 'hv', color: BLUE, width: 1.5 },
@@ -122,7 +101,7 @@ function steps(front, axis, xs) {
 
 function ring(data, state, low) {
   const chosen = measured(data, state.axis).filter((t) => t.id === state.selected);
-  return markers(data, chosen, state.axis, (t) => Math.max(t.ndcg_at_10, low),
+  return markers(data, chosen, state.axis, (t) => Math.max(valueOf(t, 'quality'), low),
     { size: 24, color: GOLD, symbol: 'circle-open', line: { width: 3.5 } }, { hoverinfo: 'skip', hovertemplate: null });
 }
 
@@ -134,8 +113,8 @@ function moveRing(data, state) {
   Plotly.restyle(chart, { x: [x], y: [y] }, [chart.data.length - 1]);
 }
 
-// Not told apart from the next dearer model of the search's own front.
-const isNoise = (data, state, trial) => data.runs.length === 1 && state.axis === firstAxis(data) && trial.told_apart === false;
+// No significant difference from the next larger model of the search's own front.
+const isNoise = (data, state, trial) => data.runs.length === 1 && state.axis === firstAxis(data) && trial.significant === false;
 
 function frontTraces(data, state, trials, front, xs, low) {
   const axis = state.axis;
@@ -143,22 +122,22 @@ function frontTraces(data, state, trials, front, xs, low) {
   const colour = (t) => (several ? RUN_COLOURS[t.run % RUN_COLOURS.length] : PALE);
   const onFront = new Set(front.map((t) => t.id));
   const behind = trials.filter((t) => !onFront.has(t.id));
-  const below = (t) => t.ndcg_at_10 < low;
-  const whole = trials.filter((t) => t.trial === data.runs[t.run].unpruned);
-  const y = (t) => Math.max(t.ndcg_at_10, low);
+  const below = (t) => valueOf(t, 'quality') < low;
+  const unpruned = trials.filter((t) => t.trial === data.runs[t.run].unpruned);
+  const y = (t) => Math.max(valueOf(t, 'quality'), low);
   const quiet = { hoverinfo: 'skip', hovertemplate: null };
-  const error = (bound) => front.map((t) => (known(t[bound]) ? Math.abs(t[bound] - t.ndcg_at_10) : 0));
+  const error = (bound) => front.map((t) => (known(t.quality[bound]) ? Math.abs(t.quality[bound] - valueOf(t, 'quality')) : 0));
   return [
     markers(data, behind, axis, y, {
       size: behind.map((t) => (below(t) ? 9 : 7)), color: behind.map(colour), opacity: several ? 0.45 : 1,
       symbol: behind.map((t) => (below(t) ? 'triangle-down' : 'circle')),
     }),
     steps(front, axis, xs),
-    markers(data, several ? [] : front.filter((t) => known(t.test_ndcg_at_10)), axis, (t) => t.test_ndcg_at_10,
+    markers(data, several ? [] : front.filter((t) => known(t.quality.test)), axis, (t) => t.quality.test,
       { size: 8, color: '#fff', symbol: 'diamond', line: { color: RED, width: 1.5 } }),
     markers(data, front, axis, y, { size: 10, color: front.map((t) => (several ? colour(t) : isNoise(data, state, t) ? LIGHT_BLUE : BLUE)), line: { color: '#fff', width: 1 } }, {
       error_y: {
-        type: 'data', symmetric: false, array: error('ndcg_at_10_high'), arrayminus: error('ndcg_at_10_low'),
+        type: 'data', symmetric: false, array: error('high'), arrayminus: error('low'),
         color: 'rgba(0, 114, 178, 0.45)', thickness: 1.3, width: 3,
       },
     }),
@@ -166,7 +145,7 @@ function frontTraces(data, state, trials, front, xs, low) {
       { size: 15, color: BLUE, symbol: 'circle-open', line: { width: 1.4 } }, quiet),
     markers(data, trials.filter((t) => t.recipe), axis, y,
       { size: 14, color: GREEN, symbol: 'square-open', line: { width: 1.6 } }, quiet),
-    markers(data, whole, axis, y, { size: 18, color: INK, symbol: 'circle-open', line: { width: 1.6 } }, quiet),
+    markers(data, unpruned, axis, y, { size: 18, color: INK, symbol: 'circle-open', line: { width: 1.6 } }, quiet),
     ring(data, state, low),
   ];
 }
@@ -193,15 +172,14 @@ function drawFront(data, state) {
     return [];
   }
   if (!byId('front-chart').data) byId('front-chart').replaceChildren();
-  const axis = AXES[state.axis];
   const front = frontOf(trials, state.axis);
-  const values = trials.map(axis.value);
+  const values = trials.map((t) => onAxis(t, state.axis));
   const wide = Math.max(Math.max(...values) - Math.min(...values), 0.05 * Math.max(...values));
   const xs = [Math.min(...values) - 0.05 * wide, Math.max(...values) + 0.05 * wide];
   const ys = rangeOf(trials, front);
   const traces = frontTraces(data, state, trials, front, xs, ys[0]);
   const frame = { uirevision: state.axis, meta: { low: ys[0] }, xaxis: { range: xs }, yaxis: { range: ys, tickformat: '.2f' } };
-  Plotly.react('front-chart', traces, layout(axis.title, 'nDCG@10', frame), SETTINGS);
+  Plotly.react('front-chart', traces, layout(MEASURES.get(state.axis).axis.title, withRole('quality').label, frame), SETTINGS);
   return front;
 }
 
@@ -235,13 +213,13 @@ function drawLegend(data, state, front) {
   if (data.runs.length > 1) data.runs.forEach((run, i) => add('circle', { fill: RUN_COLOURS[i % RUN_COLOURS.length] }, run.name));
   else {
     add('circle', { fill: BLUE }, 'front, with 95 % interval');
-    if (front.some((t) => isNoise(data, state, t))) add('circle', { fill: LIGHT_BLUE }, 'front, not told apart from the next dearer one');
+    if (front.some((t) => isNoise(data, state, t))) add('circle', { fill: LIGHT_BLUE }, 'front, no significant difference from the next larger one');
     if (data.objectives.length > 2) add('ring', { stroke: BLUE }, 'front of all objectives');
     add('circle', { fill: PALE }, 'other trials');
   }
   if (data.runs.some((run) => run.unpruned)) add('ring', { stroke: INK }, 'unpruned model');
   if (data.trials.some((t) => t.recipe)) add('square', { stroke: GREEN }, 'EffiR\u2019s recipe: least important MLPs go');
-  if (data.runs.length === 1 && front.some((t) => known(t.test_ndcg_at_10))) add('diamond', { stroke: RED }, 'front on the test queries');
+  if (data.runs.length === 1 && front.some((t) => known(t.quality.test))) add('diamond', { stroke: RED }, 'front on the test queries');
   add('ring', { stroke: GOLD, 'stroke-width': 3 }, 'selected');
   byId('legend').replaceChildren(...items);
 }

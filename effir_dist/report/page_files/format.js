@@ -32,8 +32,41 @@ function signed(value, digits = 3) {
   return known(value) && value > 0 && Number(value.toFixed(digits)) !== 0 ? `+${text}` : text;
 }
 
+// Entries of the table of measures, by name. Labels, units, directions and formats come with the data: no script names
+// a measure. ROLES says which one is the quality, the size and so on.
+const MEASURES = new Map();
+const ROLES = {};
+
+function readMeasures(data) {
+  MEASURES.clear();
+  for (const entry of data.measures) MEASURES.set(entry.name, entry);
+  Object.assign(ROLES, data.roles);
+}
+
+const withRole = (role) => MEASURES.get(ROLES[role]);
+const valueOf = (trial, role) => trial.values[ROLES[role]];
+
+// 1234.5 -> '1,234.5', without the unit.
+function numberText(entry, value) {
+  if (!known(value)) return NONE;
+  const shown = value * entry.unit.scale;
+  if (entry.unit.significant) return threeDigits(shown);
+  const [whole, rest] = shown.toFixed(entry.unit.digits).split('.');
+  return Number(whole).toLocaleString('en') + (rest ? `.${rest}` : '');
+}
+
+const measureText = (entry, value) => (known(value) ? numberText(entry, value) + entry.unit.suffix : NONE);
+// In few characters: 18.9 M.
+const shortText = (entry, value) => (entry.unit.counted ? countText(value) : measureText(entry, value));
+// For a line of its own: 3 min 12 s.
+const longText = (entry, value) => (entry.unit.name === 's' ? duration(value) : measureText(entry, value));
+
+const sizeText = (trial) => shortText(withRole('size'), valueOf(trial, 'size'));
+const shareText = (trial, digits = 1) => percent(valueOf(trial, 'share'), digits);
+const qualityText = (trial) => measureText(withRole('quality'), valueOf(trial, 'quality'));
+
 // 18900000 -> '18.9 M', to three digits, as the search's own output has it.
-function parametersText(value) {
+function countText(value) {
   if (!known(value)) return NONE;
   for (const [unit, size] of [['B', 1e9], ['M', 1e6], ['k', 1e3]]) {
     if (value >= 0.9995 * size) {
@@ -77,18 +110,18 @@ function planText(trial) {
   if (known(trial.width_ratio) && trial.width_ratio < 0.9995) {
     parts.push(`${parts.length ? 'the other MLPs' : 'all MLPs'} ${Math.round(100 * trial.width_ratio)} % wide`);
   }
-  if (known(trial.full_index_bytes) && trial.index_bytes < trial.full_index_bytes) {
-    parts.push(`vectors cut to ${trial.index_bytes / 4} of ${trial.full_index_bytes / 4} dimensions`);
+  if (trial.dimension && trial.dimension < trial.full_dimension) {
+    parts.push(`embeddings cut to ${trial.dimension} of ${trial.full_dimension} dimensions`);
   }
   if (parts.length) return parts.join('; ');
-  return known(trial.parameters) ? 'unpruned' : 'no plan was made';
+  return known(trial.width_ratio) ? 'unpruned' : 'no plan was made';
 }
 
 function trialName(data, trial) {
   return data.runs.length > 1 ? `${data.runs[trial.run].name} ${trial.trial}` : trial.trial;
 }
 
-const isComplete = (trial) => trial.state === 'complete' && known(trial.ndcg_at_10);
+const isComplete = (trial) => trial.state === 'complete' && known(valueOf(trial, 'quality'));
 const unprunedOf = (data, run) => data.trials.find((t) => t.run === run && t.trial === data.runs[run].unpruned);
-// Not measurably worse: the interval of the paired difference reaches 0.
-const reachesZero = (trial) => known(trial.ndcg_at_10_difference_high) && trial.ndcg_at_10_difference_high >= 0;
+// Not significantly worse than the unpruned model: the interval of the paired difference reaches 0.
+const reachesZero = (trial) => known(trial.quality.difference_high) && trial.quality.difference_high >= 0;

@@ -4,6 +4,7 @@ const REFRESH = 4000; // milliseconds between two looks at a running search
 
 let data = JSON.parse(byId('data').textContent);
 let front = [];
+readMeasures(data);
 const state = { axis: firstAxis(data), selected: null, sort: { name: 'trial', direction: 1 }, filter: '' };
 
 function firstChoice() {
@@ -21,22 +22,21 @@ function select(id) {
 }
 
 function drawAxisChoice() {
-  const usable = Object.keys(AXES).filter((axis) => measured(data, axis).length);
-  const options = usable.length ? usable : ['parameters'];
+  const usable = axes(data).map((entry) => entry.name).filter((name) => measured(data, name).length);
+  const options = usable.length ? usable : [ROLES.size];
   if (!options.includes(state.axis)) [state.axis] = options;
-  byId('axis').replaceChildren(...options.map((axis) => element('option', { value: axis }, AXES[axis].name)));
+  byId('axis').replaceChildren(...options.map((axis) => element('option', { value: axis }, MEASURES.get(axis).label)));
   byId('axis').value = state.axis;
 }
 
 function drawFrontNote() {
-  const speed = AXES[state.axis].better > 0;
-  const intervals = data.trials.some((t) => known(t.ndcg_at_10_low));
+  const intervals = data.trials.some((t) => known(t.quality.low));
   byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}A point is one trial: pruned, tuned, scored. Click one to see it. `
     + `${intervals ? 'Bars are 95 % bootstrap intervals over queries. ' : ''}`
-    + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((o) => o.text).join(', ')}); the line is the front of the two that are drawn. ` : ''}`
-    + `${data.constraints.length ? `Only trials with ${data.constraints.join(' and ')} are on a front. ` : ''}`
+    + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((name) => MEASURES.get(name).label).join(', ')}); the line is the front of the two that are drawn. ` : ''}`
+    + `${data.constraints.length ? `Only feasible trials are on a front: those with ${data.constraints.join(' and ')}. ` : ''}`
     + `${data.runs[0].ended && !data.live ? `The search ended: ${data.runs[0].ended}. ` : ''}`
-    + `${speed && state.axis.endsWith('_second') ? 'Speed is what scoring the trial reached, in batches, tokenising left out; trials that ran side by side shared the machine. ' : ''}`;
+    + MEASURES.get(state.axis).note;
 }
 
 function drawHeader() {
@@ -53,7 +53,6 @@ function drawHeader() {
 }
 
 function draw() {
-  chooseUnits(data);
   if (!data.trials.some((t) => t.id === state.selected)) state.selected = firstChoice();
   drawHeader();
   drawAxisChoice();
@@ -73,7 +72,8 @@ function draw() {
   byId('hypervolume-note').textContent = `${space} under the front, as a share of ${plainGoal(data) ? 'size' : 'cost'} times quality of the unpruned model; more is better. Failed trials cost time too.`;
 }
 
-const plainGoal = (data) => data.objectives.map((o) => o.name).join() === 'parameters,ndcg_at_10';
+// Whether the search goes by size and quality alone.
+const plainGoal = (data) => data.objectives.every((name) => [ROLES.size, ROLES.quality].includes(name));
 
 // Plotly's events come once there is a plot, which a search that has just begun has not.
 function listenToChart() {
@@ -111,6 +111,7 @@ async function refresh() {
     const answer = await fetch(`data.json?known=${encodeURIComponent(data.stamp)}`, { cache: 'no-store' });
     if (answer.status === 200) {
       data = await answer.json();
+      readMeasures(data);
       draw();
     }
     const problem = answer.status >= 400 ? await answer.text() : '';

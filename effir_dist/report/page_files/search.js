@@ -1,4 +1,4 @@
-// What the search found as a whole: figures on top, plans along the front, what mattered, what failed.
+// What the search found: figures on top, plans on the front, important search parameters, failed trials.
 
 function tile(what, value, more, onclick = null) {
   const made = element(onclick ? 'button' : 'div', { className: 'tile' });
@@ -7,28 +7,29 @@ function tile(what, value, more, onclick = null) {
   return made;
 }
 
-// The smallest pruned model whose paired interval reaches the unpruned one's score.
+// The smallest pruned model that is not significantly worse than the unpruned one.
 function smallestAsGood(data) {
-  const pruned = data.trials.filter((t) => isComplete(t) && !t.repeat_of && t.satisfies && t.trial !== data.runs[t.run].unpruned && reachesZero(t));
-  return pruned.reduce((best, t) => (!best || t.parameters < best.parameters ? t : best), null);
+  const pruned = data.trials.filter((t) => isComplete(t) && !t.repeat_of && t.feasible && t.trial !== data.runs[t.run].unpruned && reachesZero(t));
+  return pruned.reduce((best, t) => (!best || valueOf(t, 'size') < valueOf(best, 'size') ? t : best), null);
 }
 
 function drawTiles(data, select) {
   const complete = data.trials.filter(isComplete);
   const tiles = [];
   if (data.runs.length === 1 && complete.length) {
-    const whole = unprunedOf(data, 0);
-    if (whole) tiles.push(tile('Unpruned model', parametersText(whole.parameters), `nDCG@10 ${fixed(whole.ndcg_at_10, 4)}`, () => select(whole.id)));
+    const { label } = withRole('quality');
+    const unpruned = unprunedOf(data, 0);
+    if (unpruned) tiles.push(tile('Unpruned model', sizeText(unpruned), `${label} ${qualityText(unpruned)}`, () => select(unpruned.id)));
     const good = smallestAsGood(data);
-    const against = good && `${signed(good.ndcg_at_10_difference)} ${interval(good.ndcg_at_10_difference_low, good.ndcg_at_10_difference_high, true)}`;
-    if (good) tiles.push(tile('Smallest not told apart from unpruned', `${parametersText(good.parameters)} (${percent(good.parameters_fraction, 0)})`, against, () => select(good.id)));
-    else if (whole) tiles.push(tile('Smallest not told apart from unpruned', NONE, 'every pruned model so far is worse, to 95 %'));
-    const smallest = complete.reduce((best, t) => (t.on_front && (!best || t.parameters < best.parameters) ? t : best), null);
-    if (smallest && smallest !== whole) {
-      tiles.push(tile('Smallest on the front', `${parametersText(smallest.parameters)} (${percent(smallest.parameters_fraction, 0)})`,
-        `nDCG@10 ${fixed(smallest.ndcg_at_10, 4)}`, () => select(smallest.id)));
+    const against = good && `${signed(good.quality.difference)} ${interval(good.quality.difference_low, good.quality.difference_high, true)}`;
+    if (good) tiles.push(tile('Smallest not significantly worse', `${sizeText(good)} (${shareText(good, 0)})`, against, () => select(good.id)));
+    else if (unpruned) tiles.push(tile('Smallest not significantly worse', NONE, 'every pruned model so far is worse than the unpruned one'));
+    const smallest = complete.reduce((best, t) => (t.on_front && (!best || valueOf(t, 'size') < valueOf(best, 'size')) ? t : best), null);
+    if (smallest && smallest !== unpruned) {
+      tiles.push(tile('Smallest on the front', `${sizeText(smallest)} (${shareText(smallest, 0)})`,
+        `${label} ${qualityText(smallest)}`, () => select(smallest.id)));
     }
-    const seconds = data.trials.reduce((sum, t) => sum + (t.total_seconds || 0), 0);
+    const seconds = data.trials.reduce((sum, t) => sum + (valueOf(t, 'total') || 0), 0);
     const failed = data.trials.length - complete.length;
     tiles.push(tile('Search', `${data.trials.length} trial${data.trials.length === 1 ? '' : 's'}`,
       `${duration(seconds)} in all${failed ? `, ${failed} failed` : ''}; hypervolume ${fixed(data.hypervolume, 3)}`));
@@ -42,19 +43,20 @@ function drawRuns(data) {
   box.hidden = data.runs.length < 2;
   if (box.hidden) return;
   const front = data.trials.filter((t) => t.on_front);
-  const head = ['run', 'model', 'trials', 'unpruned nDCG@10', 'on the common front', 'hypervolume', 'time of its trials'];
+  const quality = withRole('quality');
+  const head = ['run', 'model', 'trials', `unpruned ${quality.label}`, 'on the common front', 'hypervolume', 'time of its trials'];
   const table = element('table', {}, element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: i < 2 ? 'text' : '' }, text)))));
   const body = table.createTBody();
   data.runs.forEach((run, i) => {
-    const whole = unprunedOf(data, i);
-    const [cost, covered] = run.hypervolume.length ? run.hypervolume[run.hypervolume.length - 1] : [0, 0];
-    const values = [run.name, run.model, data.trials.filter((t) => t.run === i).length, whole ? fixed(whole.ndcg_at_10, 4) : NONE,
-      `${front.filter((t) => t.run === i).length} of ${front.length}`, fixed(covered, 4), duration(cost)];
+    const unpruned = unprunedOf(data, i);
+    const [cost, hypervolume] = run.hypervolume.length ? run.hypervolume[run.hypervolume.length - 1] : [0, 0];
+    const values = [run.name, run.model, data.trials.filter((t) => t.run === i).length, unpruned ? qualityText(unpruned) : NONE,
+      `${front.filter((t) => t.run === i).length} of ${front.length}`, fixed(hypervolume, 4), duration(cost)];
     body.append(element('tr', {}, ...values.map((value, j) => element('td', { className: j < 2 ? 'text' : '' }, String(value)))));
   });
-  const cost = plainGoal(data) ? `${parametersText(data.reference.parameters)} parameters` : 'the unpruned model\u2019s costs';
-  const reference = `Reference point of every hypervolume: ${cost}, nDCG@10 0; `
-    + `1 is ${plainGoal(data) ? 'no parameters' : 'no cost'} at nDCG@10 ${fixed(data.reference.ndcg_at_10, 4)}. All runs together: ${fixed(data.hypervolume, 4)}.`;
+  const cost = plainGoal(data) ? `${shortText(withRole('size'), data.reference[ROLES.size])} ${withRole('size').label}` : 'the unpruned model\u2019s costs';
+  const reference = `Reference point of every hypervolume: ${cost}, ${quality.label} 0; `
+    + `1 is ${plainGoal(data) ? `no ${withRole('size').label}` : 'no cost'} at ${quality.label} ${measureText(quality, data.reference[ROLES.quality])}. All runs together: ${fixed(data.hypervolume, 4)}.`;
   const warning = data.same_queries ? '' : ' The runs were not scored on the same queries: small differences between them mean nothing.';
   box.replaceChildren(element('h2', {}, 'Runs compared'), element('div', { className: 'scroll' }, table), element('p', { className: 'note' }, reference + warning));
 }
@@ -83,7 +85,7 @@ function drawPlans(data, state, front, select) {
     if (!own.length) return;
     if (data.runs.length > 1) rows.push(element('h3', {}, run.name));
     for (const trial of own) {
-      const right = element('span', { className: 'right' }, parametersText(trial.parameters), element('span', { className: 'more' }, `, ${fixed(trial.ndcg_at_10, 3)}${isNoise(data, state, trial) ? ' ~' : ''}`));
+      const right = element('span', { className: 'right' }, sizeText(trial), element('span', { className: 'more' }, `, ${fixed(valueOf(trial, 'quality'), 3)}${isNoise(data, state, trial) ? ' ~' : ''}`));
       const row = element('button', { type: 'button', className: `plan${trial.id === state.selected ? ' selected' : ''}`, title: planText(trial) },
         element('span', { className: 'left' }, trial.trial), cells(trial, run), right);
       row.onclick = () => select(trial.id);
@@ -96,10 +98,10 @@ function drawPlans(data, state, front, select) {
     if (run.drop_order.length) rows.push(footRow('rank', blocks.map((block) => run.drop_order.indexOf(block) + 1), true));
   });
   const attention = front.some((t) => (t.dropped_attention || []).length);
-  const noise = front.some((t) => isNoise(data, state, t)) ? '~: not told apart from the row above it, to 95 %. ' : '';
-  const note = `${noise}A row is a model on the front, the cheapest last; a cell is a block\u2019s MLP, the paler the narrower, × where it is dropped`
-    + `${attention ? '; a gold foot where its attention is' : ''}. Dropped %: of the rows above. `
-    + 'Rank: of the MLP by importance on the unpruned model; 1 is the first that EffiR\u2019s recipe drops.';
+  const noise = front.some((t) => isNoise(data, state, t)) ? '~: no significant difference from the row above. ' : '';
+  const note = `${noise}A row is a model on the front, the smallest last. A cell is a block\u2019s MLP: pale where it is narrow, × where it is dropped`
+    + `${attention ? ', with a gold foot where its attention is dropped' : ''}. Dropped %: of the rows above. `
+    + 'Rank: of the MLP by its importance in the unpruned model. EffiR\u2019s recipe drops rank 1 first.';
   byId('plans').hidden = !rows.length;
   byId('plan-rows').replaceChildren(...rows, element('p', { className: 'note' }, note));
 }
@@ -109,7 +111,7 @@ function drawImportances(data) {
   for (const run of data.runs) {
     if (data.runs.length > 1) parts.push(element('h3', {}, run.name));
     if (!run.importances.length) {
-      parts.push(element('p', { className: 'note' }, 'Told from 10 complete trials on.'));
+      parts.push(element('p', { className: 'note' }, 'Shown from 10 complete trials on.'));
       continue;
     }
     const most = run.importances[0][1] || 1;
@@ -119,10 +121,10 @@ function drawImportances(data) {
       bars.append(element('span', {}, name), element('div', {}, bar), element('span', { className: 'share' }, percent(value, 0)));
     }
     parts.push(bars);
-    if (run.importances.length > 12) parts.push(element('p', { className: 'note' }, `and ${run.importances.length - 12} that matter less`));
+    if (run.importances.length > 12) parts.push(element('p', { className: 'note' }, `and ${run.importances.length - 12} of less importance`));
   }
-  parts.push(element('p', { className: 'note' }, 'Share of each suggested value in what sets the best tenth of the trials by nDCG@10 apart from all (PED-ANOVA). '
-    + 'drop_mlp.3 is whether block 3 loses its MLP. With few trials this is a hint at most.'));
+  parts.push(element('p', { className: 'note' }, `How much each search parameter distinguishes the best tenth of the trials by ${withRole('quality').label} from all (PED-ANOVA). `
+    + 'drop_mlp.3 is whether the MLP of block 3 is dropped. With few trials this is no more than a hint.'));
   byId('importances').replaceChildren(...parts);
 }
 

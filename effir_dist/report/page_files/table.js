@@ -2,23 +2,34 @@
 
 const text = (value) => ({ sort: value, shown: value });
 
+const columnOf = (entry, more, value) => ({ ...more, value: (t) => ({ sort: value(t), shown: numberText(entry, value(t)) }) });
+
+// A measure's column, headed by its unit. Those without a role are left out where no trial has a value.
 // short: what a filter may call the column besides its name in trials.csv. screen: left out on paper.
-const COLUMNS = [
-  { name: 'trial', head: 'trial', left: true, value: (t, data) => text(trialName(data, t)) },
-  { name: 'parameters', head: 'parameters', value: (t) => ({ sort: t.parameters, shown: known(t.parameters) ? t.parameters.toLocaleString('en') : NONE }) },
-  { name: 'parameters_fraction', short: 'share', head: 'share\n(%)', scale: 100, value: (t) => ({ sort: t.parameters_fraction, shown: known(t.parameters_fraction) ? (100 * t.parameters_fraction).toFixed(1) : NONE }) },
-  { name: 'ndcg_at_10', short: 'ndcg', head: 'nDCG@10', value: (t) => ({ sort: t.ndcg_at_10, shown: fixed(t.ndcg_at_10, 4) }) },
-  { name: 'ndcg_at_10_difference', short: 'difference', head: 'against\nunpruned', value: (t) => ({ sort: t.ndcg_at_10_difference, shown: signed(t.ndcg_at_10_difference, 4) }) },
-  { name: 'test_ndcg_at_10', short: 'test', head: 'on test', value: (t) => ({ sort: t.test_ndcg_at_10, shown: fixed(t.test_ndcg_at_10, 4) }) },
-  { name: 'held_out_ndcg_at_10', short: 'held', head: 'held\nout', optional: true, value: (t) => ({ sort: t.held_out_ndcg_at_10, shown: fixed(t.held_out_ndcg_at_10, 4) }) },
-  { name: 'query_speedup', head: 'query\nspeed-up', optional: true, value: (t) => ({ sort: t.query_speedup, shown: fixed(t.query_speedup, 2) }) },
-  { name: 'document_speedup', head: 'document\nspeed-up', optional: true, value: (t) => ({ sort: t.document_speedup, shown: fixed(t.document_speedup, 2) }) },
+function measureColumn(entry) {
+  const unit = entry.unit.suffix.trim();
+  const more = {
+    name: entry.name, short: entry.short, head: entry.head + (unit ? `\n(${unit})` : ''), scale: entry.unit.scale,
+    optional: !Object.values(ROLES).includes(entry.name), screen: entry.name === ROLES.total,
+  };
+  return columnOf(entry, more, (t) => t.values[entry.name]);
+}
+
+// The quality with its difference from the unpruned model, and on other queries.
+function qualityColumns() {
+  const entry = withRole('quality');
+  return [
+    measureColumn(entry),
+    { name: `${entry.name}_difference`, short: 'difference', head: 'against\nunpruned', value: (t) => ({ sort: t.quality.difference, shown: signed(t.quality.difference, entry.unit.digits) }) },
+    columnOf(entry, { name: `test_${entry.name}`, short: 'test', head: 'on test' }, (t) => t.quality.test),
+    columnOf(entry, { name: `held_out_${entry.name}`, short: 'held', head: 'held\nout', optional: true }, (t) => t.quality.held_out),
+  ];
+}
+
+const PLAN_COLUMNS = [
   { name: 'dropped_mlp', head: 'MLPs\ndropped', left: true, value: (t) => listed(t.dropped_mlp) },
   { name: 'dropped_attention', head: 'attentions\ndropped', left: true, optional: true, value: (t) => listed(t.dropped_attention) },
   { name: 'width_ratio', short: 'width', head: 'width of\nthe rest (%)', scale: 100, value: (t) => ({ sort: t.width_ratio, shown: known(t.width_ratio) ? (100 * t.width_ratio).toFixed(0) : NONE }) },
-  { name: 'documents_per_second', short: 'speed', head: 'documents\nper second', optional: true, value: (t) => ({ sort: t.documents_per_second, shown: threeDigits(t.documents_per_second) }) },
-  { name: 'train_seconds', short: 'train', head: 'training\n(s)', value: (t) => ({ sort: t.train_seconds, shown: fixed(t.train_seconds, 1) }) },
-  { name: 'total_seconds', short: 'total', screen: true, head: 'whole trial\n(s)', value: (t) => ({ sort: t.total_seconds, shown: fixed(t.total_seconds, 1) }) },
 ];
 
 function listed(blocks) {
@@ -32,7 +43,12 @@ function columnsOf(data) {
     name, screen: true, head: name.replace('.', '.\n'), value: (t) => ({ sort: t.settings[name], shown: t.settings[name] === undefined ? NONE : String(t.settings[name]) }),
   }));
   const useful = (column) => !column.optional || data.trials.some((t) => ![NONE, 'none'].includes(column.value(t, data).shown));
-  return [...COLUMNS.filter(useful), ...varied];
+  const from = (source) => data.measures.filter((m) => m.column && m.source === source && m.name !== ROLES.quality).map(measureColumn);
+  const columns = [
+    { name: 'trial', head: 'trial', left: true, value: (t) => text(trialName(data, t)) },
+    ...from('plan'), ...qualityColumns(), ...from('quality'), ...from('speed'), ...PLAN_COLUMNS, ...from('clock'),
+  ];
+  return [...columns.filter(useful), ...varied];
 }
 
 const COMPARISONS = {

@@ -62,44 +62,43 @@ function differenceParts(row, prefix = '') {
   return [element('span', { className: kind }, signed(value)), ' ', element('span', { className: 'interval' }, interval(low, high, true))];
 }
 
+const SPLITS = { search: '', test: ', test', held_out: ', held out' };
+
 function scoresTable(trial, isUnpruned) {
+  const quality = withRole('quality');
   const sets = trial.scores.filter((row) => row.dataset !== '*');
-  const order = ['search', 'test', 'held out'];
+  const order = Object.keys(SPLITS);
   const rows = [...trial.scores].sort((a, b) => order.indexOf(a.split) - order.indexOf(b.split));
   // The mean over one data set is that data set.
   const shown = rows.filter((row) => row.dataset !== '*' || sets.filter((other) => other.split === row.split).length > 1);
   if (!shown.length) return element('p', { className: 'note' }, 'No per-query scores are on disk, so there are no intervals.');
   const table = element('table', { className: 'small' });
-  const head = ['queries', 'nDCG@10', isUnpruned ? '95 % interval' : 'against unpruned'];
+  const head = ['queries', quality.label, isUnpruned ? '95 % interval' : 'against unpruned'];
   table.append(element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: i ? '' : 'text' }, text)))));
   const body = table.createTBody();
   for (const row of shown) {
     const name = row.dataset === '*' ? 'mean' : row.dataset;
     const second = isUnpruned ? [element('span', { className: 'interval' }, interval(row.low, row.high))] : differenceParts(row);
     body.append(element('tr', {},
-      element('td', { className: 'text' }, `${name}${row.split === 'search' ? '' : `, ${row.split}`}`),
-      element('td', {}, fixed(row.ndcg_at_10, 4)), element('td', {}, ...second)));
+      element('td', { className: 'text' }, name + SPLITS[row.split]),
+      element('td', {}, measureText(quality, row.value)), element('td', {}, ...second)));
   }
   return element('div', { className: 'scroll' }, table);
 }
 
-function speedText(trial, whole, name) {
-  if (!known(trial[name])) return null;
-  const ratio = whole && known(whole[name]) && whole !== trial ? ` (${(trial[name] / whole[name]).toFixed(2)}× unpruned)` : '';
-  return `${threeDigits(trial[name])}${ratio}`;
+// Of a speed, as a multiple of the unpruned model's in the same run.
+function againstUnpruned(trial, unpruned, entry) {
+  const [own, other] = [trial, unpruned].map((t) => (t ? t.values[entry.name] : null));
+  const compared = entry.source === 'clock' && entry.better > 0 && known(other) && unpruned !== trial;
+  return compared ? ` (${(own / other).toFixed(2)}× unpruned)` : '';
 }
 
-function costRows(trial, whole) {
-  const rows = [['training', duration(trial.train_seconds) + (known(trial.steps) ? `, ${trial.steps} steps` : '')]];
-  rows.push(['scoring', duration(trial.score_seconds)], ['whole trial', duration(trial.total_seconds)]);
-  if (known(trial.peak_memory_bytes)) rows.push(['peak memory', `${(trial.peak_memory_bytes / 2 ** 30).toFixed(1)} GiB`]);
-  for (const [name, field] of [['speed-up of a query', 'query_speedup'], ['speed-up of documents', 'document_speedup']]) {
-    if (known(trial[field])) rows.push([name, `${trial[field].toFixed(2)}× the unpruned model beside it`]);
-  }
-  for (const [name, field] of [['documents per second', 'documents_per_second'], ['queries per second', 'queries_per_second']]) {
-    const text = speedText(trial, whole, field);
-    if (text) rows.push([name, text]);
-  }
+function costRows(data, trial, unpruned) {
+  const shown = data.measures.filter((m) => !m.quality && (m.source !== 'plan' || otherColumns(data).includes(m)));
+  const rows = shown.filter((m) => known(trial.values[m.name])).map((m) => [
+    m.label, longText(m, trial.values[m.name]) + againstUnpruned(trial, unpruned, m),
+  ]);
+  if (trial.steps) rows.push(['training steps', String(trial.steps)]);
   for (const [name, value] of Object.entries(trial.settings)) rows.push([name, String(value)]);
   return rows;
 }
@@ -125,7 +124,7 @@ function drawTrial(data, state, front) {
     panel.replaceChildren(element('h2', {}, 'No trial is selected'), element('p', { className: 'note' }, 'Choose one in the plot or in the table.'));
     return;
   }
-  const whole = unprunedOf(data, trial.run);
+  const unpruned = unprunedOf(data, trial.run);
   const badges = element('span', { className: 'badges' });
   if (front.includes(trial)) badges.append(element('span', { className: 'badge front' }, 'on the front'));
   if (trial.recipe) badges.append(element('span', { className: 'badge recipe' }, 'EffiR\u2019s recipe'));
@@ -136,22 +135,23 @@ function drawTrial(data, state, front) {
   ];
   if (trial.state === 'failed') parts.push(element('p', { className: 'worse' }, trial.reason || 'No reason was given.'));
   const rows = [];
-  if (known(trial.parameters)) rows.push(['parameters', `${trial.parameters.toLocaleString('en')} (${percent(trial.parameters_fraction)})`]);
+  const [size, quality] = [withRole('size'), withRole('quality')];
+  if (known(valueOf(trial, 'size'))) rows.push([size.label, `${measureText(size, valueOf(trial, 'size'))} (${shareText(trial)})`]);
   if (isComplete(trial)) {
-    const range = interval(trial.ndcg_at_10_low, trial.ndcg_at_10_high);
-    rows.push(['nDCG@10', `${fixed(trial.ndcg_at_10, 4)} `, element('span', { className: 'interval' }, range)]);
+    const range = interval(trial.quality.low, trial.quality.high);
+    rows.push([quality.label, `${qualityText(trial)} `, element('span', { className: 'interval' }, range)]);
     if (trial.seeds > 1) rows.push(['trainings', `means over ${trial.seeds} seeds`]);
     if (trial.repeat_of) rows.push(['repeats', `trial ${trial.repeat_of}, with another seed`]);
     if (known(trial.step)) {
       const step = interval(trial.step_low, trial.step_high, true);
-      rows.push(['against the next dearer on the front', `${signed(trial.step)} `, element('span', { className: 'interval' }, step),
-        trial.told_apart ? '' : ' not told apart']);
+      rows.push(['against the next larger on the front', `${signed(trial.step)} `, element('span', { className: 'interval' }, step),
+        trial.significant ? '' : ' not significant']);
     }
   }
   parts.push(figures(rows), element('h3', {}, 'MLP width kept (%), and attention below'), blocksDrawing(trial, data.runs[trial.run].full_width));
   if (isComplete(trial)) {
-    parts.push(element('h3', {}, 'nDCG@10 by data set'), scoresTable(trial, trial === whole));
-    parts.push(element('h3', {}, 'Cost'), figures(costRows(trial, whole)), element('h3', {}, 'Export'));
+    parts.push(element('h3', {}, `${quality.label} by data set`), scoresTable(trial, trial === unpruned));
+    parts.push(element('h3', {}, 'Cost'), figures(costRows(data, trial, unpruned)), element('h3', {}, 'Export'));
     parts.push(trial.export ? commandLine(trial.export) : element('p', { className: 'note' },
       'Its weights were not kept: search.keep_weights=front keeps those of the front, all keeps every trial\u2019s.'));
   }

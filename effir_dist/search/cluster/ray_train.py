@@ -17,27 +17,28 @@ from ray.train.torch.config import _TorchBackend
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from effir_dist.search.cluster.resources import WAITING_CPUS
+from effir_dist.search.cluster.worker import Job, Report
 
 
-def run_on_workers(job: dict[str, Any], work: Callable[..., None]) -> None:
+def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:
     """Call work(job, report) in each of the job's workers, as ranks of one process group; returns when all are done."""
-    workers, cpus, gpus = (job["resources"][name] for name in ("workers", "cpus", "gpus"))
+    workers, cpus, gpus = job.resources.workers, job.resources.cpus, job.resources.gpus
     # Together with the waiting process they must fit where `cpus` fit, or they wait for ever without a word.
     share = {"CPU": cpus / workers - WAITING_CPUS, **({"GPU": gpus / workers} if gpus else {})}
 
-    def worker(job: dict[str, Any]) -> None:
-        work(job, ray.train.report)
+    def worker(options: dict[str, Job]) -> None:
+        work(options["job"], ray.train.report)
 
     TorchTrainer(
         worker,
-        train_loop_config=job,
+        train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker=share, placement_strategy="PACK"
         ),
         torch_config=_Network(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
-            name=f"trial-{job['head']['trial']}-{job['head'].get('rung', 'top')}",
-            storage_path=job["storage"],
+            name=f"trial-{job.spec.trial}-{'top' if job.spec.rung is None else job.spec.rung}",
+            storage_path=job.storage,
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()

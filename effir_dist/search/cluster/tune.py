@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 # Read when ray is imported or workers start: the records are ours, so Tune keeps none; output goes to our log.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -28,11 +29,11 @@ from ray.util.placement_group import PlacementGroup
 
 from effir_dist.core.errors import InputError
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
-from effir_dist.search.cluster.worker import in_worker, run_job
+from effir_dist.search.cluster.worker import Job, Progress, Report, in_worker, run_job
 
 MOST_LOSSES = 20
 """How often a trial may lose the process or the machine that it runs on before that counts as its own failure."""
-Work = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+Work = Callable[[Job, Report], None]
 """work(job, report): what a worker process does for a trial."""
 OBJECT_STORE_BYTES = 256 << 20
 """Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
@@ -41,9 +42,9 @@ OBJECT_STORE_BYTES = 256 << 20
 class Driver(Protocol):
     """The side of a search that Tune talks to."""
 
-    def next_job(self) -> dict[str, Any] | None: ...
+    def next_job(self) -> Job | Literal["wait"] | None: ...
     def started(self, trial: str) -> None: ...
-    def progressed(self, trial: str, progress: dict[str, Any]) -> None: ...
+    def progressed(self, trial: str, progress: Progress) -> None: ...
     def ended(self, trial: str, error: BaseException | None) -> None: ...
 
 
@@ -115,10 +116,10 @@ class _Searcher(Searcher):
         job = self.driver.next_job()
         if job is None:
             return Searcher.FINISHED  # type: ignore[return-value]
-        if not job:
+        if job == "wait":
             return None  # ask again when a trial has ended
-        self.jobs[trial_id] = job["head"]["trial"]
-        return {"job": {**job, "storage": self.storage}}
+        self.jobs[trial_id] = job.spec.trial
+        return {"job": dataclasses.replace(job, storage=self.storage)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self.driver.ended(self.jobs[trial_id], _cause(self.tune_trials[trial_id]) if error else None)
@@ -231,13 +232,13 @@ def _request(resources: Resources) -> Any:
     return {"cpu": WAITING_CPUS}
 
 
-def _run(job: dict[str, Any], work: Work) -> None:
+def _run(job: Job, work: Work) -> None:
     """One trial, in this process or by Ray Train's workers. One that failed for a reason of its own is done."""
     from effir_dist.runs.run_folder import Run
 
-    if Run.open(job["run"]).reached(job["head"]):
+    if Run.open(job.run).reached(job.spec):
         return
-    if job["resources"]["workers"] == 1:
+    if job.resources.workers == 1:
         work(job, tune.report)
     else:
         from effir_dist.search.cluster.ray_train import run_on_workers

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
-from effir_dist.core import config as config_module
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.cluster.resources import Resources
+
+Progress = Mapping[str, str | int | float]
+"""How far a trial is: any of `phase`, `step`, `steps`, `loss`."""
+Report = Callable[[dict[str, str | int | float]], None]
+T = TypeVar("T")
 
 
-def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
+@dataclass(frozen=True)
+class Job:
+    """A trial on its way to a worker."""
+
+    run: str
+    """The run folder's location."""
+    config: RunConfig
+    spec: TrialSpec
+    resources: Resources
+    """What the trial takes, all its workers together."""
+    storage: str = ""
+    """Where Ray Train keeps what it needs while the trial runs."""
+
+
+def in_worker(function: Callable[..., T], cpus: float, *args: object) -> T:
     """Call a function in a worker process, with as many threads as it has CPUs."""
     import torch
 
@@ -22,14 +43,13 @@ def in_worker(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
     return function(*args)
 
 
-def run_job(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+def run_job(job: Job, report: Report) -> None:
     """Run the trial of a job in this process, one of its workers; what it prints goes to its `log`."""
     from effir_dist.search.trial.trial import run_trial
 
-    run = Run.open(job["run"])
-    config: RunConfig = config_module.from_dict(job["config"])
-    with output_to(run.trial_folder(job["head"]["trial"]) / "log"):
-        in_worker(run_trial, job["resources"]["cpus"] / job["resources"]["workers"], run, config, job["head"], report)
+    run = Run.open(job.run)
+    with output_to(run.trial_folder(job.spec.trial) / "log"):
+        in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
 
 
 def _log(path: Path) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""Values drawn from Optuna's distributions, for a strategy to choose among; and values as numbers for a surrogate."""
+"""Values drawn from Optuna's distributions, for a sampler to choose among; and values as numbers for a surrogate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 DRAWS = 400
-"""Points drawn in search of untried ones before all is taken for tried."""
+"""Points that are drawn for one proposal, at most: where none of them is new, all are taken to be tried."""
 
 
 def points(
     distributions: Mapping[str, BaseDistribution], best: Sequence[dict[str, Any]], rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """DRAWS points: half drawn at random, half those of `best` with one or two new values."""
-    best = sorted(best, key=repr)  # a study that was made anew has them in another order
+    """DRAWS points: every other one at random, the rest those of `best` with one or two new values."""
+    best = sorted(best, key=repr)  # their order in a resumed search is another one
     for attempt in range(DRAWS):
         point = {name: draw(distribution, rng) for name, distribution in distributions.items()}
         if best and attempt % 2:

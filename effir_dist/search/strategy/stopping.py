@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from effir_dist.core.settings import SearchConfig
-from effir_dist.report.learned import seconds_of
+from effir_dist.report.progress import seconds_of
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import TrialRecord
 
 
-def gpu_hours(records: Sequence[dict[str, Any]]) -> float:
+def gpu_hours(records: Sequence[TrialRecord]) -> float:
     """GPU hours of finished trials, failed ones too: their seconds times the GPUs that each took."""
-    return sum(seconds_of(record) * (record.get("gpus") or 0.0) for record in records) / 3600
+    return sum(seconds_of(record) * record.spec.gpus for record in records) / 3600
 
 
-def usual_seconds(records: Sequence[dict[str, Any]]) -> float:
+def usual_seconds(records: Sequence[TrialRecord]) -> float:
     """What a complete trial takes, the median; 0 while none is."""
-    return statistics.median([r["total_seconds"] for r in records if r["state"] == "complete"] or [0.0])
+    return statistics.median([r.values["total_seconds"] for r in records if r.state == "complete"] or [0.0])
 
 
-def spent(config: SearchConfig, records: Sequence[dict[str, Any]], running: int, gpus: float) -> str:
+def spent(config: SearchConfig, records: Sequence[TrialRecord], running: int, gpus: float) -> str:
     """Why no trial may be started that would pass `search.gpu_hours`; empty where one may.
 
     running: trials under way, which count as usual ones. gpus: of a trial.
@@ -35,13 +35,13 @@ def spent(config: SearchConfig, records: Sequence[dict[str, Any]], running: int,
     return f"search.gpu_hours: {used:.2f} of {config.gpu_hours:g} GPU hours are used, and another trial would pass them"
 
 
-def stale(config: SearchConfig, goal: Goal, records: Sequence[dict[str, Any]]) -> str:
+def stale(config: SearchConfig, goal: Goal, records: Sequence[TrialRecord]) -> str:
     """Why a search that no longer gains should end: the hypervolume grew too little in the last trials; or empty."""
-    count, trials = config.patience_trials, [r for r in records if not r.get("repeat_of")]
+    count, trials = config.patience_trials, [r for r in records if not r.spec.repeat_of]
     if not count or len(trials) <= count:
         return ""
-    ended = sorted(trials, key=lambda r: (r.get("finished") or "", r["trial"]))
-    before, after = goal.covered(ended[:-count]), goal.covered(ended)
+    ended = sorted(trials, key=lambda r: (r.finished, r.trial))
+    before, after = goal.hypervolume(ended[:-count]), goal.hypervolume(ended)
     if before <= 0 or after > before * (1 + config.patience_percent / 100):
         return ""
     return (

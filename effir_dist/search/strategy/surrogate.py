@@ -1,7 +1,7 @@
-"""A guess at a plan's score from the plans scored so far: a Gaussian process, small enough for every suggestion.
+"""A plan's score predicted from the plans scored so far: a Gaussian process, small enough to fit for every proposal.
 
-Inputs are what a plan leaves of each part, in [0, 1], and what lower rungs of the ladder said of it. The mean is linear
-(parts do their damage one by one, to a first approximation), the kernel takes what the line misses.
+Inputs are what a plan leaves of each part, in [0, 1], and its scores on lower rungs. The mean is linear (parts do their
+damage one by one, to a first approximation); the kernel takes what the line misses.
 """
 
 from __future__ import annotations
@@ -59,37 +59,39 @@ class Surrogate:
         return self.offset + self.unit * (across @ self.alpha), self.unit * np.sqrt(variance)
 
 
-def chance_below(bound: float | np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """How likely normal variables are at most `bound`; the shapes broadcast."""
+def probability_below(bound: float | np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Probability that normal variables are at most `bound`; the shapes broadcast."""
     return np.asarray(0.5 + 0.5 * _ERF((bound - mean) / (math.sqrt(2) * deviation)))
 
 
-def expected_growth(
+def expected_hypervolume_improvement(
     front: Sequence[Sequence[float]], shares: np.ndarray, mean: np.ndarray, deviation: np.ndarray
 ) -> np.ndarray:
-    """[M] how much hypervolume a point is expected to add to `front`, its quality being normal; from (1, .., 1, 0).
+    """[M] by how much points are expected to raise the hypervolume of `front`, their quality being normal.
 
-    front: losses, costs and then quality, negative; shares [M, C]: the costs of the points, known; C is 1 or 2.
-    Between two qualities of the front the same costs are free for a better point to take. So this is a sum over those
-    slabs: how much of the slab the point is expected to fill, times the length or area of costs that it wins there.
+    front: losses, costs and then quality, negative. shares: [M, C] costs of the points, which are known; C is 1 or 2.
+    The reference point has all costs 1 and quality 0. Between two neighbouring qualities of the front the costs that
+    nothing dominates are the same. So this is a sum over those slabs: how much of the slab's height a point is expected
+    to fill, times the length or area of costs that it newly dominates there.
     """
-    known = [(*front[i][:-1], -front[i][-1]) for i in non_dominated_losses(front)]
-    bottoms = np.array(sorted({0.0, *(p[-1] for p in known if p[-1] > 0)}))
+    points = [(*front[i][:-1], -front[i][-1]) for i in non_dominated_losses(front)]
+    bottoms = np.array(sorted({0.0, *(p[-1] for p in points if p[-1] > 0)}))
     far = (bottoms - mean[:, None]) / deviation[:, None]
     density = np.exp(-0.5 * far**2) / math.sqrt(2 * math.pi)
-    above = deviation[:, None] * (density - far * chance_below(-far, np.zeros(1), np.ones(1)))  # E max(q - bottom, 0)
+    at_most = probability_below(-far, np.zeros(1), np.ones(1))
+    above = deviation[:, None] * (density - far * at_most)  # E max(quality - bottom, 0)
     filled = above - np.append(above[:, 1:], np.zeros((len(mean), 1)), axis=1)
-    won = [_won(shares, np.array([p[:-1] for p in known if p[-1] > bottom])) for bottom in bottoms]
-    return np.asarray((filled * np.stack(won, 1)).sum(1))
+    dominated = [_newly_dominated(shares, np.array([p[:-1] for p in points if p[-1] > bottom])) for bottom in bottoms]
+    return np.asarray((filled * np.stack(dominated, 1)).sum(1))
 
 
-def _won(shares: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """[M] of the costs up to 1, those that are as dear as `shares` [M, C] and dearer than none of `taken` [N, C]."""
+def _newly_dominated(shares: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """[M] length or area of costs up to 1 that `shares` [M, C] dominate and none of `taken` [N, C] does."""
     if not len(taken):
         return np.clip(1 - shares, 0, None).prod(axis=1)
     if shares.shape[1] == 1:
         return np.clip(min(1.0, taken.min()) - shares[:, 0], 0, None)
-    # A staircase: from each step of the first cost on, the second is taken from a lower height on.
+    # A staircase: from each step of the first cost on, the second cost is dominated from a lower height on.
     stairs = taken[non_dominated_losses(taken.tolist())]
     stairs = stairs[stairs[:, 0].argsort()]
     left, right = np.append(-np.inf, stairs[:, 0]), np.append(stairs[:, 0], 1.0)

@@ -9,7 +9,6 @@ import resource
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,8 +28,8 @@ class Clock:
         self.started = now()
         _reset_peak_memory()
 
-    def costs(self, outcome: TrainOutcome, score_seconds: float) -> dict[str, Any]:
-        """Seconds, memory and loss, for the record. Setting up the engine counts as `other`."""
+    def costs(self, outcome: TrainOutcome, score_seconds: float) -> dict[str, float]:
+        """The measures of a record that are seconds or memory. Setting up the engine counts as `other`."""
         total = time.perf_counter() - self.start
         train_seconds = outcome.seconds - outcome.engine_seconds
         return {
@@ -39,11 +38,6 @@ class Clock:
             "other_seconds": total - train_seconds - score_seconds,
             "total_seconds": total,
             "peak_memory_bytes": peak_memory(),
-            "train_loss": outcome.last_loss,
-            "steps": outcome.steps,
-            "started": self.started,
-            "finished": now(),
-            "host": hosts(),
         }
 
 

@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 
 from effir_dist.core.config import replace, settings_of
-from effir_dist.core.files import disk_errors
+from effir_dist.core.files import disk_errors, now
 from effir_dist.core.measures import METRICS
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.storage import read_locally, written_locally
 from effir_dist.data import sets
 from effir_dist.data.pairs import training_pairs
 from effir_dist.evaluate.scoring import Scores, score, speeds
+from effir_dist.evaluate.speed import Speed, measure
 from effir_dist.importance.store import load_scores
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
@@ -31,11 +32,11 @@ from effir_dist.models.encoder import (
     prune_encoder,
     resolve_dtype,
 )
-from effir_dist.models.facts import plan_facts
-from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import RungScore, SplitScores, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
-from effir_dist.search.trial.costs import Clock, peak_memory, release_memory
+from effir_dist.search.cluster.worker import Report
+from effir_dist.search.trial.costs import Clock, hosts, peak_memory, release_memory
 from effir_dist.search.trial.outcome import failed_record
 from effir_dist.search.trial.preparation import load_teacher, low_data, token_cache
 from effir_dist.training import preemption
@@ -44,51 +45,50 @@ from effir_dist.training.schedule import count_steps
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from effir_dist.training.trainer import TrainOutcome, train
 
-Report = Callable[[dict[str, Any]], None]
 OUT_OF_MEMORY = "out of memory"
 
 
-def run_trial(run: Run, config: RunConfig, head: dict[str, Any], report: Report) -> dict[str, Any]:
+def run_trial(run: Run, config: RunConfig, spec: TrialSpec, report: Report) -> TrialRecord | RungScore:
     """Run one trial and write its record, which is returned. On several ranks each calls it; rank 0 writes.
 
-    head: what was suggested (`study.Suggestion.to_dict`), in a search with rungs also the `rung` to go to and its cost.
-    Below the top the trial ends there with its score in `rungs.json`, which is returned, and goes on from its
-    checkpoint when it is called for a higher one. A trial that runs out of memory is tried once more with less
-    (`in_less_memory`). One that does again, or diverges, is recorded as failed with its reason. On several ranks either
-    raises as well, since the others wait for it: whoever calls then starts them anew. Any other error is raised.
+    Where `spec.rung` is below the top, the trial ends there with its score in `rungs.json`, which is returned, and goes
+    on from its checkpoint when it is called for a higher one. A trial that runs out of memory is tried once more with
+    less (`in_less_memory`). One that does again, or diverges, is recorded as failed with its reason. On several ranks
+    either raises as well, since the others wait for it: whoever calls then starts them anew. Any other error is raised.
     """
     clock = Clock()
-    record = _try(run, config, head, report, clock)
-    if record is None:
+    found = _try(run, config, spec, report, clock)
+    if found is None:
         release_memory()
-        record = _try(run, config, head, report, clock)
-    assert record is not None
-    return record
+        found = _try(run, config, spec, report, clock)
+    assert found is not None
+    return found
 
 
-def _try(run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: Clock) -> dict[str, Any] | None:
-    """The trial's record; None where it ran out of memory for the first time."""
-    first = run.out_of_memory(head["trial"])
+def _try(
+    run: Run, config: RunConfig, spec: TrialSpec, report: Report, clock: Clock
+) -> TrialRecord | RungScore | None:
+    """What the trial came to; None where it ran out of memory for the first time."""
+    first = run.out_of_memory(spec.trial)
     try:
-        if head.get("rung", len(config.search.rungs)) < len(config.search.rungs):
-            return _to_rung(run, config, head, report, clock, bool(first))
-        lower = {"rungs": run.rungs(head["trial"])} if "rung" in head else {}
-        record = {**head, **lower, **_attempt(run, config, head, report, clock, bool(first)), "retried": first}
+        if spec.rung is not None and spec.rung < len(config.search.rungs):
+            return _to_rung(run, config, spec, spec.rung, report, clock, bool(first))
+        record = dataclasses.replace(_attempt(run, config, spec, report, clock, bool(first)), retried=first)
     except (RuntimeError, MemoryError, FloatingPointError) as error:
         reason = failure_reason(error)
         if reason is None:
             raise
         again = not first and reason.startswith(OUT_OF_MEMORY)
         if again:
-            run.note_out_of_memory(head["trial"], reason)
+            run.note_out_of_memory(spec.trial, reason)
         else:
             model_config = pretrained.find(config.model.backbone, config.model.path).config
-            record = failed_record(model_config, head, reason, clock.started, config.model.dimension)
-            record = run.write_result(head["trial"], {**record, "retried": first})
+            record = failed_record(model_config, spec, reason, clock.started, config.model.dimension, first)
+            record = run.write_result(record)
         if _several_ranks():
             raise
         return None if again else record
-    return run.write_result(head["trial"], record) if _rank() == 0 else record
+    return run.write_result(record) if _rank() == 0 else record
 
 
 def in_less_memory(config: RunConfig) -> RunConfig:
@@ -103,38 +103,51 @@ def in_less_memory(config: RunConfig) -> RunConfig:
 
 
 def _attempt(
-    run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: Clock, little_memory: bool
-) -> dict[str, Any]:
-    config = _settled(config, head, little_memory)
-    encoder, outcome = _trained(run, config, head, report)
+    run: Run, config: RunConfig, spec: TrialSpec, report: Report, clock: Clock, little_memory: bool
+) -> TrialRecord:
+    config = _settled(config, spec, little_memory)
+    encoder, outcome = _trained(run, config, spec, report)
     scores = _score_all(encoder, config, config.data.paths, sets.search_collection)
     if _rank() == 0:
         if config.search.keep_weights != "none":
-            folder = run.trial_folder(head["trial"])
+            folder = run.trial_folder(spec.trial)
             with disk_errors(folder / "model.safetensors"), written_locally(folder) as local:
                 encoder.save(local)
-        write_queries(run.queries_path(head["trial"]), {name: s.per_query for name, s in scores.items()})
-    return {
-        "state": "complete",
-        "reason": "",
-        **plan_facts(encoder.model_config, head, config.model.dimension),
-        **_means(scores, config.search.quality_sets),
-        **speeds([*scores.values()]),
-        **_measured(encoder, config),
-        **clock.costs(outcome, sum(s.seconds for s in scores.values())),
-    }
+        write_queries(run.queries_path(spec.trial), {name: s.per_query for name, s in scores.items()})
+    speed = _measured(encoder, config)
+    model_config, dimension = encoder.model_config, config.model.dimension
+    return TrialRecord(
+        spec=spec,
+        state="complete",
+        facts=spec.facts(model_config, dimension),
+        values={
+            **spec.values(model_config, dimension),
+            **_means(scores, config.search.quality_sets),
+            **speeds([*scores.values()]),
+            **speed.values,
+            **clock.costs(outcome, sum(s.seconds for s in scores.values())),
+        },
+        datasets={name: s.metrics for name, s in scores.items()},
+        started=clock.started,
+        finished=now(),
+        host=hosts(),
+        steps=outcome.steps,
+        train_loss=outcome.last_loss,
+        speed_protocol=speed.protocol,
+        rungs=() if spec.rung is None else tuple(run.rungs(spec.trial)),
+    )
 
 
-def _settled(config: RunConfig, head: dict[str, Any], little_memory: bool) -> RunConfig:
-    config = replace(config, settings_of(head["suggested"]))
+def _settled(config: RunConfig, spec: TrialSpec, little_memory: bool) -> RunConfig:
+    config = replace(config, settings_of(spec.suggested))
     return in_less_memory(config) if little_memory else config
 
 
 def _trained(
-    run: Run, config: RunConfig, head: dict[str, Any], report: Report, share: float = 1.0
+    run: Run, config: RunConfig, spec: TrialSpec, report: Report, share: float = 1.0
 ) -> tuple[Encoder, TrainOutcome]:
     """The pruned model after a share of its training, ready to be scored."""
-    plan = PruningPlan.from_dict(head["plan"])
+    plan = spec.plan
     report({"phase": "prune"})
     encoder, neurons = base_encoder(config), load_scores(run)[1][plan.ranking] if plan.widths else None
     if not config.train.before_pruning:
@@ -144,7 +157,7 @@ def _trained(
         pairs = training_pairs(config.data, config.search.seed)
         steps = count_steps(config.train, len(pairs.queries), dist.get_world_size() if _several_ranks() else 1)
         until = max(1, round(share * steps)) if share < 1 and steps else 0
-        checkpoints, teacher = _Checkpoints(run, head), load_teacher(run, config.train)
+        checkpoints, teacher = _Checkpoints(run, spec), load_teacher(run, config.train)
         outcome = train(encoder, pairs, config.train, report, token_cache(), teacher, checkpoints, until)
     if config.train.before_pruning:
         prune_encoder(encoder, plan, neurons)
@@ -154,31 +167,37 @@ def _trained(
 
 
 def _to_rung(
-    run: Run, config: RunConfig, head: dict[str, Any], report: Report, clock: Clock, little_memory: bool
-) -> dict[str, Any]:
-    """Train up to a rung below the top and score there, on less; what is written to `rungs.json`."""
-    config, share = _settled(config, head, little_memory), config.search.rungs[head["rung"]]
-    encoder, outcome = _trained(run, config, head, report, share)
+    run: Run, config: RunConfig, spec: TrialSpec, rung: int, report: Report, clock: Clock, little_memory: bool
+) -> RungScore:
+    """Train up to a rung below the top and score there, on less data; what is written to `rungs.json`."""
+    config, share = _settled(config, spec, little_memory), config.search.rungs[rung]
+    encoder, outcome = _trained(run, config, spec, report, share)
     less = dataclasses.replace(config, data=low_data(config))
     scores = _score_all(encoder, less, config.data.paths, sets.search_collection)
-    means = {name: value for name, value in _means(scores, config.search.quality_sets).items() if name != "datasets"}
     # Speed is the plan's, not the weights': once is enough.
-    measured = _measured(encoder, config) if head["rung"] == 0 and Goal.of(vars(config.search)).measured else {}
+    measured = rung == 0 and Goal.of(config.search).measured
+    speed = _measured(encoder, config) if measured else Speed()
     costs = clock.costs(outcome, sum(s.seconds for s in scores.values()))
-    facts = {**plan_facts(encoder.model_config, head, config.model.dimension), **measured}
-    known = {"rung": head["rung"], "share": share, "cost": head.get("cost", 0.0), **facts}
-    found = {**known, **means, "steps": outcome.steps, "total_seconds": costs["total_seconds"], "host": costs["host"]}
+    model_config, dimension = encoder.model_config, config.model.dimension
+    known = {**spec.values(model_config, dimension), **speed.values}
+    found = RungScore(
+        rung=rung,
+        share=share,
+        cost=spec.cost,
+        facts=spec.facts(model_config, dimension),
+        values={**known, **_means(scores, config.search.quality_sets), **costs},
+        steps=outcome.steps,
+        host=hosts(),
+    )
     if _rank() == 0:
-        run.write_rung(head["trial"], found)
+        run.write_rung(spec.trial, found)
     return found
 
 
-def _measured(encoder: Encoder, config: RunConfig) -> dict[str, Any]:
+def _measured(encoder: Encoder, config: RunConfig) -> Speed:
     """Speed and memory beside the unpruned model, where they are asked for; rank 0 alone measures."""
-    if _rank() or not (config.score.speed or Goal.of(vars(config.search)).measured):
-        return {}
-    from effir_dist.evaluate.speed import measure
-
+    if _rank() or not (config.score.speed or Goal.of(config.search).measured):
+        return Speed()
     unpruned = cast(base_encoder(config).to(encoder.device), next(encoder.parameters()).dtype).eval()
     return measure(encoder, unpruned, config.score)
 
@@ -186,11 +205,12 @@ def _measured(encoder: Encoder, config: RunConfig) -> dict[str, Any]:
 class _Checkpoints:
     """A trial's state while it trains, in its folder; `training.Checkpoints`."""
 
-    def __init__(self, run: Run, head: dict[str, Any]) -> None:
-        self.path, self.key = run.checkpoint_path(head["trial"]), head["key"]
+    def __init__(self, run: Run, spec: TrialSpec) -> None:
+        self.path, self.key, self.written_key = run.checkpoint_path(spec.trial), spec.key, spec.written_key
 
     def load(self) -> TrainState | None:
-        return read_state(self.path, self.key)
+        # An older version called the same plan and settings by another key.
+        return read_state(self.path, self.key) or read_state(self.path, self.written_key)
 
     def save(self, state: TrainState) -> None:
         write_state(self.path, state, self.key)
@@ -217,31 +237,28 @@ def base_encoder(config: RunConfig) -> Encoder:
     return build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
 
 
-def score_test(run: Run, config: RunConfig, trial: str) -> dict[str, Any]:
-    """Score a finished trial's saved model on the test queries, once, and write `test.json`."""
-    result = _score_saved(run, config, trial, config.data.paths, "test", config.search.quality_sets)
-    run.write_test(trial, result)
-    return result
-
-
-def score_held_out(run: Run, config: RunConfig, trial: str) -> dict[str, Any]:
-    """Score a finished trial's saved model on the held-out data sets, and write `held_out.json`."""
-    prints = [sets.fingerprint(path) for path in config.data.held_out]
-    result = {**_score_saved(run, config, trial, config.data.held_out, "held out", ()), "data": prints}
-    run.write_held_out(trial, result)
-    return result
+def score_saved(run: Run, config: RunConfig, trial: str, split: str) -> SplitScores:
+    """Score a finished trial's saved model on `test` queries or the `held_out` data sets; write and return that."""
+    if split == "test":
+        found = _score_saved(run, config, trial, config.data.paths, split, config.search.quality_sets)
+    else:
+        prints = tuple(sets.fingerprint(path) for path in config.data.held_out)
+        found = dataclasses.replace(_score_saved(run, config, trial, config.data.held_out, split, ()), data=prints)
+    run.write_split_scores(trial, split, found)
+    return found
 
 
 def _score_saved(
     run: Run, config: RunConfig, trial: str, paths: Sequence[str], split: str, chosen: Sequence[str]
-) -> dict[str, Any]:
+) -> SplitScores:
     with read_locally(run.trial_folder(trial)) as folder:
         encoder = load_encoder(str(folder), resolve_dtype(config.score.dtype))
     # Comparisons in which nothing is selected have no test split; the held-out data sets' is then the usual one.
     held = dataclasses.replace(config.data, test_split=config.data.test_split or DataConfig.test_split)
     scores = _score_all(encoder, dataclasses.replace(config, data=held), paths, sets.test_collection)
     write_queries(run.queries_path(trial, split), {name: s.per_query for name, s in scores.items()})
-    return {**_means(scores, chosen), "score_seconds": sum(s.seconds for s in scores.values())}
+    datasets = {name: s.metrics for name, s in scores.items()}
+    return SplitScores(_means(scores, chosen), datasets, sum(s.seconds for s in scores.values()))
 
 
 def _score_all(
@@ -253,11 +270,10 @@ def _score_all(
     return {c.name: score(encoder, c, *options) for c in collections}
 
 
-def _means(scores: dict[str, Scores], chosen: Sequence[str]) -> dict[str, Any]:
-    """Means over the chosen data sets, or all of them, and each data set's own."""
+def _means(scores: dict[str, Scores], chosen: Sequence[str]) -> dict[str, float]:
+    """Metric -> its mean over the chosen data sets, or all of them."""
     counted = [scores[name].metrics for name in chosen or scores]
-    means = {metric: float(np.mean([metrics[metric] for metrics in counted])) for metric in METRICS}
-    return {**means, "datasets": {name: s.metrics for name, s in scores.items()}}
+    return {metric: float(np.mean([metrics[metric] for metrics in counted])) for metric in METRICS}
 
 
 def _rank() -> int:

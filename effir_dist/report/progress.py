@@ -1,48 +1,51 @@
-"""What a search learned, as tables: how much of the plane it covered at what cost, and which MLPs its front drops."""
+"""What a search found, as tables: the hypervolume reached at what cost, and which MLPs the models on the front drop."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import non_dominated_losses, unpruned
+from effir_dist.core.measures import TRIAL_SECONDS
+from effir_dist.runs.objectives import Goal, unpruned
+from effir_dist.runs.pareto import non_dominated_losses
+from effir_dist.runs.records import TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def hypervolume_table(records: Iterable[dict[str, Any]], goal: Goal, scale: dict[str, float]) -> pd.DataFrame:
+def hypervolume_table(records: Iterable[TrialRecord], goal: Goal, scale: dict[str, float]) -> pd.DataFrame:
     """Columns trial, cost_seconds (of it and all trials that ended before it, failed ones too), hypervolume.
 
     A row a finished trial, in the order in which they ended. scale: `Goal.scale` of these records, or of several runs.
     """
     import pandas as pd
 
-    ended = sorted(records, key=lambda r: (r.get("finished") or "", r["trial"]))
-    whole = unpruned(goal.scored(ended))
-    cost, covering, rows = 0.0, list[tuple[float, ...]](), []
+    ended = sorted(records, key=lambda r: (r.finished, r.trial))
+    baseline = unpruned(goal.scored(ended))
+    cost, points, rows = 0.0, list[tuple[float, ...]](), []
     for number, record in enumerate(ended, 1):
         cost += seconds_of(record)
-        # A repeat changes the mean of the trial that it repeats, so what was covered is counted anew.
-        again = bool(record.get("repeat_of"))
+        # A repeat changes the mean of the trial that it repeats, so all points are computed anew.
+        again = bool(record.spec.repeat_of)
         new = goal.scored(ended[:number] if again else [record])
-        kept = [r for r in new if not any(v > 0 for v in goal.violations(r, whole).values())]
-        covering = ([] if again else covering) + [goal.point(r, scale) for r in kept]
-        covering = [covering[i] for i in non_dominated_losses(covering)]
-        rows.append((record["trial"], cost, goal.volume(covering)))
+        feasible = [r for r in new if not any(v > 0 for v in goal.violations(r.values, baseline).values())]
+        points = ([] if again else points) + [goal.point(r.values, scale) for r in feasible]
+        points = [points[i] for i in non_dominated_losses(points)]
+        rows.append((record.trial, cost, goal.hypervolume_of(points)))
     return pd.DataFrame(rows, columns=["trial", "cost_seconds", "hypervolume"])
 
 
-def seconds_of(record: dict[str, Any]) -> float:
+def seconds_of(record: TrialRecord) -> float:
     """What a trial took; a failed one, from its start to its end."""
-    if record.get("total_seconds") is not None:
-        return float(record["total_seconds"])
+    seconds = record.value(TRIAL_SECONDS)
+    if seconds is not None:
+        return float(seconds)
     try:
-        start, end = (datetime.datetime.fromisoformat(record[name]) for name in ("started", "finished"))
+        start, end = (datetime.datetime.fromisoformat(time) for time in (record.started, record.finished))
         return max(0.0, (end - start).total_seconds())
-    except (KeyError, TypeError, ValueError):  # it failed before it began
+    except (TypeError, ValueError):  # it failed before it began
         return 0.0
 
 
@@ -50,7 +53,7 @@ def drops_table(trials: pd.DataFrame, blocks: int, order: list[int]) -> pd.DataF
     """Columns block, importance_rank (1 is the least important, dropped first), front_share, all_share.
 
     The shares are of the plans on the front, and of all complete trials, that drop the block's MLP; plans without a
-    dropped MLP count too. importance_rank is missing where the run has no scores.
+    dropped MLP count too. importance_rank is missing where the run has no importance scores.
     """
     import pandas as pd
 
@@ -67,6 +70,6 @@ def drops_table(trials: pd.DataFrame, blocks: int, order: list[int]) -> pd.DataF
     return table.astype({"importance_rank": "Int64"})
 
 
-def blocks_of(records: Iterable[dict[str, Any]]) -> int:
+def blocks_of(records: Iterable[TrialRecord]) -> int:
     """Blocks of the model that a run prunes; 0 while no record says."""
-    return max((len(r.get("mlp_widths") or []) for r in records), default=0)
+    return max((len(r.facts.mlp_widths) for r in records), default=0)

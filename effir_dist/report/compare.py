@@ -1,16 +1,16 @@
-"""Runs read once, alone or side by side: which may be compared, and their trials as one table with one front."""
+"""Runs read once, one or several: which may be compared, and their trials as one table with one front."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import MEASURES
-from effir_dist.report.frames import RunFrames, frames_from, nothing_yet
-from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import complete, non_dominated_losses
-from effir_dist.runs.record_checks import checked_results
+from effir_dist.report.frames import RunFrames, chosen_sets, frames_from, nothing_yet
+from effir_dist.runs.objectives import Goal, goal_of
+from effir_dist.runs.pareto import non_dominated_losses
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ class Loaded:
 
     run: Run
     name: str
-    """Unlike the names of the other runs of the page."""
-    records: list[dict[str, Any]]
+    """Different from the names of the other runs of the page."""
+    records: list[TrialRecord]
     frames: RunFrames | None
     """None while no trial has finished."""
 
     @property
     def goal(self) -> Goal:
-        """What the run's search went by."""
-        return Goal.of(self.run.config.get("search") or {})
+        """The objectives and constraints of the run's search."""
+        return goal_of(self.run.config)
 
     @property
     def some_frames(self) -> RunFrames:
@@ -46,32 +46,29 @@ def load(runs: list[Run]) -> list[Loaded]:
     names = [run.name for run in runs]
     if len({run.location for run in runs}) < len(runs):
         raise InputError("the same run is named twice; name each run once")
-    unlike = names if len(set(names)) == len(names) else [run.location for run in runs]
+    distinct = names if len(set(names)) == len(names) else [run.location for run in runs]
     found = []
-    for run, name in zip(runs, unlike, strict=True):
-        records = checked_results(run)
+    for run, name in zip(runs, distinct, strict=True):
+        records = run.results()
         found.append(Loaded(run, name, records, frames_from(run, records) if records else None))
     _check_comparable(found)
     return found
 
 
 def _check_comparable(runs: list[Loaded]) -> None:
-    for what, found in (("objectives", [r.goal.objectives for r in runs]), ("quality_sets", [*map(_chosen, runs)])):
+    chosen = [chosen_sets(r.run) for r in runs]
+    for what, found in (("objectives", [r.goal.objectives for r in runs]), ("quality_sets", chosen)):
         if len(set(found)) > 1:
             lists = "; ".join(f"{r.name}: {', '.join(names) or 'all'}" for r, names in zip(runs, found, strict=True))
-            raise InputError(f"these runs went by different search.{what} ({lists}); compare runs with the same")
+            raise InputError(f"these runs have different search.{what} ({lists}); compare runs with the same")
     data = {r.name: _datasets(r) for r in runs if _datasets(r)}
     if len({tuple(sorted(names)) for names in data.values()}) > 1:
         lists = "; ".join(f"{run}: {', '.join(names)}" for run, names in data.items())
         raise InputError(f"these runs were scored on different data sets ({lists}); compare runs on the same ones")
 
 
-def _chosen(loaded: Loaded) -> tuple[str, ...]:
-    return tuple((loaded.run.config.get("search") or {}).get("quality_sets") or ())
-
-
 def _datasets(loaded: Loaded) -> list[str]:
-    return list(dict.fromkeys(name for r in complete(loaded.records) for name in r.get("datasets") or {}))
+    return list(dict.fromkeys(name for r in loaded.records if r.complete for name in r.datasets))
 
 
 def same_queries(runs: list[Loaded]) -> bool:

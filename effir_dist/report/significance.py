@@ -1,4 +1,4 @@
-"""Neighbours on a front: whether the dearer of two models is better at all, or whether their difference is noise."""
+"""Whether a model on the front differs significantly from the next larger one, or whether their difference is noise."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from effir_dist.core.measures import QUALITY
 from effir_dist.evaluate.intervals import Interval, Sample, difference_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("step", "step_low", "step_high", "told_apart")
-"""Of a front: nDCG@10 minus that of the next dearer model, its 95 % paired interval, and whether 0 is outside."""
+COLUMNS = ("step", "step_low", "step_high", "significant")
+"""Of a front: nDCG@10 minus that of the next larger model, its 95 % paired interval, and whether 0 is outside."""
 
 
 def steps(
@@ -21,7 +22,7 @@ def steps(
     chosen: Sequence[str] = (),
     repeats: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Interval]:
-    """Trial -> its nDCG@10 minus that of the trial before it in `front` (the dearest first), paired by query.
+    """Trial -> its nDCG@10 minus that of the trial before it in `front` (the most expensive first), paired by query.
 
     queries: per-query scores of all splits. chosen: the data sets that count, by default all. repeats: trial -> itself
     and its repeats. Trials that were not scored on the same queries are left out.
@@ -29,11 +30,11 @@ def steps(
     members = {trial: [*(repeats or {}).get(trial, (trial,))] for trial in front}
     search = queries[(queries["split"] == "search") & queries["trial"].isin({t for m in members.values() for t in m})]
     tables = {str(n): t for n, t in search.groupby("dataset", sort=False) if not chosen or n in chosen}
-    wide = {name: table.pivot(index="trial", columns="query_id", values="ndcg_at_10") for name, table in tables.items()}
+    wide = {name: table.pivot(index="trial", columns="query_id", values=QUALITY) for name, table in tables.items()}
     samples = {trial: _sample(wide, group) for trial, group in members.items()}
     found = {}
-    for dearer, trial in pairwise(front):
-        one, other = samples[trial], samples[dearer]
+    for larger, trial in pairwise(front):
+        one, other = samples[trial], samples[larger]
         if one and one.keys() == other.keys():
             found[trial] = difference_interval(one, other)
     return found

@@ -1,0 +1,270 @@
+"""The records of a run: what a trial is to try, what it scored on the way, and how it ended. Typed, with one JSON form.
+
+`trial.json` holds a TrialSpec, `rungs.json` its RungScores, `result.json` its TrialRecord, `test.json` and
+`held_out.json` SplitScores. A run may come from anybody and any version: every field is checked when it is read, and an
+error names the file and the field. `legacy` turns what older versions wrote into today's form first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from effir_dist.core.config import settings_of
+from effir_dist.core.files import SCHEMA
+from effir_dist.core.measures import MEASURES, METRICS, QUALITY, SIZE
+from effir_dist.models.facts import PlanFacts, plan_facts, plan_values
+from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs import legacy
+from effir_dist.runs.schema import Json, Reader
+
+Value = bool | int | float | str
+"""Of a setting or a search parameter."""
+Values = Mapping[str, float]
+"""Measure -> number (core/measures.py), the unpruned model's `full_...` among them."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What a trial is to try: on disk from the moment it is started."""
+
+    number: int
+    suggested: Mapping[str, Value]
+    """Search parameter -> value: Optuna's suggestion."""
+    distributions: Mapping[str, str]
+    """Search parameter -> its distribution, as Optuna's JSON."""
+    plan: PruningPlan
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What the sampler noted for itself, such as NSGA-II's generation."""
+    repeat_of: str = ""
+    """The trial that this one repeats with another training seed; empty for none."""
+    rung: int | None = None
+    """Where the trial goes now: a rung below full training, or the top; None in a search without rungs."""
+    cost: float = 0.0
+    """Of going there, in full trials of the unpruned model."""
+    gpus: float = 0.0
+    """That the trial takes."""
+    written_key: str = ""
+    """The key in the file that this was read from: an older version's, so that its checkpoint is known again."""
+
+    @property
+    def trial(self) -> str:
+        """Its id, the name of its folder."""
+        return f"{self.number:04d}"
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for trials that would give the same model: same plan, same settings."""
+        text = json.dumps([self.plan.to_dict(), settings_of(self.suggested)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def facts(self, model_config: ModelDict, dimension: int = 0) -> PlanFacts:
+        """What its plan leaves. dimension: the run's `model.dimension`, for trials that did not vary it."""
+        return plan_facts(model_config, self.plan, self._dimension(dimension))
+
+    def values(self, model_config: ModelDict, dimension: int = 0) -> dict[str, float]:
+        """The measures that its plan tells. dimension: as for `facts`."""
+        return plan_values(model_config, self.plan, self._dimension(dimension))
+
+    def _dimension(self, dimension: int) -> int:
+        return int(self.suggested.get("model.dimension", dimension))
+
+    def to_json(self) -> Json:
+        """The head of every file of the trial."""
+        found: Json = {
+            "trial": self.trial,
+            "number": self.number,
+            "suggested": dict(self.suggested),
+            "distributions": dict(self.distributions),
+            "plan": self.plan.to_dict(),
+            "key": self.key,
+            "attributes": dict(self.attributes),
+            "gpus": self.gpus,
+        }
+        if self.repeat_of:
+            found["repeat_of"] = self.repeat_of
+        return found if self.rung is None else {**found, "rung": self.rung, "cost": self.cost}
+
+    @staticmethod
+    def from_json(tree: Json, path: object) -> TrialSpec:
+        """Raises InputError, which names the file and the field, for what no search wrote."""
+        read = Reader(legacy.spec(tree), path)
+        return TrialSpec(
+            number=read.count("number"),
+            suggested=read.mapping("suggested"),
+            distributions=read.mapping("distributions"),
+            plan=PruningPlan.from_dict(read.mapping("plan")),
+            attributes=read.mapping("attributes", {}),
+            repeat_of=read.text("repeat_of", ""),
+            rung=read.optional("rung", read.count),
+            cost=read.number("cost", 0.0),
+            gpus=read.number("gpus", 0.0),
+            written_key=read.text("key", ""),
+        )
+
+
+def _facts_to_json(facts: PlanFacts) -> Json:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(facts).items()}
+
+
+def _facts_from_json(read: Reader) -> PlanFacts:
+    return PlanFacts(
+        dropped_mlp=read.blocks("dropped_mlp"),
+        dropped_attention=read.blocks("dropped_attention"),
+        mlp_widths=read.blocks("mlp_widths"),
+        width_ratio=read.number("width_ratio", 1.0, most=1.0),
+        dimension=read.count("dimension", 0),
+    )
+
+
+@dataclass(frozen=True)
+class RungScore:
+    """What a trial scored below full training, on a part of the data: it compares within a rung only."""
+
+    rung: int
+    share: float
+    """Of the training."""
+    cost: float
+    """In full trials of the unpruned model."""
+    facts: PlanFacts
+    values: Values
+    steps: int = 0
+    host: str = ""
+
+    def to_json(self) -> Json:
+        own = {"rung": self.rung, "share": self.share, "cost": self.cost, "steps": self.steps, "host": self.host}
+        return {**own, **_facts_to_json(self.facts), **self.values}
+
+    @staticmethod
+    def from_json(tree: Json, path: object) -> RungScore:
+        """Raises InputError, which names the file and the field, for what no search wrote."""
+        read = Reader(tree, path)
+        return RungScore(
+            rung=read.count("rung"),
+            share=read.number("share", most=1.0),
+            cost=read.number("cost", 0.0),
+            facts=_facts_from_json(read),
+            values=read.values(QUALITY),
+            steps=read.count("steps", 0),
+            host=read.text("host", ""),
+        )
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How a trial ended. Written once, never changed."""
+
+    spec: TrialSpec
+    state: Literal["complete", "failed"]
+    reason: str = ""
+    """Why it failed."""
+    facts: PlanFacts = field(default_factory=PlanFacts)
+    values: Values = field(default_factory=dict)
+    datasets: Mapping[str, Values] = field(default_factory=dict)
+    """Data set -> metric -> value."""
+    started: str = ""
+    """ISO time, UTC."""
+    finished: str = ""
+    host: str = ""
+    """Of all workers, with ','."""
+    retried: str = ""
+    """Why it was tried again with less memory; empty where it was not."""
+    steps: int = 0
+    train_loss: float = math.nan
+    """Mean of the last steps."""
+    speed_protocol: Mapping[str, Any] = field(default_factory=dict)
+    """How speed was measured, and the unpruned model's own figures."""
+    rungs: tuple[RungScore, ...] = ()
+    """What it scored before, lowest first."""
+    seeds: int = 1
+    """Trainings that `values` and `datasets` are means of (repeats.pooled); never on disk."""
+
+    @property
+    def trial(self) -> str:
+        return self.spec.trial
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has a score."""
+        return self.state == "complete" and QUALITY in self.values
+
+    def value(self, name: str) -> float | None:
+        """Of a measure; None where the record has none."""
+        return self.values.get(name)
+
+    def to_json(self) -> Json:
+        """The whole of `result.json`."""
+        own = {
+            name: getattr(self, name)
+            for name in ("state", "reason", "started", "finished", "host", "retried", "steps", "train_loss")
+        }
+        found = {**self.spec.to_json(), **own, **_facts_to_json(self.facts), **self.values}
+        found["datasets"] = {name: dict(values) for name, values in self.datasets.items()}
+        if self.speed_protocol:
+            found["speed_protocol"] = dict(self.speed_protocol)
+        if self.rungs:
+            found["rungs"] = [rung.to_json() for rung in self.rungs]
+        return found
+
+    @staticmethod
+    def from_json(tree: Json, path: object) -> TrialRecord:
+        """Raises InputError, which names the file and the field, for what no search wrote."""
+        read = Reader(tree, path)
+        state = read.one_of("state", ("complete", "failed"))
+        needed = (SIZE, MEASURES[SIZE].unpruned, QUALITY) if state == "complete" else ()
+        return TrialRecord(
+            spec=TrialSpec.from_json(tree, path),
+            state=state,
+            reason=read.text("reason", ""),
+            facts=_facts_from_json(read),
+            values=read.values(*needed),
+            datasets=read.datasets(),
+            started=read.text("started", ""),
+            finished=read.text("finished", ""),
+            host=read.text("host", ""),
+            retried=read.text("retried", ""),
+            steps=read.count("steps", 0),
+            train_loss=read.number("train_loss", math.nan, least=-math.inf),
+            speed_protocol=read.mapping("speed_protocol", {}),
+            rungs=tuple(RungScore.from_json(rung, path) for rung in read.objects("rungs")),
+        )
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """A model's scores on data that did not steer the search: the test queries, or held-out data sets."""
+
+    values: Values
+    datasets: Mapping[str, Values]
+    score_seconds: float = 0.0
+    data: tuple[Mapping[str, Any], ...] = ()
+    """Fingerprints of the held-out data sets."""
+
+    def to_json(self) -> Json:
+        own: Json = {**self.values, "datasets": {n: dict(v) for n, v in self.datasets.items()}}
+        own["score_seconds"] = self.score_seconds
+        return {**own, "data": [dict(each) for each in self.data]} if self.data else own
+
+    @staticmethod
+    def from_json(tree: Json, path: object) -> SplitScores:
+        """Raises InputError, which names the file and the field, for what no search wrote."""
+        read = Reader(tree, path)
+        values = {name: value for name, value in read.values().items() if name in METRICS}
+        return SplitScores(values, read.datasets(), read.number("score_seconds", 0.0), tuple(read.objects("data")))
+
+
+def rungs_to_json(trial: str, rungs: Iterable[RungScore]) -> Json:
+    """The whole of `rungs.json`."""
+    return {"schema": SCHEMA, "trial": trial, "rungs": [rung.to_json() for rung in rungs]}
+
+
+def rungs_from_json(tree: Json, path: object) -> list[RungScore]:
+    """The inverse. Raises InputError, which names the file and the field, for what no search wrote."""
+    read = Reader(tree, path)
+    return [RungScore.from_json(rung, path) for rung in read.objects("rungs", needed=True)]

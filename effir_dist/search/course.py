@@ -1,0 +1,98 @@
+"""The course of a search: score layers, run trials, score the front on test data. Records are written as it goes."""
+
+from __future__ import annotations
+
+from effir_dist.core.config import to_dict
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import RunConfig, TrainConfig
+from effir_dist.core.storage import written_locally
+from effir_dist.data import sets
+from effir_dist.importance.store import has_scores
+from effir_dist.models.families.backbones import ModelDict
+from effir_dist.runs.objectives import Goal
+from effir_dist.runs.run_folder import Run
+from effir_dist.search.cluster import tune
+from effir_dist.search.cluster.resources import Resources, settle
+from effir_dist.search.cluster.worker import output_to, run_job
+from effir_dist.search.driver import SearchDriver
+from effir_dist.search.live import LiveView
+from effir_dist.search.strategy.repeating import repeats_line, with_repeats
+from effir_dist.search.strategy.space import Space, rankings, teacher_settings
+
+MOST_JOBS = 1_000_000
+"""Of a search with rungs, whose end the driver tells."""
+
+
+def search(
+    run: Run,
+    config: RunConfig,
+    space: Space,
+    model_config: ModelDict,
+    present: dict[str, float],
+    may_grow_to: dict[str, float],
+    view: LiveView,
+    storage: str,
+    work: tune.Work = run_job,
+    repeat: int = 0,
+) -> None:
+    """Run a search, or what is left of it, on the Ray cluster that this process has joined.
+
+    repeat: instead, run the front's trials again with other training seeds, until each has so many repeats.
+    storage: a folder for what Ray keeps while it runs; on several nodes one that all of them share. work: what a worker
+    process does for a trial.
+    Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
+    """
+    resources = settle(config.resources, present, may_grow_to)
+    if config.search.gpu_hours and not resources.gpus:
+        raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
+    if not has_scores(run):
+        view.message("scoring layers and neurons of the unpruned model")
+        wanted, teacher = rankings(space, config), teacher_settings(space, config)
+        tune.call(_score_layers, resources, run.location, config, wanted, teacher)()
+    with written_locally(run.study_path) as study:
+        driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat)
+        if driver.left and not driver.ended_by:
+            jobs = MOST_JOBS if driver.queue.has_rungs and not repeat else driver.left
+            tune.run_trials(driver, resources, jobs, config.search.time_budget, storage, work)
+    if driver.failure:
+        raise driver.failure
+    view.message(f"the search ended: {driver.why}")
+    if not repeat:
+        run.write_config(to_dict(config), {**run.extra, "ended": driver.why})
+    moved = repeats_line(driver.records, driver.goal, repeat) if repeat else ""
+    if moved:
+        view.message(moved)
+    if config.data.test_split:
+        score_front(run, config, resources, view, "test")
+    if config.data.held_out:
+        score_front(run, config, resources, view, "held_out")
+
+
+def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveView, split: str) -> None:
+    """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet."""
+    names = [sets.dataset_name(path) for path in config.data.held_out] if split == "held_out" else []
+    done = {trial for trial, scores in run.split_scores(split).items() if set(names) <= set(scores.datasets)}
+    records = run.results()
+    chosen = with_repeats(records, Goal.of(config.search).kept(records))
+    waiting = [trial for trial in chosen if trial not in done and run.has_weights(trial)]
+    calls = [(trial, tune.call(_score_saved, resources, run.location, config, trial, split)) for trial in waiting]
+    what = f"held-out {', '.join(names)}" if names else "the test queries"
+    for number, (trial, wait) in enumerate(calls, 1):
+        view.message(f"scoring the front on {what}: {number} of {len(calls)} (trial {trial})")
+        wait()
+
+
+def _score_layers(folder: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None) -> None:
+    from effir_dist.search.trial.preparation import compute_scores
+
+    run = Run.open(folder)
+    with output_to(run.scores_folder / "log"):
+        compute_scores(run, config, wanted, teacher)
+
+
+def _score_saved(folder: str, config: RunConfig, trial: str, split: str) -> None:
+    from effir_dist.search.trial.trial import score_saved
+
+    run = Run.open(folder)
+    with output_to(run.trial_folder(trial) / "log"):
+        score_saved(run, config, trial, split)

@@ -1,0 +1,223 @@
+"""Which trial comes next. The sampler proposes plans, the scheduler decides who goes where; here both learn of trials.
+
+Every rung of a trial is a job of its own: a promoted trial goes on from its checkpoint, in whichever process is free.
+So a search that was killed knows all that it knew before, from the trials' files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+from effir_dist.core.measures import QUALITY
+from effir_dist.core.settings import RunConfig
+from effir_dist.importance.ranking import Importance
+from effir_dist.importance.store import load_work
+from effir_dist.models.families.backbones import ModelDict
+from effir_dist.report.study_db import frozen_trial
+from effir_dist.runs.objectives import unpruned
+from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec, Values
+from effir_dist.runs.run_folder import Run
+from effir_dist.search.strategy.fidelity import FidelityState
+from effir_dist.search.strategy.guided import GuidedSampler
+from effir_dist.search.strategy.problem import Problem
+from effir_dist.search.strategy.samplers import OptunaSampler, Proposal, Sampler
+from effir_dist.search.strategy.schedulers import Promote, Propose, scheduler_of
+from effir_dist.search.strategy.space import Space
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def has_rungs(config: RunConfig, space: Space) -> bool:
+    """Whether trials are scored on the way to full training; fixed plans are all trained in full."""
+    return config.search.scheduler != "plain" and not space.plans
+
+
+class TrialQueue:
+    """Gives the trials of a search, one at a time, and learns from how they end."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: RunConfig,
+        space: Space,
+        model_config: ModelDict,
+        importance: Importance,
+        neurons: Mapping[str, np.ndarray],
+    ) -> None:
+        """neurons: [L, F] scores for each ranking."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        search = config.search
+        self.run, self.has_rungs = run, has_rungs(config, space)
+        rungs = search.rungs if self.has_rungs else ()
+        self.problem = Problem(config, space, model_config, importance, neurons, load_work(run), rungs)
+        self.goal = self.problem.goal
+        self.sampler: Sampler = GuidedSampler() if search.sampler == "guided" else OptunaSampler(search.sampler)
+        self.scheduler = scheduler_of(search if self.has_rungs else replace(search, scheduler="plain"))
+        self.state = FidelityState(len(rungs) + 1)
+        at_first = None if search.sampler == "nsga2" else optuna.samplers.RandomSampler()
+        self.study = optuna.create_study(sampler=at_first, directions=self.goal.directions)
+        """Of the trials trained in full, rebuilt from their records. A sampler of NSGA-II notes generations from the
+        start."""
+        self.starts = [*self.problem.starts]
+        self.baseline: TrialRecord | None = None
+        """The unpruned model's, once there is one: what constraints on quality go by."""
+        self.specs: dict[str, TrialSpec] = {}
+        """Trial -> where it went last."""
+        self.unfinished: list[TrialSpec] = []
+        """Trials that ran when the search ended."""
+        self.asked: dict[str, optuna.Trial] = {}
+        """Running trial -> the study's, in a search without rungs."""
+
+    @property
+    def top(self) -> int:
+        """The rung of full training; 0 in a search without rungs."""
+        return self.state.top
+
+    @property
+    def repeats(self) -> int:
+        """Known plans that the sampler proposed, and that were not trained again."""
+        return self.sampler.repeats
+
+    def replay(self, records: Sequence[TrialRecord], pending: Iterable[TrialSpec]) -> None:
+        """Learn all that a run knows. Trials that were on their way somewhere are given again first.
+
+        records, pending: by number; repeats among them are no part of this.
+        """
+        # With rungs Optuna hears of trials in the order in which they end, without in that in which they begin.
+        heard = sorted(records, key=lambda r: r.finished) if self.has_rungs else records
+        self.baseline = unpruned(heard)
+        self.problem.tried.update(record.spec.key for record in records)
+        own = [record for record in heard if not record.spec.repeat_of]
+        self.study.add_trials([frozen_trial(record, self.goal, self.baseline) for record in own])
+        left = [spec for spec in pending if not spec.repeat_of and spec.key not in self.problem.tried]
+        self.problem.tried.update(spec.key for spec in left)
+        ended = {record.trial: record for record in own}
+        for spec in sorted([*(record.spec for record in own), *left], key=lambda spec: spec.number):
+            self._replay_trial(spec, ended.get(spec.trial))
+
+    def _replay_trial(self, spec: TrialSpec, record: TrialRecord | None) -> None:
+        self.specs[spec.trial] = spec
+        if self.has_rungs:
+            for found in self.run.rungs(spec.trial):
+                self._begin(spec, found.rung)
+                self._tell(spec.trial, found.rung, found.values)
+        if record:
+            self._begin(spec, self.top)
+            self._tell_end(record)
+        elif not self.has_rungs or not self.run.reached(spec):
+            self.unfinished.append(spec)
+
+    def next(self, number: int) -> TrialSpec | None:
+        """What a free worker does: a new trial, to be known as `number`, or one that goes on, which keeps its own.
+
+        None: there is nothing now; and where no trial runs, every plan was tried.
+        """
+        if self.unfinished:
+            return self._go_on()
+        action = self.scheduler.next(self.state, self.sampler)
+        if isinstance(action, Propose):
+            if proposal := self._propose(number):
+                return self._begin(self._keep(proposal), action.rung)
+            action = self.scheduler.next(self.state, self.sampler, exhausted=True)
+        return self._begin(self.specs[action.trial], action.rung) if isinstance(action, Promote) else None
+
+    def scored(self, trial: str, rung: int) -> RungScore:
+        """A trial was scored on a rung below the top; returns what its file says of it."""
+        found = next(score for score in self.run.rungs(trial) if score.rung == rung)
+        self._tell(trial, rung, found.values)
+        return found
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial has its record; a repeat teaches nothing."""
+        if record.spec.repeat_of:
+            return
+        self.baseline = self.baseline or unpruned([record])
+        self._tell_end(record)
+        asked = self.asked.pop(record.trial, None)
+        if asked is None:
+            self.study.add_trial(frozen_trial(record, self.goal, self.baseline))
+        elif record.state == "failed":
+            self.study.tell(asked, state=TrialState.FAIL)
+        else:
+            for name, value in self.goal.violations(record.values, self.baseline).items():
+                asked.set_constraint(name, value)
+            self.study.tell(asked, self.goal.objective_values(record))
+
+    def emptied(self, spec: TrialSpec) -> list[int]:
+        """The MLPs that a trial drops only because its width ratio left them no neuron."""
+        return self.problem.emptied(spec)
+
+    def _go_on(self) -> TrialSpec:
+        """The first unfinished trial, to where it was sent."""
+        spec = self.unfinished.pop(0)
+        if not self.has_rungs:
+            return self._begin(self._keep(Proposal(spec, self._ask_for(spec.suggested))), self.top)
+        return self._begin(spec, self.top if spec.rung is None else spec.rung)
+
+    def _propose(self, number: int) -> Proposal | None:
+        """A new plan: what the search starts with, then the sampler's; None where all were tried."""
+        while self.starts:
+            point = self.starts.pop(0)
+            spec = self.problem.spec(number, point)
+            wanted = self.problem.is_unpruned(spec) or self.problem.feasible(spec)
+            if wanted and spec.key not in self.problem.tried:
+                return Proposal(spec, self._ask_for(point))
+        if self.problem.space.plans:
+            return None
+        return self.sampler.propose(self.problem, self.study, self.state, number)
+
+    def _ask_for(self, point: Any) -> optuna.Trial:
+        self.study.enqueue_trial(dict(point))
+        return self.study.ask(self.problem.distributions)
+
+    def _keep(self, proposal: Proposal) -> TrialSpec:
+        """The spec of a new trial, with what Optuna noted for itself."""
+        spec, asked = proposal.spec, proposal.asked
+        self.problem.tried.add(spec.key)
+        if asked is None and not self.has_rungs:
+            asked = self._ask_for(spec.suggested)
+        if asked is None:
+            return spec
+        noted = self.study.get_trials(deepcopy=False)[asked.number].system_attrs
+        generation = {name: value for name, value in noted.items() if name.startswith("NSGAIISampler")}
+        if self.has_rungs:  # Optuna hears of it again once it is trained in full: a resumed search would not know more
+            self.study.tell(asked, state=TrialState.FAIL)
+        else:
+            self.asked[spec.trial] = asked
+        return replace(spec, attributes=spec.attributes or generation)
+
+    def _begin(self, spec: TrialSpec, rung: int) -> TrialSpec:
+        """A trial goes to a rung. Returns its spec with the rung and the cost of going there."""
+        trial = spec.trial
+        self.state.begin(trial, rung, None if trial in self.state.candidates else self.problem.candidate(spec))
+        cost = round(self.state.cost(trial, rung), 6)
+        self.specs[trial] = (
+            replace(spec, rung=rung, cost=cost) if self.has_rungs else replace(spec, rung=None, cost=0.0)
+        )
+        return self.specs[trial]
+
+    def _tell_end(self, record: TrialRecord) -> None:
+        if record.complete:
+            self._tell(record.trial, self.top, record.values)
+        else:
+            self.state.fail(record.trial)
+
+    def _tell(self, trial: str, rung: int, values: Values) -> None:
+        """What was found on a rung. Below the top speed is known already; quality there is of other data, and seconds
+        are not those of a whole trial."""
+        at_top = rung == self.top
+        goal = self.goal.under(lambda c: c.measure.measured or (at_top and not c.measure.known))
+        violations = goal.violations(values, self.baseline)
+        self.state.tell(trial, rung, values[QUALITY], self._shares(trial, values), violations)
+
+    def _shares(self, trial: str, values: Values) -> tuple[float, ...]:
+        """Costs as found; those that were not measured there as they were known before."""
+        pairs = zip(self.goal.shares(values), self.state.shares[trial], strict=True)
+        return tuple(before if math.isnan(now) else now for now, before in pairs)

@@ -1,0 +1,115 @@
+"""What a search may try: from suggested values to trial specs, and what those tell before anything is trained.
+
+Without files and without a cluster: a sampler may ask this of hundreds of plans for each trial.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import distribution_to_json
+
+from effir_dist.core.config import replace, settings_of
+from effir_dist.core.settings import RunConfig
+from effir_dist.importance.ranking import Importance
+from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.pruning import moving_share
+from effir_dist.runs.objectives import Goal, is_unpruned
+from effir_dist.runs.records import TrialSpec, Value
+from effir_dist.search.strategy import candidates
+from effir_dist.search.strategy import space as spaces
+from effir_dist.search.strategy.fidelity import Candidate
+from effir_dist.search.strategy.space import Space
+
+
+class Problem:
+    """The search space, the goal and the costs of one search; and which plans were tried."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        space: Space,
+        model_config: ModelDict,
+        importance: Importance,
+        neurons: Mapping[str, np.ndarray],
+        work: Mapping[str, float],
+        rungs: tuple[float, ...] = (),
+    ) -> None:
+        """neurons: [L, F] scores for each ranking. work: tokens of a training (`train`), of a scoring in full (`score`)
+        and on a lower rung (`low`). rungs: shares of the training, those below full training."""
+        self.config, self.space, self.model_config = config, space, model_config
+        self.importance, self.neurons = importance, dict(neurons)
+        self.work, self.rungs = work, rungs
+        self.goal = Goal.of(config.search)
+        blocks = block_count(model_config)
+        self.distributions = spaces.distributions(space, blocks)
+        self.distributions_json = {name: distribution_to_json(each) for name, each in self.distributions.items()}
+        self.starts = spaces.starting_points(space, config, blocks, importance)
+        """Values that are tried first."""
+        self.start_count = len(self.starts)
+        self.tried: set[str] = set()
+        """Keys of the trials that have begun."""
+
+    def spec(self, number: int, suggested: Mapping[str, Value]) -> TrialSpec:
+        """The trial `number` with suggested values."""
+        values = dict(suggested)
+        prune = replace(self.config, settings_of(values)).prune
+        plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, prune)
+        return TrialSpec(number, values, self.distributions_json, plan)
+
+    def feasible(self, spec: TrialSpec) -> bool:
+        """Whether a plan violates no constraint, whatever its training makes of it."""
+        return not self.goal.violated_by_plan(self._values(spec))
+
+    def is_unpruned(self, spec: TrialSpec) -> bool:
+        """Whether it is the baseline, which is tried in any case."""
+        return is_unpruned(self._values(spec))
+
+    def untried(self, number: int, points: Iterable[dict[str, Any]], most: int) -> list[TrialSpec]:
+        """Up to `most` different trials, of points in their order, that are new and feasible; more are not drawn."""
+        found: dict[str, TrialSpec] = {}
+        for point in points:
+            spec = self.spec(number, point)
+            if spec.key not in self.tried and self.feasible(spec):
+                found.setdefault(spec.key, spec)
+            if len(found) >= most:
+                break
+        return list(found.values())
+
+    def emptied(self, spec: TrialSpec) -> list[int]:
+        """The MLPs that a trial drops only because its width ratio left them no neuron."""
+        return spaces.emptied(dict(spec.suggested), self.space, self.model_config, self.importance, spec.plan)
+
+    def candidate(self, spec: TrialSpec) -> Candidate:
+        """What is known of a trial before it is scored."""
+        facts = spec.facts(self.model_config, self.config.model.dimension)
+        width, gone = mlp_width(self.model_config), set(facts.dropped_attention)
+        # The fourth root: an MLP's first neurons matter most, its last hardly.
+        kept = [(left / width) ** 0.25 for left in facts.mlp_widths]
+        kept += [float(block not in gone) for block in range(len(kept))]
+        training, scoring = self._costs(moving_share(self.model_config, spec.plan))
+        return Candidate(self.goal.shares(self._values(spec)), (*kept, *self._inputs(spec)), training, scoring)
+
+    def seed(self, number: int, attempt: int) -> int:
+        """Of an attempt to propose the trial `number`."""
+        digest = hashlib.sha256(f"{self.config.search.seed}/{number}/{attempt}".encode()).digest()
+        return int.from_bytes(digest[:4], "little")
+
+    def _costs(self, share: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Training up to each rung, and scoring there, in full trials of the unpruned model. share: of its FLOPs."""
+        full = self.work["train"] + self.work["score"]
+        training = [part * self.work["train"] for part in (*self.rungs, 1.0)]
+        scoring = [*[self.work["low"]] * len(self.rungs), self.work["score"]]
+        return tuple(share * tokens / full for tokens in training), tuple(share * tokens / full for tokens in scoring)
+
+    def _inputs(self, spec: TrialSpec) -> list[float]:
+        """The suggested settings as numbers from 0 to 1."""
+        settings = settings_of(dict(spec.suggested))
+        names = [name for name in sorted(self.distributions) if name in settings]
+        return [value for name in names for value in candidates.scaled(self.distributions[name], settings[name])]
+
+    def _values(self, spec: TrialSpec) -> dict[str, float]:
+        return spec.values(self.model_config, self.config.model.dimension)

@@ -1,0 +1,100 @@
+"""Which trial goes where: what is screened, promoted and trained in full. Any scheduler goes with any sampler.
+
+No scheduler makes a worker wait for a rung to fill. The unpruned model, which begins every search, goes to the top
+first: all others are measured by it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from effir_dist.core.settings import SearchConfig
+from effir_dist.search.strategy.fidelity import FidelityState
+from effir_dist.search.strategy.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Propose:
+    """A new plan, which the sampler proposes, goes to a rung."""
+
+    rung: int
+
+
+@dataclass(frozen=True)
+class Promote:
+    """A trial that was scored on a lower rung goes to a higher one."""
+
+    trial: str
+    rung: int
+
+
+class Scheduler(Protocol):
+    """Decides, from all that is known of the trials, what a free worker does."""
+
+    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+        """What is next; None where nothing is before another trial has ended.
+
+        exhausted: whether the sampler has no new plan, so that only a promotion helps.
+        """
+
+
+class Screening:
+    """Scores many plans on the lowest rung, and trains those in full that the sampler scores highest."""
+
+    def __init__(self, budget: float) -> None:
+        """budget: the share of all cost that the lowest rung may take."""
+        self.budget = budget
+
+    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+        if baseline := state.waiting_baseline():
+            return Promote(baseline, state.top)
+        waiting = state.waiting()
+        if not exhausted and (state.spent[0] <= self.budget * sum(state.spent) or not waiting):
+            return Propose(0)
+        return Promote(waiting[int(np.argmax(sampler.score(state, waiting)))], state.top) if waiting else None
+
+
+class Asha:
+    """Asynchronous successive halving (ASHA: Li et al., 2020) for several objectives: the best of each rung go on.
+
+    The order on a rung is that of `non_dominated_sort`, of the costs and the score there. The highest rung with a trial
+    that is due promotes it; where none is due a new plan begins.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        """fraction: the share of the trials on a rung that go on to the next."""
+        self.fraction = fraction
+
+    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+        return self._promotion(state) or (None if exhausted else Propose(0))
+
+    def _promotion(self, state: FidelityState) -> Promote | None:
+        if baseline := state.waiting_baseline():
+            return Promote(baseline, state.top)
+        for rung in reversed(range(state.top)):
+            on = state.scored(rung)
+            places = math.floor(self.fraction * len(on))
+            if sum(state.target[t] > rung for t in on) >= places:
+                continue
+            for trial in state.best_first(on, rung)[:places]:
+                if state.target[trial] == rung and trial not in state.failed:
+                    return Promote(trial, rung + 1)
+        return None
+
+
+class Plain:
+    """Trains every plan in full: the top is the only rung."""
+
+    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+        return None if exhausted else Propose(state.top)
+
+
+def scheduler_of(search: SearchConfig) -> Scheduler:
+    """That of `search.scheduler`."""
+    if search.scheduler == "screening":
+        return Screening(search.screening_budget)
+    return Asha(search.promotion_fraction) if search.scheduler == "asha" else Plain()
