@@ -15,6 +15,7 @@ from effir_dist.importance.ranking import Importance, Method, greedy_order, scor
 from effir_dist.models.encoder import Encoder, prune_encoder
 from effir_dist.models.families.backbones import family
 from effir_dist.models.pruning import PruningPlan
+from tests.models.reference import record
 from tests.models.test_pruning import encoder_of
 from tests.tiny import FAMILY_NAMES
 
@@ -45,21 +46,6 @@ def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float
         with torch.inference_mode():
             encoder(ids, torch.ones_like(ids))
     return [float(np.mean(distances[i])) for i in range(len(distances))]
-
-
-def record(block, row, kind, done):
-    if row.pre_norm:
-        # The norm's input is the residual stream; what the sub-layer returns is added to it.
-        module, norm = row.attention if kind == "attention" else row.mlp
-        stream = {}
-        block.get_submodule(norm).register_forward_pre_hook(lambda _m, args: stream.update(x=args[0]))
-        block.get_submodule(module).register_forward_hook(
-            lambda _m, _a, out: done(stream["x"], stream["x"] + (out[0] if isinstance(out, tuple) else out))
-        )
-    elif kind == "attention":
-        block.attention.register_forward_hook(lambda _m, args, out: done(args[0], out[0]))
-    else:
-        block.output.register_forward_hook(lambda _m, args, out: done(args[1], out))
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
