@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-FAMILY_NAMES = ("qwen2", "qwen3", "llama", "mistral", "bert", "modernbert")
+from effir_dist.models.families.base import Family
+from effir_dist.models.families.registry import FAMILIES, register
+
+FAMILY_NAMES = tuple(FAMILIES)
+LAYOUTS = tuple({(row.norm_placement, row.fused): name for name, row in FAMILIES.items()}.values())
+"""A family for each kind of block: tests of what depends on nothing else run over these."""
 _SIZES = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -15,7 +23,23 @@ _SIZES = {
 }
 
 
-def _tokenizer(bert: bool):
+@contextlib.contextmanager
+def registered(row: Family) -> Iterator[Family]:
+    """Within the block there is one more family."""
+    register(row)
+    try:
+        yield row
+    finally:
+        del FAMILIES[row.model_type]
+
+
+def windowed(name: str) -> dict[str, int]:
+    """Config values with which a family's attention sees a window, if it has one."""
+    key = FAMILIES[name].attention_options.get("sliding_window")
+    return {key: 16} if key else {}
+
+
+def _tokenizer(decoder: bool):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -25,7 +49,7 @@ def _tokenizer(bert: bool):
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    if not bert:
+    if decoder:
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
@@ -35,21 +59,17 @@ def _tokenizer(bert: bool):
     )
 
 
-def tiny_checkpoint(folder: Path, family: str, seed: int = 0, **sizes: int) -> Path:
-    """Save a model of `family` with L=4, D=32, F=48 (or `sizes`) and a byte tokenizer; returns its folder."""
+def tiny_checkpoint(folder: Path, name: str, seed: int = 0, **sizes: int) -> Path:
+    """Save a model of family `name` with L=4, D=32, F=48 (or `sizes`) and a byte tokenizer; returns its folder."""
     import torch
     from transformers import AutoConfig, AutoModel
 
-    more = {} if "bert" in family else {"num_key_value_heads": 2}
-    if family == "modernbert":
-        more = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
-    if family == "qwen3":
-        more["head_dim"] = 16
-    config = AutoConfig.for_model(family, **{**_SIZES, **more, **sizes})
+    row = FAMILIES[name]
+    values: dict[str, Any] = {**_SIZES, **row.tiny, **sizes}
     torch.manual_seed(seed)
-    path = folder / f"tiny-{family}"
-    AutoModel.from_config(config).save_pretrained(path)
-    _tokenizer("bert" in family).save_pretrained(path)
+    path = folder / f"tiny-{name}"
+    AutoModel.from_config(AutoConfig.for_model(name, **values)).save_pretrained(path)
+    _tokenizer(row.decoder).save_pretrained(path)
     return path
 
 

@@ -11,7 +11,7 @@ from effir_dist.core.measures import CLOCK, MEASURES, METRICS, QUALITY, SIZE, SI
 from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
-from effir_dist.models.families.backbones import backbone
+from effir_dist.models.families.backbones import backbone, family
 from effir_dist.models.pruning import mlp_widths
 from effir_dist.report.page_data import model_name
 from effir_dist.runs.objectives import goal_of, unpruned
@@ -164,7 +164,7 @@ import effir_dist
 effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
 ```""",
     ]
-    if settings.append_eos:
+    if family(config).decoder:
         blocks.append(
             f'`AutoModelForCausalLM.from_pretrained("FOLDER"{trust}, attn_implementation="eager")` gives the same in '
             "`hidden_states[-1]`. A retriever has no LM head: the base's is not kept, the embeddings take its place, "

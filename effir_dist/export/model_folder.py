@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist import __version__
 from effir_dist.core.errors import InputError
-from effir_dist.models.families.backbones import Family, ModelDict, block_count, family, mlp_width
+from effir_dist.models.families.base import Family, ModelDict, block_count, mlp_width
+from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import PruningPlan, mlp_widths
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings
 
-LAYOUT = ("blocks", "pre_norm", "attention", "mlp", "mlp_in", "mlp_out", "fused", "load_options")
-"""What `modeling_effir.py` must know of a family; its names are `backbones.Family`'s."""
+LAYOUT = ("blocks", "norm_placement", "attention", "mlp", "mlp_in", "mlp_out", "fused", "load_options")
+"""What `modeling_effir.py` must know of a family: fields of `families.base.Family`."""
 CODE = "modeling_effir"
 TRUNCATION = "2_Dense"
 """Where an exported folder truncates embeddings for sentence-transformers."""
@@ -33,12 +34,12 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> dic
     row = family(config)
     tree = {k: v for k, v in config.items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
     tree |= {"dtype": dtype, "architectures": [row.class_name + "Model"]}
-    if row.append_eos:  # a decoder: its LM head is not kept, so what AutoModelForCausalLM builds reads the embeddings
+    if row.decoder:  # its LM head is not kept, so what AutoModelForCausalLM builds reads the embeddings
         tree |= {"tie_word_embeddings": True, "use_cache": False}
     if is_plain(config, plan):
         return {**tree, "intermediate_size": mlp_widths(config, plan)[0]}
     prefix = f"Effir{row.class_name}"
-    parts = ["Config", "Model", "ForCausalLM"] if row.append_eos else ["Config", "Model"]
+    parts = ["Config", "Model", "ForCausalLM"] if row.decoder else ["Config", "Model"]
     autos = {"Config": "AutoConfig", "Model": "AutoModel", "ForCausalLM": "AutoModelForCausalLM"}
     tree |= {
         "model_type": f"effir_{row.model_type}",
@@ -72,11 +73,11 @@ def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, dict[str
 def block_configs(config: ModelDict, plan: PruningPlan) -> dict[str, Any]:
     """What vLLM's DeciLMForCausalLM reads of each block; empty where that code cannot run the model.
 
-    It cannot where the family is no LlamaModel to it, or where the first block has no attention but an MLP (it then
-    takes the residual for granted).
+    It cannot where the family's row says so, or where the first block has no attention but an MLP: it then takes the
+    residual for granted.
     """
     row, widths = family(config), mlp_widths(config, plan)
-    if not row.decilm or (0 in plan.dropped_attention and widths[0] > 0):
+    if row.decilm is None or (0 in plan.dropped_attention and widths[0] > 0):
         return {}
     heads = config["num_attention_heads"]
     group = heads // (config.get("num_key_value_heads") or heads)
@@ -87,9 +88,7 @@ def block_configs(config: ModelDict, plan: PruningPlan) -> dict[str, Any]:
         }
         for block, width in enumerate(widths)
     ]
-    # Qwen2 has a bias on queries, keys and values, and none on the output.
-    bias = {"qkv_bias": True} if row.model_type == "qwen2" else {}
-    return {"block_configs": blocks, **bias}
+    return {"block_configs": blocks, **row.decilm}
 
 
 def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> dict[str, Any]:

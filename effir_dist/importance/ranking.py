@@ -1,7 +1,8 @@
 """Scores of sub-layers (paper, section 3.1) and of neurons, on the unpruned model; computed once a search.
 
-S_l = 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream before the sub-layer's norm: in float32, per token over D,
-then the mean over all real tokens of all texts. Attention and MLP sub-layers are ranked as two groups.
+S_l = 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream that the sub-layer reads, F_l the sub-layer with all of its
+norms: in float32, per token over D, then the mean over all real tokens of all texts. Where the norm comes behind the
+sum (post-norm), norm(x_l + F_l(x_l)) takes the sum's place. Attention and MLP sub-layers are ranked as two groups.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from effir_dist.models.families.backbones import Family, block_count, family, mlp_width
+from effir_dist.models.families.base import Family, block_count, mlp_width
+from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import make_plan
 
 if TYPE_CHECKING:
@@ -87,12 +89,10 @@ class _Sums:
         self.changes[kind][block] += self.distance(before, after, self.seen["mask"])
 
 
-def score_model(
-    encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, method: Method | None = None
-) -> Scores:
+def score_model(encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, method: Method | None = None) -> Scores:
     """Importance of each sub-layer and the rankings of neurons, from `texts` encoded as documents."""
     method = method or Method()
-    row, sums = family(encoder.model_config), _listen_to(encoder, texts, batch_tokens, method)
+    row, sums = family(encoder.model_config), _observed(encoder, texts, batch_tokens, method)
     count = sums.tokens if method.level == "token" else sums.texts
     orders = {}
     if method.greedy:
@@ -129,8 +129,8 @@ def _without(encoder: Encoder, kind: str, gone: list[int]) -> Encoder:
     return prune_encoder(copy.deepcopy(encoder), make_plan(encoder.model_config, mlp, attention), None)
 
 
-def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method: Method) -> _Sums:
-    """Encode the texts with ears at every block."""
+def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method: Method) -> _Sums:
+    """Encode the texts with hooks on every block."""
     import torch
 
     from effir_dist.models.encoder import pad
@@ -142,7 +142,7 @@ def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method
     blocks, width = block_count(config), mlp_width(config)
     changes = {kind: np.zeros(blocks) for kind in KINDS}
     sums = _Sums(changes, np.zeros((blocks, width)), np.zeros(blocks), _distance(encoder, method))
-    hooks = [hook for i in range(blocks) for hook in _listen(encoder, row, i, sums)]
+    hooks = [hook for i in range(blocks) for hook in _hooks(encoder, row, i, sums)]
     try:
         with torch.inference_mode():
             for indices in within(tokens.lengths, batch_tokens or auto_tokens(encoder)):
@@ -159,26 +159,29 @@ def _listen_to(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method
     return sums
 
 
-def _listen(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
-    """Hooks on one block: where the residual stream enters, between its sub-layers, and where it leaves."""
+def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
+    """Hooks on one block: where the residual stream enters, what each sub-layer makes of it, and where it leaves."""
     block = encoder.backbone.get_submodule(row.blocks)[index]  # type: ignore[index]
     attention, mlp = index not in encoder.plan.dropped_attention, index not in encoder.plan.dropped_mlp
+    parallel = attention and mlp and row.norm_placement == "parallel"
 
     def entered(_module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         stream = args[0] if args else options["hidden_states"]
-        sums.seen |= {"in": stream, "between": stream}
+        sums.seen |= {"in": stream, "read by mlp": stream}
 
-    def between(stream: torch.Tensor) -> None:
+    def attended(stream: torch.Tensor) -> None:
         sums.add("attention", index, sums.seen["in"], stream)
-        sums.residual[index] += float(stream[sums.seen["mask"]].double().pow(2).sum())
-        sums.seen["between"] = stream
+        if not parallel:
+            sums.seen["read by mlp"] = stream
+        sums.residual[index] += float(sums.seen["read by mlp"][sums.seen["mask"]].double().pow(2).sum())
 
     def left(_module: Any, _args: Any, output: Any) -> None:
-        stream = output[0] if isinstance(output, tuple) else output
+        stream = _first(output)
         if mlp:
-            sums.add("mlp", index, sums.seen["between"], stream)
+            before = sums.seen["read by mlp"]
+            sums.add("mlp", index, before, before + sums.seen["mlp"] if parallel else stream)
         elif attention:
-            between(stream)
+            attended(stream)
         sums.add("block", index, sums.seen["in"], stream)
 
     def activated(_module: Any, args: tuple[Any, ...]) -> None:
@@ -188,11 +191,26 @@ def _listen(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]
     hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
     if mlp:
         hooks.append(block.get_submodule(row.mlp_out).register_forward_pre_hook(activated))
-    if mlp and attention and row.pre_norm:
-        hooks.append(block.get_submodule(row.mlp[1]).register_forward_pre_hook(lambda _m, args: between(args[0])))
-    elif mlp and attention:
-        hooks.append(block.get_submodule(row.attention[0]).register_forward_hook(lambda _m, _a, out: between(out[0])))
-    return hooks
+    return hooks + (_between(block, row, sums, attended) if mlp and attention else [])
+
+
+def _between(block: Any, row: Family, sums: _Sums, attended: Callable[[torch.Tensor], None]) -> list[Any]:
+    """Hooks that call `attended` with the stream behind a block's attention, where an MLP follows or stands beside."""
+    if row.norm_placement == "post":
+        last = block.get_submodule(row.attention[-1])
+        return [last.register_forward_hook(lambda _m, _a, output: attended(_first(output)))]
+    if row.norm_placement == "parallel":
+        parts = [block.get_submodule(names[0]) for names in (row.attention, row.mlp)]
+        return [
+            parts[0].register_forward_hook(lambda _m, _a, output: attended(sums.seen["in"] + _first(output))),
+            parts[1].register_forward_hook(lambda _m, _a, output: sums.seen.update(mlp=_first(output))),
+        ]
+    return [block.get_submodule(row.mlp[1]).register_forward_pre_hook(lambda _m, args: attended(args[0]))]
+
+
+def _first(output: Any) -> Any:
+    """The stream, which some modules give in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effir_dist.models.families.registry import family
+
 NAME = "effir_float32"
 
 
@@ -34,6 +36,11 @@ def taken(
         backbone.set_attn_implementation(before)
 
 
+def replaceable(backbone: Any) -> bool:
+    """Whether our own attentions compute what the model's does: all options that its family declares are known."""
+    return family({"model_type": backbone.config.model_type}).attention_implementation == "sdpa"
+
+
 @contextlib.contextmanager
 def for_training(backbone: Any) -> Iterator[None]:
     """Within the block a model in bfloat16 on a CPU computes its attention in float32; others are as they were.
@@ -44,7 +51,7 @@ def for_training(backbone: Any) -> Iterator[None]:
     from transformers.masking_utils import sdpa_mask
 
     first = next(backbone.parameters())
-    slow = first.device.type == "cpu" and first.dtype == torch.bfloat16
+    slow = first.device.type == "cpu" and first.dtype == torch.bfloat16 and replaceable(backbone)
     with taken(backbone, NAME, _attend, sdpa_mask) if slow else contextlib.nullcontext():
         yield
 

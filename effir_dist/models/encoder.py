@@ -52,7 +52,7 @@ def make_settings(config: ModelConfig, model_config: ModelDict) -> EncoderSettin
     return EncoderSettings(
         pooling=config.pooling or row.pooling,
         query_prompt=row.query_prompt if config.query_prompt is None else config.query_prompt,
-        document_prompt=config.document_prompt or "",
+        document_prompt=row.document_prompt if config.document_prompt is None else config.document_prompt,
         append_eos=row.append_eos,
         max_query_length=min(config.max_query_length, limit),
         max_document_length=min(config.max_document_length, limit),
@@ -107,7 +107,7 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """[B, T] ids and mask (right padding) -> [B, D] l2-normalised float32 embeddings."""
-        options = {"use_cache": False} if family(self.model_config).append_eos else {}  # a decoder
+        options = family(self.model_config).call_options
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
         return self.finish(POOLINGS[self.settings.pooling](hidden, attention_mask))
 
@@ -210,7 +210,7 @@ def build_encoder(base: pretrained.Base, settings: EncoderSettings, dtype: str) 
 
 def cast(model: Model, dtype: str | torch.dtype) -> Model:
     """Its weights in `dtype`, in place. Buffers stay as they are: transformers keeps rotary frequencies in float32, and
-    bfloat16's would turn the last of 512 tokens by angles wrong by up to 0.6 radians in a Qwen3, 0.2 in a Llama."""
+    bfloat16's would turn the last of 512 tokens by angles wrong by 0.2 to 0.6 radians, depending on the family."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     return model

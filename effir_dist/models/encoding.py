@@ -109,7 +109,7 @@ def prepared(encoder: Encoder, tokens: Tokens, compiled: str = "auto") -> Iterat
 
 def encode_packed(encoder: Encoder, batch: packed.Batch) -> Tensor:
     """[B, D] l2-normalised float32 embeddings of a packed batch, within `packed.attention`."""
-    options = {"use_cache": False} if family(encoder.model_config).append_eos else {}
+    options = family(encoder.model_config).call_options
     found = encoder.backbone(
         input_ids=batch.ids, position_ids=batch.positions, attention_mask=None, packing=batch.packing, **options
     )

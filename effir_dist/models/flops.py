@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from effir_dist.models.families.backbones import ModelDict, block_count, family, head_size
+from effir_dist.models.families.base import ModelDict, block_count
+from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import PruningPlan, mlp_widths
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 def count_flops(config: ModelDict, lengths: np.ndarray, plan: PruningPlan | None = None) -> float:
     """FLOPs of a forward pass over texts of `lengths` [N] tokens: matrices and attention, of real tokens alone.
 
-    A multiplication and an addition are two. In a decoder a token sees those before it, so half of the pairs count; a
-    sliding window is not counted off. Embeddings, norms, activations and softmax, a few per cent, are left out.
+    A multiplication and an addition are two. Where attention is causal half of the pairs of tokens count; a sliding
+    window is not subtracted. Embeddings, norms, activations and softmax, a few per cent, are left out.
     """
     import numpy as np
 
@@ -24,6 +25,6 @@ def count_flops(config: ModelDict, lengths: np.ndarray, plan: PruningPlan | None
     blocks = block_count(config) - len(plan.dropped_attention)
     weights = blocks * row.attention_parameters(config)
     weights += sum(row.mlp_parameters(config, width) for width in mlp_widths(config, plan) if width)
-    pairs = (lengths * (lengths + 1) / 2 if row.append_eos else lengths**2).sum()
-    attention = 4 * blocks * int(config["num_attention_heads"]) * head_size(config) * pairs
+    pairs = (lengths * (lengths + 1) / 2 if row.causal else lengths**2).sum()
+    attention = 4 * blocks * row.query_width(config) * pairs
     return float(2 * weights * lengths.sum() + attention)

@@ -16,57 +16,102 @@ import transformers
 from torch import nn
 
 
-class _PreNorm(nn.Module):
-    """x + F(norm(x)) for the sub-layers that are left; the residual passes straight through the others."""
+class _Sublayers(nn.Module):
+    """A block of which a sub-layer was removed: its own modules, called in the order that its norms have."""
 
     layout: Any
     without_attention: bool
     without_mlp: bool
+
+    def part(self, name: str, *inputs: Any, **options: Any) -> torch.Tensor:
+        """What one module makes of its inputs: [B, T, D]."""
+        output = getattr(self, name)(*inputs, **options)
+        return output[0] if isinstance(output, tuple) else output
+
+    def branch(self, names: tuple[str, ...], stream: torch.Tensor, **options: Any) -> torch.Tensor:
+        """F(norm(x)), or norm2(F(norm(x))) where a second norm is named: [B, T, D] -> [B, T, D]."""
+        module, before, *after = names
+        output = self.part(module, self.part(before, stream), **options)
+        return self.part(after[0], output) if after else output
+
+
+class _PreNorm(_Sublayers):
+    """x + F(norm(x)) for the sub-layers that are left; the residual passes straight through the others."""
 
     def forward(self, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
         """[B, T, D] -> [B, T, D]."""
         if not self.without_attention:
-            attention, norm = self.layout.attention
-            output = getattr(self, attention)(getattr(self, norm)(hidden_states), **options)[0]
-            hidden_states = hidden_states + output
+            hidden_states = hidden_states + self.branch(self.layout.attention, hidden_states, **options)
         if not self.without_mlp:
-            mlp, norm = self.layout.mlp
-            hidden_states = hidden_states + getattr(self, mlp)(getattr(self, norm)(hidden_states))
+            hidden_states = hidden_states + self.branch(self.layout.mlp, hidden_states)
         return hidden_states
 
 
-class _PostNorm(nn.Module):
-    """BERT: a sub-layer is norm(x + F(x)) as a whole, so without it x stays as it is."""
+class _Parallel(_Sublayers):
+    """x + A(norm(x)) + M(norm(x)): both sub-layers read the same stream."""
 
-    layout: Any
-    without_attention: bool
-    without_mlp: bool
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: Any = None, *_: Any, **options: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
         """[B, T, D] -> [B, T, D]."""
+        stream = hidden_states
         if not self.without_attention:
-            hidden_states = getattr(self, self.layout.attention[0])(hidden_states, attention_mask, **options)[0]
+            hidden_states = hidden_states + self.branch(self.layout.attention, stream, **options)
         if not self.without_mlp:
-            intermediate, output = self.layout.mlp
-            hidden_states = getattr(self, output)(getattr(self, intermediate)(hidden_states), hidden_states)
+            hidden_states = hidden_states + self.branch(self.layout.mlp, stream)
         return hidden_states
+
+
+class _PostNorm(_Sublayers):
+    """norm(x + F(x)): the norm is part of the step, so without the sub-layer x stays as it is.
+
+    Where the attention stands alone in the layout, the sub-layers' last modules add the stream and normalise.
+    """
+
+    def forward(self, hidden_states: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
+        """[B, T, D] -> [B, T, D]. Of further inputs the first is the attention's mask."""
+        if not self.without_attention:
+            attention, *norm = self.layout.attention
+            output = self.part(attention, hidden_states, *inputs[:1], **options)
+            hidden_states = self.part(norm[0], hidden_states + output) if norm else output
+        if not self.without_mlp:
+            first, last = self.layout.mlp
+            output = self.part(first, hidden_states)
+            steps = (hidden_states + output,) if len(self.layout.attention) > 1 else (output, hidden_states)
+            hidden_states = self.part(last, *steps)
+        return hidden_states
+
+
+PLACEMENTS = {"pre": _PreNorm, "sandwich": _PreNorm, "parallel": _Parallel, "post": _PostNorm}
+"""Where the norms are -> how a block is computed. A sandwich differs from `pre` by the second norm that it names."""
+
+
+def _placement(layout: Any) -> str:
+    """The norms' place in a layout. Older exports say `pre_norm`, true or false, instead."""
+    old = getattr(layout, "pre_norm", None)
+    return str(layout.norm_placement) if old is None else ("pre" if old else "post")
 
 
 @functools.cache
 def _subclass(
-    base: type, pre_norm: bool, names: tuple[tuple[str, ...], ...], attention: bool, mlp: bool
+    base: type, placement: str, names: tuple[tuple[str, ...], ...], attention: bool, mlp: bool
 ) -> type[nn.Module]:
     layout = types.SimpleNamespace(attention=names[0], mlp=names[1])
-    members = {"layout": layout, "without_attention": attention, "without_mlp": mlp}
-    return type(f"Pruned{base.__name__}", (_PreNorm if pre_norm else _PostNorm, base), members)
+    members = {"layout": layout, "without_attention": attention, "without_mlp": mlp, "unpruned": base}
+    return type(f"Pruned{base.__name__}", (PLACEMENTS[placement], base), members)
 
 
 def drop(block: nn.Module, layout: Any, attention: bool, mlp: bool) -> None:
-    """Remove a block's attention or MLP or both, in place. layout: names of a block's parts (backbones.Family)."""
-    names = (tuple(layout.attention), tuple(layout.mlp))
-    for name in (*(names[0] if attention else ()), *(names[1] if mlp else ())):
-        delattr(block, name)
-    block.__class__ = _subclass(type(block), layout.pre_norm, names, attention, mlp)  # type: ignore[arg-type]
+    """Remove a block's attention or MLP or both, in place. layout: names of a block's parts (families.base.Family).
+
+    A norm that both share stays for as long as one of them needs it. What was dropped before stays dropped.
+    """
+    placement, names = _placement(layout), (tuple(layout.attention), tuple(layout.mlp))
+    gone = (attention or getattr(block, "without_attention", False), mlp or getattr(block, "without_mlp", False))
+    needed = {name for part, dropped in zip(names, gone, strict=True) if not dropped for name in part}
+    for name in {name for part in names for name in part} - needed:
+        if name in block._modules:
+            delattr(block, name)
+    base: Any = getattr(type(block), "unpruned", type(block))
+    block.__class__ = _subclass(base, placement, names, *gone)
 
 
 def narrow(block: nn.Module, layout: Any, index: torch.Tensor) -> None:
@@ -138,7 +183,7 @@ class _PrunedModel:
 
 
 def _counting_real_tokens(forward: Any) -> Any:
-    """A forward pass that counts learned positions (BERT) from the first real token, whichever side is padded."""
+    """A forward pass that counts learned positions from the first real token, whichever side is padded."""
 
     @functools.wraps(forward)
     def counting(self: Any, *inputs: Any, **options: Any) -> Any:
@@ -152,7 +197,7 @@ def _counting_real_tokens(forward: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """EffirLlamaConfig, EffirLlamaModel, EffirLlamaForCausalLM, and so for each class of transformers; made once."""
+    """EffirXConfig, EffirXModel and EffirXForCausalLM for each such class of transformers; made once."""
     base = getattr(transformers, name.removeprefix("Effir"), None) if name.startswith("Effir") else None
     if base is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Texts one after the other without padding: [1, N] ids, and an attention that keeps each text to itself.
 
 transformers calls the attention that a model's config names; ours is `effir_packed`, which reads where texts begin and
-end from the keyword argument `packing` of the model's forward pass. All our families' models hand such arguments down.
+end from the keyword argument `packing` of the model's forward pass. transformers' models hand such arguments down.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effir_dist.models.attention import taken
+from effir_dist.models.attention import replaceable, taken
 
 try:
     from torch.nn.attention import varlen
@@ -84,11 +84,13 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def possible(backbone: Any) -> bool:
-    """Whether torch has an attention without padding for a model on a GPU: in half precision."""
+    """Whether torch has an attention without padding for a model on a GPU: in half precision, of options we know."""
     first, config = next(backbone.parameters()), backbone.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     half = first.dtype in (torch.bfloat16, torch.float16)
     if not (first.is_cuda and half and "window_size" in OPTIONS and head % 8 == 0 and head <= 256):
+        return False
+    if not replaceable(backbone):
         return False
     return torch.cuda.get_device_capability(first.device) >= (8, 0)
 
@@ -161,4 +163,3 @@ def _window(length: int, window: int, causal: bool, device: torch.device) -> Ten
     place = torch.arange(length, device=device)
     distance = place[:, None] - place[None, :]
     return (distance.abs() < window) & ((distance >= 0) | (not causal))
-

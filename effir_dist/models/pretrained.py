@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.models.families.backbones import BACKBONES, SHORT_NAMES, ModelDict, backbone, family, tensor_shapes
+from effir_dist.models.families.backbones import BACKBONES, SHORT_NAMES, backbone
+from effir_dist.models.families.base import Family, ModelDict, block_count, mlp_width
+from effir_dist.models.families.registry import family
 
 CACHED_BYTES = 4 << 30
 """Base models up to this size stay in a process's memory between trials; larger ones are read again each time."""
@@ -123,8 +125,8 @@ def check_weights(source: Source) -> None:
         refuse_pickles(folder)
         raise InputError(f"{folder} holds no *.safetensors weights; save the model with safe_serialization")
     shapes = {name: shape for file in files for name, shape in _header(file).items()}
-    prefixes = ("", "model.", "bert.")
-    for name, expected in tensor_shapes(source.config).items():
+    prefixes = ("", family(source.config).checkpoint_prefix)
+    for name, expected in _mlp_shapes(source.config).items():
         found = next((shapes[p + name] for p in prefixes if p + name in shapes), None)
         if found is None:
             raise InputError(f"the weights in {folder} do not match its config.json: {name} is missing")
@@ -133,6 +135,17 @@ def check_weights(source: Source) -> None:
                 f"the weights in {folder} do not match its config.json: {name} is {list(found)}, "
                 f"the config says {list(expected)}"
             )
+
+
+def _mlp_shapes(config: ModelDict) -> dict[str, tuple[int, int]]:
+    """Shapes of the MLP matrices by their name in a checkpoint, without its prefix: what must fit a config."""
+    row, hidden, width = family(config), int(config["hidden_size"]), mlp_width(config)
+    shapes = {}
+    for block in range(block_count(config)):
+        prefix = f"{row.blocks}.{block}."
+        shapes.update({f"{prefix}{name}.weight": (row.fused * width, hidden) for name in row.mlp_in})
+        shapes[f"{prefix}{row.mlp_out}.weight"] = (hidden, width)
+    return shapes
 
 
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
@@ -203,12 +216,13 @@ def _load_cached(source: Source, dtype: str) -> Base:
             model = AutoModel.from_pretrained(
                 source.location,
                 dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
+                attn_implementation=row.attention_implementation,
                 use_safetensors=True,
                 **row.load_options,
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"cannot load {source.location}: {str(error).splitlines()[0]}") from None
+    check_blocks(model, row)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     return Base(model.eval(), load_tokenizer(source.location), model.config.to_dict(), size <= CACHED_BYTES)
 
@@ -236,7 +250,27 @@ def build_empty(config: ModelDict) -> Any:
     row = family(config)
     settings = AutoConfig.for_model(**config)
     with init_empty_weights(include_buffers=False):
-        return AutoModel.from_config(settings, attn_implementation="sdpa", **row.load_options)
+        options = {"attn_implementation": row.attention_implementation, **row.load_options}
+        model = AutoModel.from_config(settings, **options)
+    check_blocks(model, row)
+    return model
+
+
+def check_blocks(model: Any, row: Family) -> None:
+    """Raises InputError where a block's modules are not those that its family's row declares.
+
+    A row that was copied from a similar family would otherwise leave out, say, norms, and a pruned model be wrong.
+    """
+    declared = row.parameter_modules()
+    for number, block in enumerate(model.get_submodule(row.blocks)):
+        missing = sorted(declared - {name for name, _ in block.named_children()})
+        undeclared = sorted({name.partition(".")[0] for name, _ in block.named_parameters()} - declared)
+        if missing or undeclared:
+            wrong = f"does not name {', '.join(undeclared)}" if undeclared else f"names {', '.join(missing)} in vain"
+            raise InputError(
+                f"family {row.model_type!r} {wrong} in its fields attention and mlp, where block {number} is a "
+                f"{type(block).__name__}; correct them, and check norm_placement"
+            )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
-from effir_dist.models.families.backbones import ModelDict, block_count, family, head_size, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, mlp_width
+from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import count_parameters
 
 BUCKET = 50_000_000
@@ -98,38 +99,7 @@ def stage_of(train: TrainConfig, dtype: str) -> int:
 
 def lora_parameters(model: ModelDict, rank: int) -> int:
     """Of adapters on every linear layer of the blocks."""
-    if not rank:
-        return 0
-    hidden, inner, keys, width = _widths(model)
-    row = family(model)
-    fused = [(hidden, inner), (hidden, keys), (hidden, keys), (inner, hidden)]
-    if row.model_type == "modernbert":
-        fused = [(hidden, 3 * inner), (inner, hidden)]
-    mlp = [*((hidden, row.fused * width) for _ in row.mlp_in), (width, hidden)]
-    return block_count(model) * rank * sum(a + b for a, b in [*fused, *mlp])
-
-
-def _widths(model: ModelDict) -> tuple[int, int, int, int]:
-    """Hidden size D, widths of all query heads and of all key heads together, MLP width F."""
-    hidden, heads, head = int(model["hidden_size"]), int(model["num_attention_heads"]), head_size(model)
-    return hidden, heads * head, (model.get("num_key_value_heads") or heads) * head, mlp_width(model)
-
-
-def block_bytes(model: ModelDict, size: int, longest: int) -> int:
-    """What one block saves of a token for the backward pass. longest: tokens in a row of its mask; 0: not padded."""
-    hidden, inner, keys, width = _widths(model)
-    attended = inner + 2 * (inner if longest else keys)  # padded, keys and values are repeated for all heads
-    heads = int(model["num_attention_heads"])
-    kind = family(model).model_type
-    if kind == "bert":
-        return size * (5 * hidden + attended + 2 * width + longest) + 4 * heads
-    if kind == "modernbert":
-        return size * (5 * hidden + 2 * inner + attended + 4 * width + longest) + 4 * heads
-    norms = 8 * hidden + 4 * heads + 8  # in float32
-    if kind == "qwen3":
-        heads_norms = 4 * (inner + keys + (inner + keys) // head_size(model))
-        return size * (4 * hidden + 2 * inner + attended + keys + 4 * width + longest) + norms + heads_norms
-    return size * (4 * hidden + inner + attended + 4 * width + longest) + norms
+    return block_count(model) * rank * sum(a + b for a, b in family(model).linear_layers(model))
 
 
 def _texts(config: RunConfig) -> tuple[int, int, int]:
@@ -149,10 +119,16 @@ def _chunked(config: RunConfig) -> bool:
     return tokens < whole
 
 
+def _mask_row(model: ModelDict, config: RunConfig, size: int, longest: int) -> int:
+    """Tokens in a row of the attention mask; 0 where texts are packed: in half precision and without dropout."""
+    packs = size == 2 and not config.train.dropout and family(model).attention_implementation == "sdpa"
+    return 0 if packs else longest
+
+
 def _activations(model: ModelDict, config: RunConfig, size: int) -> float:
     tokens, longest, _ = _texts(config)
-    hidden, _, _, width = _widths(model)
-    block = block_bytes(model, size, longest if size == 4 or config.train.dropout else 0)  # else they are packed
+    hidden, width = int(model["hidden_size"]), mlp_width(model)
+    block = family(model).saved_bytes(model, size, _mask_row(model, config, size, longest))
     saved = block_count(model) * (size * hidden if config.train.gradient_checkpointing else block)
     if config.train.gradient_checkpointing:
         saved += block

@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from effir_dist.export.model_folder import block_configs, write_folder
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
-from effir_dist.models.families.backbones import FAMILIES
+from effir_dist.models.families.registry import FAMILIES
 from effir_dist.models.pruning import PruningPlan
 
-DECILM = ("llama", "mistral", "qwen2")
+DECILM = tuple(name for name, row in FAMILIES.items() if row.decilm is not None)
 PLANS = {
     "mlps": PruningPlan(dropped_mlp=(0, 2), widths=((1, 20), (3, 31)), ranking="magnitude"),
     "both": PruningPlan(dropped_mlp=(1,), dropped_attention=(1, 3), widths=((2, 7),), ranking="magnitude"),

@@ -17,6 +17,7 @@ import pytest
 from effir_dist.export.command import export
 from effir_dist.export.model_folder import is_plain, save_tokenizer
 from effir_dist.models.encoder import Encoder, load_encoder
+from effir_dist.models.families.registry import FAMILIES
 from effir_dist.runs.run_folder import Run
 from tests import ROOT
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
@@ -24,7 +25,7 @@ from tests.tiny import FAMILY_NAMES
 
 pytest.importorskip("sentence_transformers")
 CLOSE = 0.9999
-DECODERS = ("qwen2", "qwen3", "llama", "mistral")
+DECODERS = tuple(name for name, row in FAMILIES.items() if row.decoder)
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +90,9 @@ def test_strangers_get_the_same_embeddings_padded_on_either_side(
     documents, queries = encoder.encode(texts()), encoder.encode(texts(), "query")
     hows = {"query": queries, "document": documents, "AutoModel": documents}
     hows |= {"AutoModelForCausalLM": documents} if family in DECODERS else {}
-    # transformers' own BERT counts its learned positions from the first padding, whoever made the weights.
-    sides = ["right"] if family == "bert" and trial == EQUAL else ["right", "left"]
+    # transformers' own models count learned positions from the first padding, whoever made the weights.
+    learned = any("position_embeddings" in name for name, _ in encoder.named_modules())
+    sides = ["right"] if learned and trial == EQUAL else ["right", "left"]
     for how, expected in hows.items():
         for side in sides:
             found = outside[f"{family}-{trial}/{how}/{side}"]
@@ -210,3 +212,22 @@ def test_only_an_unpruned_or_equal_model_is_plain(trials: dict[tuple[str, str], 
     encoder = trials["bert", MIXED]
     assert not is_plain(encoder.model_config, encoder.plan)
     assert is_plain(encoder.model_config, trials["bert", EQUAL].plan)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_folders_of_the_first_version_load_without_remote_code(
+    family: str, exported: dict[tuple[str, str], Path], trials: dict[tuple[str, str], Encoder], tmp_path: Path
+) -> None:
+    """Their layout says `pre_norm`, true or false, and not where the norms are."""
+    import shutil
+
+    from sentence_transformers import SentenceTransformer
+
+    import effir_dist.auto  # noqa: F401
+
+    folder = Path(shutil.copytree(exported[family, MIXED], tmp_path / "old"))
+    config = json.loads((folder / "config.json").read_text())
+    config["effir_layout"]["pre_norm"] = config["effir_layout"].pop("norm_placement") == "pre"
+    (folder / "config.json").write_text(json.dumps(config))
+    model = SentenceTransformer(str(folder))
+    assert cosines(model.encode_document(texts(20)), trials[family, MIXED].encode(texts(20))).min() >= CLOSE

@@ -16,14 +16,15 @@ from effir_dist.evaluate.scoring import score_texts
 from effir_dist.export.command import export
 from effir_dist.models.encoder import load_encoder
 from tests.exports import MIXED, cosines, texts, write_run
+from tests.tiny import FAMILY_NAMES
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="onnx, onnxscript or onnxruntime is not installed",
 )
 # torch.export takes ten seconds and more a family.
-SLOW = ("llama", "qwen2", "qwen3", "mistral", "modernbert")
-FAMILIES = ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in SLOW)]
+QUICK = "bert"
+FAMILIES = [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILY_NAMES if name != QUICK)]
 
 
 @needs_onnx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import torch
 from effir_dist.importance import command as importance_command
 from effir_dist.importance.ranking import Importance, Method, greedy_order, score_model
 from effir_dist.models.encoder import Encoder, prune_encoder
-from effir_dist.models.families.backbones import family
+from effir_dist.models.families.base import Family
+from effir_dist.models.families.registry import FAMILIES, family
 from effir_dist.models.pruning import PruningPlan
+from tests.models.reference import record
 from tests.models.test_pruning import encoder_of
-from tests.tiny import FAMILY_NAMES
+from tests.tiny import FAMILY_NAMES, registered, tiny_checkpoint
 
 TEXTS = ["a first text of some length", "second", "and a third one, longer than both of the others together"]
 
@@ -47,26 +50,30 @@ def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float
     return [float(np.mean(distances[i])) for i in range(len(distances))]
 
 
-def record(block, row, kind, done):
-    if row.pre_norm:
-        # The norm's input is the residual stream; what the sub-layer returns is added to it.
-        module, norm = row.attention if kind == "attention" else row.mlp
-        stream = {}
-        block.get_submodule(norm).register_forward_pre_hook(lambda _m, args: stream.update(x=args[0]))
-        block.get_submodule(module).register_forward_hook(
-            lambda _m, _a, out: done(stream["x"], stream["x"] + (out[0] if isinstance(out, tuple) else out))
-        )
-    elif kind == "attention":
-        block.attention.register_forward_hook(lambda _m, args, out: done(args[0], out[0]))
-    else:
-        block.output.register_forward_hook(lambda _m, args, out: done(args[1], out))
-
-
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_scores_equal_the_definition(name: str, checkpoints: dict[str, Path]) -> None:
     scores = score_model(encoder_of(checkpoints[name]), TEXTS, batch_tokens=500).importance
     np.testing.assert_allclose(scores.mlp, plain_scores(encoder_of(checkpoints[name]), "mlp"), atol=1e-5)
     np.testing.assert_allclose(scores.attention, plain_scores(encoder_of(checkpoints[name]), "attention"), atol=1e-5)
+
+
+def test_parallel_sub_layers_are_scored_apart(tmp_path: Path) -> None:
+    """Each by what it makes of the stream that both read; a pruned model by what is left."""
+    values = {f.name: getattr(FAMILIES["llama"], f.name) for f in dataclasses.fields(Family)}
+    norm = "input_layernorm"
+    own = {"model_type": "cohere", "class_name": "Cohere", "norm_placement": "parallel", "backbones": ()}
+    parts = {"attention": ("self_attn", norm), "mlp": ("mlp", norm), "short_names": {}}
+    with registered(Family(**{**values, **own, **parts})):
+        path = tiny_checkpoint(tmp_path, "cohere")
+        scores = score_model(encoder_of(path), TEXTS, batch_tokens=500)
+        for kind in ("mlp", "attention"):
+            expected = plain_scores(encoder_of(path), kind)
+            np.testing.assert_allclose(getattr(scores.importance, kind), expected, atol=1e-5)
+        assert np.isfinite(scores.neurons["activation"]).all()
+        left = score_model(prune_encoder(encoder_of(path), PruningPlan((0, 2), (1, 2)), None), TEXTS).importance
+        assert left.mlp[1] == pytest.approx(left.block[1])
+        assert left.attention[0] == pytest.approx(scores.importance.attention[0], abs=1e-6)
+        assert left.block[2] == pytest.approx(0, abs=1e-6)
 
 
 def test_batches_do_not_change_scores(checkpoints: dict[str, Path]) -> None:

@@ -22,11 +22,11 @@ from effir_dist.runs.run_folder import Run
 from effir_dist.training.batches import Examples, batches, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.trainer import train
+from tests.tiny import LAYOUTS
 from tests.training.test_training import make_pairs, quiet
 
 TRAIN = TrainConfig(steps=5, batch_size=8, learning_rate=1e-3, dtype="float32")
 PRUNE = PruneConfig(slim_steps=12, slim_learning_rate=0.02)
-FAMILIES = ("llama", "bert", "modernbert")
 
 
 def loaded(checkpoints: dict[str, Path], name: str) -> tuple[Encoder, Examples]:
@@ -42,7 +42,7 @@ def silence(encoder: Encoder, block: int, neuron: int) -> None:
         encoder.backbone.get_submodule(row.blocks)[block].get_submodule(row.mlp_out).weight[:, neuron] = 0
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_gates_at_one_change_nothing_and_leave_nothing(name: str, checkpoints: dict[str, Path]) -> None:
     encoder, _ = loaded(checkpoints, name)
     before = encoder.encode(["some text"])
@@ -61,7 +61,7 @@ def test_the_regulariser_is_the_papers() -> None:
     assert 1e-8 * gates[0].grad[0].item() == pytest.approx(3.3e-10, rel=0.02)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_useless_neuron_stays_at_one_unless_lambda_presses(name: str, checkpoints: dict[str, Path]) -> None:
     encoder, examples = loaded(checkpoints, name)
     silence(encoder, 2, 7)
@@ -96,7 +96,7 @@ def test_the_taylor_score_is_the_slope_of_the_loss(checkpoints: dict[str, Path])
         assert scores[block, neuron] == pytest.approx(abs(losses[1] - losses[0]) / 2e-2, rel=0.05, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_slicing_before_tuning_equals_masking_through_tuning(name: str, checkpoints: dict[str, Path]) -> None:
     """A masked neuron gets no gradient (paper, section 3.2), so the sliced model is the same for less work."""
     sliced, examples = loaded(checkpoints, name)

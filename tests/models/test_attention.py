@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effir_dist.models.attention import NAME, for_training
 from effir_dist.models.encoder import Encoder, load_encoder, pad
-from tests.tiny import FAMILY_NAMES, tiny_checkpoint
+from tests.tiny import FAMILY_NAMES, tiny_checkpoint, windowed
 
 TEXTS = ["abcde fghij " * n for n in (1, 7, 3, 7)]
 
@@ -19,8 +19,7 @@ TEXTS = ["abcde fghij " * n for n in (1, 7, 3, 7)]
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    windows = {"mistral": {"sliding_window": 16}, "modernbert": {"local_attention": 32}}
-    return {name: tiny_checkpoint(folder, name, **windows.get(name, {})) for name in FAMILY_NAMES}
+    return {name: tiny_checkpoint(folder, name, **windowed(name)) for name in FAMILY_NAMES}
 
 
 def gradient(encoder: Encoder) -> Tensor:

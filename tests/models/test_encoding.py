@@ -14,9 +14,10 @@ from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import scoring
 from effir_dist.models import encoding, packed
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
+from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.pruning import PruningPlan
-from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
+from tests.tiny import FAMILY_NAMES, tiny_checkpoint, windowed, write_collection
 
 LENGTHS = (1, 3, 90, 17, 90, 41, 5, 120, 17, 64)
 TEXTS = ["abcde fghij "[: 1 + n % 12] * (n // 12 + 1) for n in LENGTHS]
@@ -26,8 +27,7 @@ PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    windows = {"mistral": {"sliding_window": 16}, "modernbert": {"local_attention": 32}}
-    return {name: tiny_checkpoint(folder, name, **windows.get(name, {})) for name in FAMILY_NAMES}
+    return {name: tiny_checkpoint(folder, name, **windowed(name)) for name in FAMILY_NAMES}
 
 
 def encoder_of(path: Path, pruned: bool = False) -> Encoder:
@@ -121,9 +121,10 @@ def test_flops_are_those_that_torch_counts(name: str, pruned: bool, checkpoints:
         encoder(*pad(tokens, np.arange(3), encoder.pad_id, encoder.device))
     length = int(tokens.lengths[0])
     counted = counter.get_total_flops()
-    if encoder.settings.append_eos:  # torch multiplies what a causal mask then hides
+    row = family(encoder.model_config)
+    if row.causal:  # torch multiplies what a causal mask then hides
         blocks = 4 - len(encoder.plan.dropped_attention)
-        inner = encoder.model_config["num_attention_heads"] * (16 if name == "qwen3" else 8)
+        inner = row.query_width(encoder.model_config)
         counted -= 3 * blocks * 4 * inner * length * (length - 1) // 2
     # Norms and biases count as matrices do: of models as small as these some per cent.
     assert count_flops(encoder.model_config, tokens.lengths, encoder.plan) == pytest.approx(counted, rel=0.06)

@@ -14,6 +14,7 @@ from effir_dist.models import pretrained as sources
 from effir_dist.models.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder
 from effir_dist.models.families.backbones import BACKBONES, block_count, family, mlp_width
 from effir_dist.models.pruning import PruningPlan, count_parameters, kept_by_rank, kept_neurons, make_plan
+from tests.models.reference import silence
 from tests.tiny import FAMILY_NAMES
 
 TIES = np.random.default_rng(0).integers(0, 5, (3, 40)).astype(np.float32)
@@ -42,8 +43,9 @@ def test_an_empty_plan_is_the_untouched_model_bit_for_bit(name: str, checkpoints
 
     encoder = prune_encoder(encoder_of(checkpoints[name]), PruningPlan(), None)
     ids, mask = batch(encoder)
-    options = family(encoder.model_config).load_options
-    plain = AutoModel.from_pretrained(checkpoints[name], attn_implementation="sdpa", **options).eval()
+    row = family(encoder.model_config)
+    options = {"attn_implementation": row.attention_implementation, **row.load_options}
+    plain = AutoModel.from_pretrained(checkpoints[name], **options).eval()
     with torch.inference_mode():
         ours = encoder.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         assert torch.equal(ours, plain(input_ids=ids, attention_mask=mask).last_hidden_state)
@@ -57,24 +59,12 @@ def test_a_dropped_sub_layer_equals_one_whose_output_is_zeroed(name: str, checkp
     row = family(masked.model_config)
     blocks = masked.backbone.get_submodule(row.blocks)
     for index in plan.dropped_mlp:
-        silence(blocks[index], row.mlp[0] if row.pre_norm else row.mlp[1], row.pre_norm)
+        silence(blocks[index], row, "mlp")
     for index in plan.dropped_attention:
-        silence(blocks[index], row.attention[0], row.pre_norm)
+        silence(blocks[index], row, "attention")
     ids, mask = batch(masked)
     with torch.inference_mode():
         torch.testing.assert_close(pruned(ids, mask), masked(ids, mask), rtol=0, atol=1e-6)
-
-
-def silence(block: torch.nn.Module, name: str, pre_norm: bool) -> None:
-    """Pre-norm: the sub-layer adds 0. Post-norm: its step, norm included, gives its input back."""
-
-    def hook(_module, args, options, output):
-        stream = output[0] if isinstance(output, tuple) else output
-        # BertOutput and BertAttention get the stream as their last tensor and their first one.
-        silent = torch.zeros_like(stream) if pre_norm else (args[1] if name == "output" else args[0])
-        return (silent, *output[1:]) if isinstance(output, tuple) else silent
-
-    block.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)

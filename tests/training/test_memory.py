@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModel
 from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.models.encoder import load_encoder
-from effir_dist.models.families.backbones import backbone, family
+from effir_dist.models.families.backbones import backbone
+from effir_dist.models.families.registry import FAMILIES
 from effir_dist.models.pruning import count_parameters
 from effir_dist.training import memory
 from effir_dist.training.batches import batches, examples_of
@@ -30,13 +31,11 @@ TEXTS, LONGEST = 3, 40
 def tiny(name: str, blocks: int) -> Any:
     """Sizes of which no two are equal by chance."""
     sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4}
-    more = {} if "bert" in name else {"num_key_value_heads": 2}
-    if name == "modernbert":
-        more = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
-    if name == "qwen3":
-        more["head_dim"] = 32
-    config = AutoConfig.for_model(name, **sizes, **more, max_position_embeddings=512, num_hidden_layers=blocks)
-    model = AutoModel.from_config(config, attn_implementation="sdpa", **family(config.to_dict()).load_options)
+    row = FAMILIES[name]
+    own = {"head_dim": 2 * row.tiny["head_dim"]} if "head_dim" in row.tiny else {}  # D is twice a tiny model's
+    values = {**sizes, **row.tiny, **own, "max_position_embeddings": 512, "num_hidden_layers": blocks}
+    options = {"attn_implementation": row.attention_implementation, **row.load_options}
+    model = AutoModel.from_config(AutoConfig.for_model(name, **values), **options)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -59,7 +58,7 @@ def saved_bytes(model: Any) -> int:
     ids, mask = torch.randint(3, 300, (TEXTS, LONGEST)), torch.ones(TEXTS, LONGEST, dtype=torch.long)
     mask[0, -5:] = 0
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    options = {"use_cache": False} if "Bert" not in type(model).__name__ else {}
+    options = FAMILIES[model.config.model_type].call_options
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(**inputs, **options)
     return sum(storage.nbytes() for storage in kept.values())
@@ -68,7 +67,7 @@ def saved_bytes(model: Any) -> int:
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_a_block_saves_what_the_formula_says(name: str) -> None:
     one, two = (saved_bytes(tiny(name, blocks)) for blocks in (1, 2))
-    expected = memory.block_bytes(tiny(name, 1).config.to_dict(), 2, LONGEST)
+    expected = FAMILIES[name].saved_bytes(tiny(name, 1).config.to_dict(), 2, LONGEST)
     assert (two - one) / (TEXTS * LONGEST) == pytest.approx(expected, rel=0.03)
 
 

@@ -21,6 +21,7 @@ from effir_dist.core.config import SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import KINDS
+from effir_dist.models.families.registry import family
 from effir_dist.search.strategy.space import FixedPlan, Range, Space, as_setting
 
 LAYERS = ("set", "prefix", "flips")
@@ -35,10 +36,9 @@ def folder() -> Path:
 
 
 def default_file(backbone: str, model_type: str) -> Path:
-    """The shipped search space of a backbone: its own, else its family's."""
-    family = {"qwen2": "qwen", "qwen3": "qwen"}.get(model_type, model_type)
+    """The shipped search space of a backbone: its own, else its family's. Raises InputError for an unknown family."""
     own = folder() / f"{backbone}.yaml"
-    return own if own.is_file() else folder() / f"{family}.yaml"
+    return own if own.is_file() else folder() / f"{family({'model_type': model_type}).space}.yaml"
 
 
 def read_space(path: str | Path) -> Space:

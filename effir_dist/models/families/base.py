@@ -1,0 +1,180 @@
+"""What a family of models declares. One family is one module of this folder, or one row given to `registry.register`.
+
+Letters: V vocabulary, D hidden size, F MLP width, L blocks, H heads, K key-value heads, d head size.
+A model config is the plain mapping of a `config.json`; nothing here needs weights, torch or a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from effir_dist.core.errors import InputError
+
+ModelDict = Mapping[str, Any]
+
+PLACEMENTS = ("pre", "post", "sandwich", "parallel")
+"""Where a block has its norms: `Family.norm_placement`."""
+POOLINGS = ("mean", "last", "cls")
+KNOWN_OPTIONS = frozenset({"sliding_window"})
+"""Options that torch's attention and our own (packed, float32) understand, as transformers hands them over."""
+
+
+def need(config: ModelDict, key: str) -> int:
+    """A number of a model config. Raises InputError where it is missing."""
+    value = config.get(key)
+    if not isinstance(value, int):
+        raise InputError(f"the model's config.json must hold a number {key!r}, got {value!r}")
+    return value
+
+
+def block_count(config: ModelDict) -> int:
+    """L."""
+    return need(config, "num_hidden_layers")
+
+
+def mlp_width(config: ModelDict) -> int:
+    """F."""
+    return need(config, "intermediate_size")
+
+
+def head_size(config: ModelDict) -> int:
+    """d."""
+    return config.get("head_dim") or need(config, "hidden_size") // need(config, "num_attention_heads")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A named checkpoint: where it is, and its sizes, so that plans can be counted without it."""
+
+    name: str
+    source: str
+    """Hub id, or `package:MODULE/FOLDER` for weights inside an installed Python package."""
+    config: ModelDict
+    max_length: int | None = None
+    """Longest input that it was trained on, where shorter than its family's."""
+
+
+_REQUIRED: Any = object()
+"""Stands in a field that every family must declare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All that the product knows of one architecture. Paths are attribute paths within a block.
+
+    Nothing is guessed: a row that leaves out a field without a default raises InputError, as does one that contradicts
+    itself.
+    """
+
+    model_type: str
+    """As config.json names it."""
+    class_name: str = _REQUIRED
+    """How the names of transformers' classes begin: X for XConfig and XModel (and XForCausalLM of a decoder)."""
+
+    blocks: str = _REQUIRED
+    """Path of the list of blocks within the model."""
+    norm_placement: str = _REQUIRED
+    """`pre`: x + F(norm(x)). `sandwich`: x + norm2(F(norm1(x))). `parallel`: x + A(norm(x)) + M(norm(x)), where both
+    sub-layers read the same x. `post`: norm(x + F(x)), and a dropped sub-layer takes that step with it."""
+    attention: tuple[str, ...] = _REQUIRED
+    """Modules that go with a dropped attention: itself, its norm, and in a `sandwich` its second norm.
+
+    `parallel` sub-layers may share a norm: both name it. In `post`, (the attention,) alone means that it adds the
+    stream and normalises by itself."""
+    mlp: tuple[str, ...] = _REQUIRED
+    """Modules that go with a dropped MLP, likewise. In `post` with an attention that stands alone: modules that follow
+    each other, of which the last gets the stream as well, adds it and normalises."""
+    mlp_in: tuple[str, ...] = _REQUIRED
+    """Linear layers whose output rows are the neurons: F rows, or `fused` times F."""
+    mlp_out: str = _REQUIRED
+    """Linear layer whose F input columns are the neurons."""
+    fused: int = _REQUIRED
+    """How many matrices [F, D] one of `mlp_in` holds, one above the other."""
+
+    decoder: bool = _REQUIRED
+    """Whether it generates text: it then takes `use_cache`, and there is a class with an LM head."""
+    causal: bool = _REQUIRED
+    """Whether a token sees only those before it."""
+    append_eos: bool = _REQUIRED
+    """Whether `<eos>` is appended to every text."""
+    pooling: str = _REQUIRED
+    """`mean`, `last` or `cls`."""
+    query_prompt: str = _REQUIRED
+    document_prompt: str = _REQUIRED
+    max_length: int = _REQUIRED
+    """Tokens of the longest input that it is meant for, where a checkpoint's own is not known."""
+
+    attention_parameters: Callable[[ModelDict], int] = _REQUIRED
+    """Parameters of one attention and its norms."""
+    mlp_parameters: Callable[[ModelDict, int], int] = _REQUIRED
+    """Parameters of one MLP of a given width and its norms. A shared norm counts with the attention."""
+    other_parameters: Callable[[ModelDict], int] = _REQUIRED
+    """Embeddings and the last norm; no LM head, no pooler."""
+    first_attention_saves: Callable[[ModelDict], int] = _REQUIRED
+    """Parameters that the attention of the first block lacks."""
+    query_width: Callable[[ModelDict], int] = _REQUIRED
+    """Numbers in the queries of a token, all heads together: each pair of tokens costs 4 FLOPs for each of them."""
+    saved_bytes: Callable[[ModelDict, int, int], int] = _REQUIRED
+    """Bytes that one block keeps of a token for the backward pass. Arguments: the config; the bytes of a number; the
+    tokens in a row of the attention mask, 0 where texts are packed."""
+    linear_layers: Callable[[ModelDict], list[tuple[int, int]]] = _REQUIRED
+    """(inputs, outputs) of every linear layer of a block: what LoRA adapts."""
+
+    checkpoint_prefix: str = _REQUIRED
+    """What the names of weights may begin with in a checkpoint that was saved with its head."""
+    load_options: Mapping[str, Any] = _REQUIRED
+    """Keyword arguments of `AutoModel.from_config` that leave out modules which an embedding never uses."""
+    attention_options: Mapping[str, str] = _REQUIRED
+    """Options beyond `scaling` that change what its attention computes: transformers' keyword argument -> the key of
+    the config that sets it. With one that is not in KNOWN_OPTIONS its own `eager` attention runs, on padded texts."""
+    decilm: Mapping[str, Any] | None = _REQUIRED
+    """Keys of config.json with which vLLM's DeciLM code is the family; None where it cannot be.
+
+    Its attention is that of a plain decoder with grouped queries, perhaps with a bias."""
+    space: str = _REQUIRED
+    """Name of the search space that is used by default: search_spaces/NAME.yaml."""
+    tiny: Mapping[str, Any] = _REQUIRED
+    """More values for the config of a tiny model that tests build, with D = 32 and H = 4."""
+    backbones: tuple[Backbone, ...] = ()
+    short_names: Mapping[str, str] = field(default_factory=dict)
+    """Short name -> the backbone that it stands for."""
+
+    def __post_init__(self) -> None:
+        missing = [f.name for f in fields(self) if getattr(self, f.name) is _REQUIRED]
+        if missing:
+            raise InputError(f"family {self.model_type!r} does not declare {', '.join(missing)}; add it to its row")
+        self._one_of("norm_placement", PLACEMENTS)
+        self._one_of("pooling", POOLINGS)
+        counts = {"pre": (2,), "parallel": (2,), "sandwich": (3,), "post": (1, 2)}[self.norm_placement]
+        self._count("attention", counts)
+        self._count("mlp", (2,) if self.norm_placement == "post" else counts)
+
+    def _one_of(self, name: str, known: Iterable[str]) -> None:
+        value = getattr(self, name)
+        if value not in known:
+            raise InputError(f"family {self.model_type!r}: {name} must be one of {', '.join(known)}, got {value!r}")
+
+    def _count(self, name: str, counts: tuple[int, ...]) -> None:
+        """A placement says how many modules a sub-layer has, its norms among them."""
+        names = getattr(self, name)
+        if len(names) not in counts:
+            raise InputError(
+                f"family {self.model_type!r}: {name} must name {' or '.join(map(str, counts))} modules where "
+                f"norm_placement is {self.norm_placement!r}, got {names!r}"
+            )
+
+    @property
+    def attention_implementation(self) -> str:
+        """transformers' name of the attention that computes all of `attention_options`: `sdpa`, else `eager`."""
+        return "sdpa" if set(self.attention_options) <= KNOWN_OPTIONS else "eager"
+
+    @property
+    def call_options(self) -> dict[str, Any]:
+        """Keyword arguments of every forward pass: nothing is kept for further tokens."""
+        return {"use_cache": False} if self.decoder else {}
+
+    def parameter_modules(self) -> frozenset[str]:
+        """Children of a block that hold its parameters."""
+        return frozenset(path.partition(".")[0] for path in (*self.attention, *self.mlp))

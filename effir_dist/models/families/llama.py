@@ -1,0 +1,43 @@
+"""Llama: the plain decoder; queries may be grouped, and projections may have biases."""
+
+from __future__ import annotations
+
+from effir_dist.models.families import formulas
+from effir_dist.models.families.base import Backbone, Family, ModelDict
+from effir_dist.models.families.formulas import sizes
+
+
+def _attention(config: ModelDict) -> int:
+    bias = bool(config.get("attention_bias", False))
+    return formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=False)
+
+
+FAMILY = Family(
+    **formulas.decoder_parts(),
+    model_type="llama",
+    class_name="Llama",
+    attention_parameters=_attention,
+    mlp_parameters=formulas.gated_mlp,
+    other_parameters=formulas.decoder_rest,
+    first_attention_saves=formulas.none,
+    query_width=formulas.query_width,
+    saved_bytes=formulas.decoder_saved_bytes,
+    linear_layers=formulas.decoder_linear_layers,
+    attention_options={},
+    decilm={},
+    space="llama",
+    tiny={"num_key_value_heads": 2},
+    backbones=(
+        Backbone(
+            "llama-3.2-1b",
+            "meta-llama/Llama-3.2-1B",
+            sizes("llama", 128256, 2048, 8192, 16, 32, num_key_value_heads=8),
+        ),
+        Backbone(
+            "llama-3.1-8b",
+            "meta-llama/Llama-3.1-8B",
+            sizes("llama", 128256, 4096, 14336, 32, 32, num_key_value_heads=8),
+        ),
+    ),
+    short_names={"llama": "llama-3.2-1b"},
+)

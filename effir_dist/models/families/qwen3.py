@@ -1,0 +1,48 @@
+"""Qwen 3: a decoder with norms on queries and keys, and heads of a size of their own."""
+
+from __future__ import annotations
+
+from effir_dist.models.families import formulas
+from effir_dist.models.families.base import Backbone, Family, ModelDict, head_size, mlp_width, need
+from effir_dist.models.families.formulas import sizes
+
+
+def _attention(config: ModelDict) -> int:
+    bias = bool(config.get("attention_bias", False))
+    return formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=True)
+
+
+def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
+    """A plain decoder's, and the norms of queries and keys, which compute in float32 too."""
+    hidden, width = need(config, "hidden_size"), mlp_width(config)
+    inner, keys = formulas.query_width(config), formulas.key_width(config)
+    norms = 8 * hidden + 4 * need(config, "num_attention_heads") + 8
+    head_norms = 4 * (inner + keys + (inner + keys) // head_size(config))
+    saved = 4 * hidden + 2 * inner + formulas.attended(config, longest) + keys + 4 * width + longest
+    return size * saved + norms + head_norms
+
+
+FAMILY = Family(
+    **formulas.decoder_parts(),
+    model_type="qwen3",
+    class_name="Qwen3",
+    attention_parameters=_attention,
+    mlp_parameters=formulas.gated_mlp,
+    other_parameters=formulas.decoder_rest,
+    first_attention_saves=formulas.none,
+    query_width=formulas.query_width,
+    saved_bytes=_saved_bytes,
+    linear_layers=formulas.decoder_linear_layers,
+    attention_options={"sliding_window": "sliding_window"},
+    decilm=None,  # it knows no norms on queries and keys
+    space="qwen",
+    tiny={"num_key_value_heads": 2, "head_dim": 16},
+    backbones=(
+        Backbone(
+            "qwen3-0.6b",
+            "Qwen/Qwen3-0.6B-Base",
+            sizes("qwen3", 151936, 1024, 3072, 28, 16, num_key_value_heads=8, head_dim=128),
+        ),
+    ),
+    short_names={"qwen": "qwen3-0.6b"},
+)

@@ -1,0 +1,54 @@
+"""All families: those of this folder's modules, which are found by themselves, and those that a caller registers."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from effir_dist.core.errors import InputError, suggest
+from effir_dist.models import families
+from effir_dist.models.families.base import Backbone, Family, ModelDict
+
+FAMILIES: dict[str, Family] = {}
+"""Model type -> its family."""
+BACKBONES: dict[str, Backbone] = {}
+"""Name -> the checkpoint."""
+SHORT_NAMES: dict[str, str] = {}
+"""Short name -> the name of a backbone."""
+_OBSERVERS: list[Callable[[Family], object]] = []
+
+
+def register(row: Family) -> Family:
+    """Add a family, with its named backbones. Raises InputError where its model type is there already."""
+    if row.model_type in FAMILIES:
+        raise InputError(f"a family of model type {row.model_type!r} is registered already")
+    FAMILIES[row.model_type] = row
+    BACKBONES.update({backbone.name: backbone for backbone in row.backbones})
+    SHORT_NAMES.update(row.short_names)
+    for observer in _OBSERVERS:
+        observer(row)
+    return row
+
+
+def for_each(observer: Callable[[Family], object]) -> None:
+    """Call `observer` with every family, now and for those that are registered later."""
+    _OBSERVERS.append(observer)
+    for row in FAMILIES.values():
+        observer(row)
+
+
+def family(config: ModelDict) -> Family:
+    """The family of a model config. Raises InputError for a model type without a row."""
+    model_type = str(config.get("model_type", ""))
+    if model_type not in FAMILIES:
+        raise InputError(
+            f"model type {model_type!r} has no row in effir_dist/models/families; {suggest(model_type, FAMILIES)}"
+        )
+    return FAMILIES[model_type]
+
+
+for _module in pkgutil.iter_modules(families.__path__):
+    _row = getattr(importlib.import_module(f"{families.__name__}.{_module.name}"), "FAMILY", None)
+    if isinstance(_row, Family):
+        register(_row)

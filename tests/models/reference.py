@@ -1,0 +1,55 @@
+"""Sub-layers as their definition says, with hooks on an unpruned block: what surgery and scores are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Done = Callable[[Tensor, Tensor], None]
+
+
+def first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def last_module(row: Any, kind: str) -> str:
+    """The module whose output is added to the stream, or in post-norm is the stream."""
+    names = getattr(row, kind)
+    return {"pre": names[0], "parallel": names[0], "sandwich": names[-1], "post": names[-1]}[row.norm_placement]
+
+
+def remember(block: nn.Module, row: Any, kind: str, seen: dict[str, Tensor]) -> None:
+    """Put the stream that the sub-layer reads in seen["x"]."""
+    if row.norm_placement == "parallel":
+        block.register_forward_pre_hook(
+            lambda _m, args, options: seen.update(x=args[0] if args else options["hidden_states"]), with_kwargs=True
+        )
+        return
+    names = getattr(row, kind)
+    reads = names[0] if row.norm_placement == "post" else names[1]
+    block.get_submodule(reads).register_forward_pre_hook(lambda _m, args: seen.update(x=args[0]))
+
+
+def record(block: nn.Module, row: Any, kind: str, done: Done) -> None:
+    """Call done(x, x + F(x)) in each forward pass: [B, T, D] each; post-norm: done(x, norm(x + F(x)))."""
+    seen: dict[str, Tensor] = {}
+    remember(block, row, kind, seen)
+    post = row.norm_placement == "post"
+    block.get_submodule(last_module(row, kind)).register_forward_hook(
+        lambda _m, _a, output: done(seen["x"], first(output) if post else seen["x"] + first(output))
+    )
+
+
+def silence(block: nn.Module, row: Any, kind: str) -> None:
+    """The sub-layer adds 0; post-norm: its step, norm included, gives its input back."""
+    seen: dict[str, Tensor] = {}
+    remember(block, row, kind, seen)
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        silent = seen["x"] if row.norm_placement == "post" else torch.zeros_like(first(output))
+        return (silent, *output[1:]) if isinstance(output, tuple) else silent
+
+    block.get_submodule(last_module(row, kind)).register_forward_hook(hook)

@@ -1,0 +1,165 @@
+"""What families declare: complete, in one place, and true of transformers' own models."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from effir_dist.core.config import replace
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import RunConfig
+from effir_dist.models import modeling_effir
+from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.models.families.base import PLACEMENTS, Family
+from effir_dist.models.families.registry import FAMILIES, register
+from effir_dist.models.flops import count_flops
+from effir_dist.models.pruning import PruningPlan, count_parameters
+from effir_dist.training import memory
+from tests import ROOT
+from tests.models.test_pruning import batch, encoder_of
+from tests.tiny import FAMILY_NAMES, registered, tiny_checkpoint
+
+HARMLESS = {"dropout", "scaling", "deterministic", "position_ids", "use_cache", "cache", "is_causal"}
+"""Keyword arguments of an attention that every attention knows, or that change nothing of what is computed."""
+OPTIONAL = ("model_type", "backbones", "short_names")
+"""model_type aside, without which Python itself makes no row."""
+REQUIRED = [f.name for f in dataclasses.fields(Family) if f.name not in OPTIONAL]
+PLAN = PruningPlan((1, 3), (0, 2), ((4, 100), (5, 777)), "magnitude")
+NUMBERS = {
+    "minilm": (22565376, 17328493, 3307177452.0, 331776, 4035621888.0, 1001040384.0),
+    "modernbert-base": (149014272, 135697152, 56245324800.0, 1689600, 25232528384.0, 3753239040.0),
+    "llama-3.2-1b": (1235814400, 1018896384, 411978637312.0, 5636096, 89073770496.0, 23072501760.0),
+    "mistral-7b": (7110660096, 6332891136, 3364479713280.0, 20971520, 349847044096.0, 127991881728.0),
+    "qwen2.5-1.5b": (1543714304, 1371584512, 619670378496.0, 9232384, 140474976256.0, 27786857472.0),
+    "qwen3-0.6b": (596049920, 548407808, 218841622528.0, 5046272, 84878786560.0, 12014845952.0),
+}
+"""Backbone -> parameters, those left by PLAN, FLOPs of PLAN, parameters of adapters, and the memory of two trainings.
+As the version before families were files of their own computed them."""
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+def test_formulas_give_the_numbers_that_they_gave(name: str) -> None:
+    config, run = BACKBONES[name].config, replace(RunConfig(), {"train.batch_size": 64})
+    again = replace(run, {"train.gradient_checkpointing": True})
+    found = (
+        count_parameters(config),
+        count_parameters(config, PLAN),
+        count_flops(config, np.array([3, 17, 250]), PLAN),
+        memory.lora_parameters(config, 8),
+        memory.predict(config, run, "float32").peak,
+        memory.predict(config, again, "bfloat16").peak,
+    )
+    assert found == NUMBERS[name]
+
+
+def values(name: str) -> dict[str, Any]:
+    row = FAMILIES[name]
+    return {f.name: getattr(row, f.name) for f in dataclasses.fields(Family)}
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_what_a_family_does_not_declare_is_refused(field: str) -> None:
+    given = {**values("llama"), "model_type": "made-up"}
+    del given[field]
+    with pytest.raises(InputError, match=f"family 'made-up' does not declare {field}; add it to its row"):
+        Family(**given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_placement": "before"}, "'made-up': norm_placement must be one of pre, post, sandwich, parallel, got"),
+        ({"pooling": "max"}, "'made-up': pooling must be one of mean, last, cls, got 'max'"),
+        ({"norm_placement": "sandwich"}, "'made-up': attention must name 3 modules where norm_placement is 'sandwich'"),
+        ({"mlp": ("mlp",)}, "'made-up': mlp must name 2 modules where norm_placement is 'pre', got"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Family(**{**values("llama"), "model_type": "made-up", **changes})
+
+
+def test_a_model_type_has_one_family() -> None:
+    with pytest.raises(InputError, match="a family of model type 'llama' is registered already"):
+        register(FAMILIES["llama"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "family 'gemma2' does not name post_feedforward_layernorm, pre_feedforward_layernorm in its fields"),
+        ({"mlp": ("mlp", "norm_2")}, "does not name"),
+    ],
+)
+def test_a_row_copied_from_another_family_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Four norms a block, of which the copied row knows two: pruned by it, the model would be another."""
+    own = {"model_type": "gemma2", "class_name": "Gemma2", "attention_options": {"softcap": ""}, "backbones": ()}
+    with registered(Family(**{**values("llama"), **own, "short_names": {}, **changes})):
+        path = tiny_checkpoint(tmp_path, "gemma2", head_dim=8)
+        with pytest.raises(InputError, match=message):
+            encoder_of(path)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_surgery_computes_a_block_as_transformers_does(name: str, checkpoints: dict[str, Path]) -> None:
+    """With nothing removed, to the bit: nothing of the block is left out, such as a scale or another norm."""
+    encoder, own = encoder_of(checkpoints[name]), encoder_of(checkpoints[name])
+    row = FAMILIES[name]
+    for block in encoder.backbone.get_submodule(row.blocks):
+        modeling_effir.drop(block, row, attention=False, mlp=False)
+    with torch.inference_mode():
+        assert torch.equal(encoder(*batch(encoder)), own(*batch(own)))
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_family_declares_the_options_of_its_attention(name: str, checkpoints: dict[str, Path]) -> None:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from effir_dist.models.attention import taken
+
+    encoder = encoder_of(checkpoints[name])
+    given: dict[str, Any] = {}
+    causal: set[bool] = set()
+
+    def attend(module: Any, *inputs: Any, **options: Any) -> Any:
+        given.update(options)
+        causal.add(options.get("is_causal", module.is_causal))
+        return sdpa_attention_forward(module, *inputs, **options)
+
+    ids, _ = batch(encoder)
+    with torch.inference_mode(), taken(encoder.backbone, "recorded", attend):
+        encoder.backbone(input_ids=ids[:1], attention_mask=None, **FAMILIES[name].call_options)
+    declared = set(FAMILIES[name].attention_options)
+    assert {option for option, value in given.items() if value is not None} - HARMLESS <= declared <= set(given)
+    assert causal == {FAMILIES[name].causal}
+
+
+def test_every_placement_that_a_row_may_name_is_known_to_the_surgery() -> None:
+    assert set(modeling_effir.PLACEMENTS) == set(PLACEMENTS)
+
+
+def sources() -> list[Path]:
+    package = ROOT / "effir_dist"
+    files = [*package.rglob("*.py"), *package.rglob("*.js"), *package.rglob("*.html")]
+    return [file for file in files if package / "models" / "families" not in file.parents]
+
+
+def test_no_familys_name_stands_anywhere_else() -> None:
+    """As a model type or as the beginning of a class's name; texts that list families read the registry."""
+    names = {name for row in FAMILIES.values() for name in (row.model_type, row.class_name)}
+    pattern = re.compile(rf"(?<![a-z_])({'|'.join(map(re.escape, sorted(names)))})", re.IGNORECASE)
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in sources()
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not found
+    assert pattern.search("isinstance(x, LlamaModel)"), "it would be seen"
+    assert len(sources()) > 100
