@@ -12,7 +12,7 @@ from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
 from effir_dist.models.families.backbones import backbone
-from effir_dist.models.pruning import mlp_widths
+from effir_dist.models.pruning import PruningPlan, mlp_widths
 from effir_dist.report.page_data import model_name
 from effir_dist.runs.pareto import unpruned
 from effir_dist.runs.run_folder import SPLITS, Run, read_queries
@@ -199,7 +199,7 @@ def _training(run: Run, record: dict[str, Any]) -> str:
         "splits": ", ".join(f"{k.split('_')[0]}: {v}" for k, v in config["data"].items() if k.endswith("_split")),
         "training": ", ".join(f"{k.removeprefix('train.')} {v}" for k, v in settings.items() if k.startswith("train.")),
         "LoRA": "merged into the weights" if settings.get("train.lora_rank") else "not used",
-        "neurons chosen by": record["plan"].get("ranking") or "none were removed",
+        "neurons chosen by": PruningPlan.from_dict(record["plan"]).ranking or "none were removed",
         "finished": record.get("finished", ""),
         "versions": ", ".join(versions),
         "exported by": f"effir_dist {__version__}",

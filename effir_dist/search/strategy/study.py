@@ -232,8 +232,8 @@ class Sampler:
 
     def _suggestion(self, number: int, suggested: dict[str, Any]) -> Suggestion:
         settings = settings_of(suggested)
-        prune = replace(self.config, settings).prune
-        plan = spaces.plan_of(suggested, self.space, self.model_config, self.importance, self.neurons, prune)
+        config = replace(self.config, settings)
+        plan = spaces.plan_of(suggested, self.space, self.model_config, self.importance, self.neurons, config)
         return Suggestion(number, dict(suggested), self.distributions_json, plan, trial_key(plan, settings))
 
     def emptied(self, suggestion: Suggestion) -> list[int]:
