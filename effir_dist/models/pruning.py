@@ -40,7 +40,7 @@ class PruningPlan:
     """What pruning does to a model. Hashable; equal plans give equal models."""
 
     operations: tuple[Operation, ...]
-    """One of a name, by `Operation.order` and name; none that changes nothing."""
+    """One of a kind, by `Operation.order`; none that changes nothing."""
 
     def __init__(
         self,
@@ -52,11 +52,7 @@ class PruningPlan:
     ) -> None:
         """Blocks that lose their MLP or attention; (block, neurons kept) of narrowed MLPs, and which ranking chose the
         neurons; and any other operations."""
-        usual = (
-            Drop("mlp", tuple(dropped_mlp)),
-            Drop("attention", tuple(dropped_attention)),
-            Narrow(tuple(widths), ranking),
-        )
+        usual = (Drop(tuple(dropped_mlp), tuple(dropped_attention)), Narrow(tuple(widths), ranking))
         object.__setattr__(self, "operations", tuple(_in_order([*usual, *operations])))
 
     def with_operations(self, more: Iterable[Operation]) -> PruningPlan:
@@ -66,12 +62,12 @@ class PruningPlan:
     @property
     def dropped_mlp(self) -> tuple[int, ...]:
         """The blocks without an MLP."""
-        return self._dropped("mlp")
+        return self._drop.mlp
 
     @property
     def dropped_attention(self) -> tuple[int, ...]:
         """The blocks without an attention."""
-        return self._dropped("attention")
+        return self._drop.attention
 
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:
@@ -93,9 +89,9 @@ class PruningPlan:
         """Whether the importance of neurons is needed to apply it to weights."""
         return any(operation.needs_neurons for operation in self.operations)
 
-    def _dropped(self, sub_layer: str) -> tuple[int, ...]:
-        drops = (o for o in self.operations if isinstance(o, Drop))
-        return next((drop.blocks for drop in drops if drop.sub_layer == sub_layer), ())
+    @property
+    def _drop(self) -> Drop:
+        return next((o for o in self.operations if isinstance(o, Drop)), Drop())
 
     @property
     def _narrow(self) -> Narrow:
@@ -145,13 +141,13 @@ class PruningPlan:
 
 
 def _in_order(operations: Iterable[Operation]) -> Iterator[Operation]:
-    """One of a name, by order and name; none that changes nothing."""
+    """One of a kind, by order; none that changes nothing."""
     merged: dict[str, Operation] = {}
     for operation in operations:
         if not operation.empty:
-            known = merged.get(operation.name)
-            merged[operation.name] = known.merged(operation) if known else operation
-    yield from sorted(merged.values(), key=lambda operation: (operation.order, operation.name))
+            known = merged.get(operation.kind)
+            merged[operation.kind] = known.merged(operation) if known else operation
+    yield from sorted(merged.values(), key=lambda operation: (operation.order, operation.kind))
 
 
 def _from_old_form(tree: Mapping[str, Any]) -> PruningPlan:

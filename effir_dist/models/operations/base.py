@@ -73,11 +73,6 @@ class Operation(ABC):
     """How a search space varies it."""
 
     @property
-    def name(self) -> str:
-        """A plan has at most one operation of a name; others are merged into it (`merged`)."""
-        return self.kind
-
-    @property
     def empty(self) -> bool:
         """Whether it changes nothing: a plan leaves such operations out, so that equal plans are equal."""
         return False
@@ -88,8 +83,8 @@ class Operation(ABC):
         return False
 
     def merged(self, other: Operation) -> Operation:
-        """This one and `other`, of the same name, as one. Raises InputError where that has no meaning."""
-        raise InputError(f"a plan can hold one operation {self.name!r}, got {self} and {other}")
+        """This one and `other`, of the same kind, as one. Raises InputError where that has no meaning."""
+        raise InputError(f"a plan can hold one operation of kind {self.kind!r}, got {self} and {other}")
 
     @abstractmethod
     def check(self, sizes: Sizes) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHORT = {"mlp": "MLP", "attention": "attn"}
 """Sub-layer -> its name in plots."""
-KINDS = {"mlp": ("mlp",), "attention": ("attention",), "block": ("mlp", "attention")}
-"""What may be dropped at once -> the sub-layers that go."""
+KINDS = ("mlp", "attention", "block")
+"""What a search space may drop; a block is its attention and its MLP."""
 KEYS = {f"drop_{kind}": kind for kind in KINDS}
 SET, PREFIX, FLIPS = "set", "prefix", "flips"
 LAYERS = {SET: "a set", PREFIX: "a prefix", FLIPS: "a prefix with flips"}
@@ -32,59 +32,54 @@ the first ones of that order, and a yes or no for each block that turns over wha
 
 @dataclass(frozen=True)
 class Drop(Operation):
-    """Remove one kind of sub-layer from some blocks."""
+    """Remove the MLPs of some blocks and the attentions of some."""
 
-    sub_layer: str
-    """`mlp` or `attention`."""
-    blocks: tuple[int, ...]
+    mlp: tuple[int, ...] = ()
+    """The blocks that lose their MLP."""
+    attention: tuple[int, ...] = ()
+    """The blocks that lose their attention."""
 
     kind: ClassVar[str] = "drop"
     order: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
-        if self.sub_layer not in SHORT:
-            raise ValueError(f"{self.sub_layer!r} is no sub-layer; known: {', '.join(SHORT)}")
-        object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
-
-    @property
-    def name(self) -> str:
-        return f"drop {self.sub_layer}"
+        for name in SHORT:
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
 
     @property
     def empty(self) -> bool:
-        return not self.blocks
+        return not self.mlp and not self.attention
 
     def merged(self, other: Operation) -> Operation:
         assert isinstance(other, Drop)
-        return Drop(self.sub_layer, self.blocks + other.blocks)
+        return Drop(self.mlp + other.mlp, self.attention + other.attention)
 
     def check(self, sizes: Sizes) -> None:
-        check_blocks(self.blocks, sizes)
+        check_blocks((*self.mlp, *self.attention), sizes)
 
     def left(self, sizes: Sizes) -> Sizes:
-        if self.sub_layer == "attention":
-            staying = (here and block not in self.blocks for block, here in enumerate(sizes.attention))
-            return dataclasses.replace(sizes, attention=tuple(staying))
-        widths = (0 if block in self.blocks else width for block, width in enumerate(sizes.widths))
-        return dataclasses.replace(sizes, widths=tuple(widths))
+        widths = (0 if block in self.mlp else width for block, width in enumerate(sizes.widths))
+        attention = (here and block not in self.attention for block, here in enumerate(sizes.attention))
+        return dataclasses.replace(sizes, widths=tuple(widths), attention=tuple(attention))
 
     def apply(self, model: nn.Module, config: ModelDict, neurons: np.ndarray | None) -> None:
         from effir_dist.models.modeling_effir import drop
 
         row = family(config)
         blocks: Any = model.get_submodule(row.blocks)
-        for block in self.blocks:
-            drop(blocks[block], row, self.sub_layer == "attention", self.sub_layer == "mlp")
+        for block in sorted({*self.mlp, *self.attention}):
+            drop(blocks[block], row, block in self.attention, block in self.mlp)
 
     def describe(self, sizes: Sizes) -> str:
-        return f"-{len(self.blocks)} {SHORT[self.sub_layer]}"
+        counts = {short: len(getattr(self, name)) for name, short in SHORT.items()}
+        return ", ".join(f"-{count} {short}" for short, count in counts.items() if count)
 
     def to_json(self) -> dict[str, Any]:
-        return {"sub_layer": self.sub_layer, "blocks": list(self.blocks)}
+        return {"mlp": list(self.mlp), "attention": list(self.attention)}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Drop:
-        return cls(str(tree["sub_layer"]), tuple(int(block) for block in tree["blocks"]))
+        return cls(*(tuple(int(block) for block in tree[name]) for name in SHORT))
 
 
 def dropped(suggested: Mapping[str, Any], kind: str, limit: int, importance: DropOrders) -> list[int]:
@@ -150,14 +145,14 @@ class DropPart(SpacePart):
 
     def operations(self, suggested: Mapping[str, Any], sizes: Sizes, known: Known) -> Sequence[Drop]:
         blocks = len(sizes.widths)
-        return _drops({kind: dropped(suggested, kind, self.limit(kind, blocks), known.importance) for kind in KINDS})
+        return [_drop({kind: dropped(suggested, kind, self.limit(kind, blocks), known.importance) for kind in KINDS})]
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Drop]:
         blocks, gone = len(sizes.widths), dict[str, Iterable[int]]()
         for key, which in values.items():
             order = known.importance.drop_order(KEYS[key])
             gone[KEYS[key]] = which if isinstance(which, tuple) else order[: _count(which, blocks)]
-        return _drops(gone)
+        return [_drop(gone)]
 
     def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
         named = {name: value for name, value in distributions.items() if name.startswith("drop_")}
@@ -194,9 +189,10 @@ class DropPart(SpacePart):
         return {f"drop_{kind}": len(blocks)} if self.layers != SET else {f"drop_{kind}.{b}": True for b in blocks}
 
 
-def _drops(gone: Mapping[str, Iterable[int]]) -> list[Drop]:
+def _drop(gone: Mapping[str, Iterable[int]]) -> Drop:
     """gone: kind -> the blocks that lose it."""
-    return [Drop(sub_layer, tuple(blocks)) for kind, blocks in gone.items() for sub_layer in KINDS[kind]]
+    mlp, attention = ((*gone.get(kind, ()), *gone.get("block", ())) for kind in ("mlp", "attention"))
+    return Drop(mlp, attention)
 
 
 def _maximum(where: str, value: Any) -> float:

@@ -112,7 +112,7 @@ def narrowed(
             kept = rounded(kept_by_rank(neurons[staying], ratio), multiple, full)
             widths |= {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
     emptied = tuple(block for block, width in widths.items() if not width)
-    return [Drop("mlp", emptied), Narrow(tuple((block, width) for block, width in widths.items() if width), ranking)]
+    return [Drop(emptied), Narrow(tuple((block, width) for block, width in widths.items() if width), ranking)]
 
 
 def block_groups(blocks: int, groups: int) -> list[range]:
