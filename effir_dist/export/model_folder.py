@@ -32,7 +32,8 @@ def is_plain(config: ModelDict, plan: PruningPlan) -> bool:
 def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> dict[str, Any]:
     """config.json of the pruned model. config: of the unpruned one; dtype: of the weights."""
     row = family(config)
-    tree = {k: v for k, v in config.items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
+    left = plan.sizes(config).config
+    tree = {k: v for k, v in left.items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
     tree |= {"dtype": dtype, "architectures": [row.class_name + "Model"]}
     if row.decoder:  # its LM head is not kept, so what AutoModelForCausalLM builds reads the embeddings
         tree |= {"tie_word_embeddings": True, "use_cache": False}

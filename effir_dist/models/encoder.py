@@ -19,7 +19,7 @@ from effir_dist.core.storage import place, read_locally
 from effir_dist.models import pretrained
 from effir_dist.models.families.backbones import ModelDict, family
 from effir_dist.models.processor import multiplies_bfloat16
-from effir_dist.models.pruning import PruningPlan, apply_plan, kept_neurons
+from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
 
 if TYPE_CHECKING:
     from effir_dist.models.tokens import Tokens
@@ -28,7 +28,8 @@ SETTINGS_FILE = "effir.json"
 """Beside a trial's weights: how texts become embeddings, and the plan."""
 EXPORT_FILE = "plan.json"
 """The same in an exported folder, and the unpruned model's config: config.json there is for other tools."""
-FORMAT = 1
+FORMAT = 2
+"""Of both files. Format 1 had a plan of four fixed fields, without the dimension of embeddings."""
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -218,10 +219,11 @@ def cast(model: Model, dtype: str | torch.dtype) -> Model:
 
 def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray | None) -> Encoder:
     """Apply a plan to an unpruned encoder, in place. neuron_scores: [L, F] of the plan's ranking."""
-    if plan.widths and neuron_scores is None:
+    if plan.needs_neurons and neuron_scores is None:
         raise ValueError("neuron_scores are needed to narrow MLPs")
-    kept = kept_neurons(plan, neuron_scores) if neuron_scores is not None else {}
-    apply_plan(encoder.backbone, encoder.model_config, plan, kept)
+    apply_plan(encoder.backbone, encoder.model_config, plan, neuron_scores)
+    for operation in plan.operations:
+        operation.apply_to_encoder(encoder)
     encoder.plan = plan
     return encoder
 
@@ -258,6 +260,7 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
     except (KeyError, TypeError) as error:
         raise InputError(f"{settings_file} is no description of a pruned model: {error}") from None
     config = tree.get("model_config") or pretrained.read_json(folder / "config.json")
+    plan = truncated_plan(config, plan, settings.dimension)
     model = pretrained.build_empty(config)
     apply_plan(model, config, plan)
     tensors = pretrained.read_tensors(folder)

@@ -1,11 +1,12 @@
-"""What a plan says of a model before anything is trained: what is left of its parts, and its sizes by formula."""
+"""What a plan says of a model before anything is trained: sizes, by formula."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effir_dist.models.families.backbones import ModelDict, family, mlp_width
-from effir_dist.models.pruning import PruningPlan, count_parameters, mlp_widths
+from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.operations.base import Sizes
+from effir_dist.models.pruning import PruningPlan, width_share
 
 BYTES_A_NUMBER = 4
 """Of a vector in an exact index: float32, as scoring searches it."""
@@ -25,30 +26,27 @@ class PlanFacts:
     """Numbers of an embedding."""
 
 
-def plan_facts(model_config: ModelDict, plan: PruningPlan, dimension: int = 0) -> PlanFacts:
-    """dimension: kept of an embedding; 0 keeps all."""
-    hidden, widths = int(model_config["hidden_size"]), mlp_widths(model_config, plan)
-    staying = [width for width in widths if width]
+def plan_facts(model_config: ModelDict, plan: PruningPlan) -> PlanFacts:
+    """What a plan leaves of a model of this config."""
+    left = plan.sizes(model_config)
     return PlanFacts(
         dropped_mlp=plan.dropped_mlp,
         dropped_attention=plan.dropped_attention,
-        mlp_widths=tuple(widths),
-        width_ratio=round(sum(staying) / (len(staying) * mlp_width(model_config)), 4) if staying else 1.0,
-        dimension=min(dimension or hidden, hidden),
+        mlp_widths=left.widths,
+        width_ratio=round(width_share(left), 4),
+        dimension=left.dimension,
     )
 
 
-def plan_values(model_config: ModelDict, plan: PruningPlan, dimension: int = 0) -> dict[str, float]:
-    """The measures that a plan tells (core/measures.py), and the unpruned model's. dimension: as for `plan_facts`."""
-    hidden, rest = int(model_config["hidden_size"]), family(model_config).other_parameters(model_config)
-    kept = min(dimension or hidden, hidden)
-    full, left = count_parameters(model_config), count_parameters(model_config, plan)
+def plan_values(model_config: ModelDict, plan: PruningPlan) -> dict[str, float]:
+    """The measures that a plan tells (core/measures.py), and the unpruned model's."""
+    full, left = Sizes.of(model_config), plan.sizes(model_config)
     return {
-        "parameters": left,
-        "parameters_fraction": left / full,
-        "full_parameters": full,
-        "block_parameters": left - rest,
-        "full_block_parameters": full - rest,
-        "index_bytes": BYTES_A_NUMBER * kept,
-        "full_index_bytes": BYTES_A_NUMBER * hidden,
+        "parameters": left.parameters(),
+        "parameters_fraction": left.parameters() / full.parameters(),
+        "full_parameters": full.parameters(),
+        "block_parameters": left.block_parameters(),
+        "full_block_parameters": full.block_parameters(),
+        "index_bytes": BYTES_A_NUMBER * left.dimension,
+        "full_index_bytes": BYTES_A_NUMBER * full.dimension,
     }

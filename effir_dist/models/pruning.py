@@ -1,52 +1,118 @@
-"""Pruning plans: what goes, how many parameters stay, and the surgery: modules and rows are removed, nothing masked."""
+"""Pruning plans: a tuple of operations, what they leave of a model, and applying them to one."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.models.families.backbones import ModelDict, block_count, family, mlp_width
+from effir_dist.models import operations as known_operations
+from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.operations.base import Operation, Sizes
+from effir_dist.models.operations.drop import Drop
+from effir_dist.models.operations.narrow import Narrow, block_groups, kept_by_rank, narrowed, rounded, width_share
+from effir_dist.models.operations.truncate import Truncate, truncated
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+__all__ = [
+    "PruningPlan",
+    "apply_plan",
+    "block_groups",
+    "count_parameters",
+    "kept_by_rank",
+    "kept_neurons",
+    "make_plan",
+    "mlp_widths",
+    "moving_share",
+    "rounded",
+    "width_share",
+]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False)
 class PruningPlan:
-    """Which sub-layers are dropped and how wide the MLPs are that stay. Hashable; equal plans give equal models."""
+    """What pruning does to a model. Hashable; equal plans give equal models."""
 
-    dropped_mlp: tuple[int, ...] = ()
-    dropped_attention: tuple[int, ...] = ()
-    widths: tuple[tuple[int, int], ...] = ()
-    """(block, neurons kept) for each narrowed MLP; an MLP that is in neither list keeps its full width."""
-    ranking: str = ""
-    """Which ranking chose the neurons; empty where no MLP is narrowed."""
+    operations: tuple[Operation, ...]
+    """One of a kind, by `Operation.order`; none that changes nothing."""
+
+    def __init__(
+        self,
+        dropped_mlp: Iterable[int] = (),
+        dropped_attention: Iterable[int] = (),
+        widths: Iterable[tuple[int, int]] = (),
+        ranking: str = "",
+        operations: Iterable[Operation] = (),
+    ) -> None:
+        """Blocks that lose their MLP or attention; (block, neurons kept) of narrowed MLPs, and which ranking chose the
+        neurons; and any other operations."""
+        usual = (Drop(tuple(dropped_mlp), tuple(dropped_attention)), Narrow(tuple(widths), ranking))
+        object.__setattr__(self, "operations", tuple(_in_order([*usual, *operations])))
+
+    def with_operations(self, more: Iterable[Operation]) -> PruningPlan:
+        """This plan and more."""
+        return PruningPlan(operations=[*self.operations, *more])
+
+    @property
+    def dropped_mlp(self) -> tuple[int, ...]:
+        """The blocks without an MLP."""
+        return self._drop.mlp
+
+    @property
+    def dropped_attention(self) -> tuple[int, ...]:
+        """The blocks without an attention."""
+        return self._drop.attention
+
+    @property
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """(block, neurons kept) for each narrowed MLP."""
+        return self._narrow.widths
+
+    @property
+    def ranking(self) -> str:
+        """Which ranking chose the neurons; empty where no MLP is narrowed."""
+        return self._narrow.ranking
+
+    @property
+    def dimension(self) -> int:
+        """Numbers kept of an embedding; 0 where all are."""
+        return next((o.dimension for o in self.operations if isinstance(o, Truncate)), 0)
+
+    @property
+    def needs_neurons(self) -> bool:
+        """Whether the importance of neurons is needed to apply it to weights."""
+        return any(operation.needs_neurons for operation in self.operations)
+
+    @property
+    def _drop(self) -> Drop:
+        return next((o for o in self.operations if isinstance(o, Drop)), Drop())
+
+    @property
+    def _narrow(self) -> Narrow:
+        return next((o for o in self.operations if isinstance(o, Narrow)), Narrow(()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "dropped_mlp": list(self.dropped_mlp),
-            "dropped_attention": list(self.dropped_attention),
-            "widths": {str(block): width for block, width in self.widths},
-            "ranking": self.ranking,
-        }
+        return {"operations": [known_operations.to_json(operation) for operation in self.operations]}
 
     @staticmethod
     def from_dict(tree: Mapping[str, Any]) -> PruningPlan:
-        """The inverse of `to_dict`. Raises InputError where the mapping is no plan."""
+        """The inverse of `to_dict`; also reads how plans were written before there were operations.
+
+        Raises InputError where the mapping is no plan.
+        """
         try:
-            return PruningPlan(
-                tuple(sorted(int(b) for b in tree["dropped_mlp"])),
-                tuple(sorted(int(b) for b in tree["dropped_attention"])),
-                tuple(sorted((int(b), int(w)) for b, w in tree["widths"].items())),
-                str(tree["ranking"]),
-            )
+            if "dropped_mlp" in tree:
+                return _from_old_form(tree)
+            return PruningPlan(operations=[known_operations.from_json(each) for each in tree["operations"]])
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"not a pruning plan ({error!r}): {json.dumps(tree)[:200]}") from None
 
@@ -56,14 +122,42 @@ class PruningPlan:
 
     def check(self, config: ModelDict) -> None:
         """Raises InputError where the plan does not fit a model of this config."""
-        blocks, full = block_count(config), mlp_width(config)
-        named = [*self.dropped_mlp, *self.dropped_attention, *(block for block, _ in self.widths)]
-        outside = [block for block in named if not 0 <= block < blocks]
-        if outside:
-            raise InputError(f"the plan names block {outside[0]}, but the model has blocks 0 to {blocks - 1}")
-        for block, width in self.widths:
-            if not 0 < width <= full or block in self.dropped_mlp:
-                raise InputError(f"the plan gives MLP {block} the width {width}; expected 1 to {full}, and not dropped")
+        sizes = Sizes.of(config)
+        for operation in self.operations:
+            operation.check(sizes)
+            sizes = operation.left(sizes)
+
+    def sizes(self, config: ModelDict) -> Sizes:
+        """What the plan leaves of an unpruned model of this config."""
+        sizes = Sizes.of(config)
+        for operation in self.operations:
+            sizes = operation.left(sizes)
+        return sizes
+
+    def describe(self, config: ModelDict) -> str:
+        """What was pruned, short enough for a plot: '-3 MLP, width 70 %'."""
+        sizes = self.sizes(config)
+        return ", ".join(operation.describe(sizes) for operation in self.operations) or "unpruned"
+
+
+def _in_order(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """One of a kind, by order; none that changes nothing."""
+    merged: dict[str, Operation] = {}
+    for operation in operations:
+        if not operation.empty:
+            known = merged.get(operation.kind)
+            merged[operation.kind] = known.merged(operation) if known else operation
+    yield from sorted(merged.values(), key=lambda operation: (operation.order, operation.kind))
+
+
+def _from_old_form(tree: Mapping[str, Any]) -> PruningPlan:
+    """Of runs and exports before format 2. Their dimension is not in the plan, but in the trial's settings."""
+    return PruningPlan(
+        [int(block) for block in tree["dropped_mlp"]],
+        [int(block) for block in tree["dropped_attention"]],
+        [(int(block), int(width)) for block, width in tree["widths"].items()],
+        str(tree["ranking"]),
+    )
 
 
 def make_plan(
@@ -77,79 +171,32 @@ def make_plan(
 ) -> PruningPlan:
     """A plan that drops sub-layers, then keeps the best `width_ratio` of the neurons that are left.
 
-    Neurons are ranked globally over all MLPs that stay (paper, section 3.2), so widths differ per block; an MLP
-    left without neurons is dropped. Several ratios are for as many `block_groups`: neurons are then ranked within each.
-    neuron_scores: [L, F], higher stays; needed where a ratio is below 1. Widths are multiples of `multiple`.
+    Several ratios are for as many `block_groups`: neurons are ranked within each (`narrowed`). neuron_scores: [L, F],
+    higher stays; needed where a ratio is below 1. Widths are multiples of `multiple`.
     """
-    dropped = sorted(set(dropped_mlp))
-    full = mlp_width(config)
+    plan = PruningPlan(dropped_mlp, dropped_attention)
     ratios = [width_ratio] if isinstance(width_ratio, int | float) else list(width_ratio)
-    widths: dict[int, int] = {}
-    for ratio, group in zip(ratios, block_groups(block_count(config), len(ratios)), strict=True):
-        staying = [block for block in group if block not in dropped]
-        if ratio < 1.0 and staying:
-            if neuron_scores is None:
-                raise ValueError("neuron_scores are needed to narrow MLPs")
-            kept = rounded(kept_by_rank(neuron_scores[staying], ratio), multiple, full)
-            widths |= {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
-    dropped = sorted({*dropped, *(block for block, width in widths.items() if width == 0)})
-    narrowed = tuple(sorted((block, width) for block, width in widths.items() if width))
-    plan = PruningPlan(tuple(dropped), tuple(sorted(set(dropped_attention))), narrowed, ranking if narrowed else "")
+    plan = plan.with_operations(narrowed(plan.sizes(config), ratios, neuron_scores, ranking, multiple))
     plan.check(config)
     return plan
 
 
-def block_groups(blocks: int, groups: int) -> list[range]:
-    """The blocks in `groups` runs of consecutive ones, as equal as they can be, first blocks first."""
-    edges = [round(blocks * i / groups) for i in range(groups + 1)]
-    return [range(low, high) for low, high in itertools.pairwise(edges)]
+def truncated_plan(config: ModelDict, plan: PruningPlan, dimension: int) -> PruningPlan:
+    """The plan of a trial whose setting `model.dimension` is this, where the plan itself does not say.
 
-
-def kept_by_rank(scores: np.ndarray, ratio: float) -> np.ndarray:
-    """How many neurons of each row are among the best `ratio` of all rows. scores: [N, F] -> [N]; ties keep order."""
-    import numpy as np
-
-    keep = round(ratio * scores.size)
-    if not keep:
-        return np.zeros(len(scores), np.int64)
-    # A selection, not a sort: a strategy asks this of hundreds of plans for each trial.
-    least = np.partition(scores, scores.size - keep, axis=None)[scores.size - keep]
-    kept = (scores > least).sum(axis=1)
-    tied = np.flatnonzero(scores == least)[: keep - kept.sum()]
-    return kept + np.bincount(tied // scores.shape[1], minlength=len(scores))
-
-
-def rounded(widths: np.ndarray, multiple: int, full: int) -> np.ndarray:
-    """Widths as multiples, at most `full`, their sum as near to the old one as multiples allow. [N] -> [N].
-
-    Each is rounded down; those that lost most get one more, until the sum is reached.
+    Plans that were written before there were operations do not.
     """
-    import numpy as np
-
-    units, lost = np.divmod(widths, multiple)
-    missing = round(float(widths.sum()) / multiple) - int(units.sum())
-    room = (units + 1) * multiple <= full
-    for index in [i for i in np.argsort(-lost, kind="stable") if room[i]][: max(0, missing)]:
-        units[index] += 1
-    return units * multiple
+    return plan if plan.dimension else plan.with_operations(truncated(dimension, Sizes.of(config)))
 
 
 def kept_neurons(plan: PruningPlan, neuron_scores: np.ndarray) -> dict[int, np.ndarray]:
     """Indices of the neurons that stay in each narrowed MLP, ascending. neuron_scores: [L, F]."""
-    import numpy as np
-
-    return {block: np.sort(np.argsort(-neuron_scores[block], kind="stable")[:width]) for block, width in plan.widths}
+    return plan._narrow.kept(neuron_scores)
 
 
 def count_parameters(config: ModelDict, plan: PruningPlan | None = None) -> int:
     """Parameters of the model without LM head, by formula from its config alone."""
-    plan = plan or PruningPlan()
-    row, blocks, full = family(config), block_count(config), mlp_width(config)
-    widths = dict(plan.widths)
-    total = row.other_parameters(config)
-    total += sum(row.mlp_parameters(config, widths.get(b, full)) for b in range(blocks) if b not in plan.dropped_mlp)
-    first_missing = 0 if 0 in plan.dropped_attention else row.first_attention_saves(config)
-    return total + row.attention_parameters(config) * (blocks - len(plan.dropped_attention)) - first_missing
+    return (plan or PruningPlan()).sizes(config).parameters()
 
 
 def moving_share(config: ModelDict, plan: PruningPlan) -> float:
@@ -157,34 +204,20 @@ def moving_share(config: ModelDict, plan: PruningPlan) -> float:
 
     What a step of training or a scored token costs, as a share of the unpruned model's.
     """
-    every = tuple(range(block_count(config)))
-    fixed = count_parameters(config, PruningPlan(every, every))
-    return (count_parameters(config, plan) - fixed) / (count_parameters(config) - fixed)
+    return plan.sizes(config).block_parameters() / Sizes.of(config).block_parameters()
 
 
 def mlp_widths(config: ModelDict, plan: PruningPlan) -> list[int]:
     """[L] neurons kept in each block's MLP; 0 where it is dropped."""
-    widths = dict(plan.widths)
-    full = mlp_width(config)
-    return [0 if b in plan.dropped_mlp else widths.get(b, full) for b in range(block_count(config))]
+    return list(plan.sizes(config).widths)
 
 
-def apply_plan(
-    model: nn.Module, config: ModelDict, plan: PruningPlan, kept: Mapping[int, np.ndarray] | None = None
-) -> None:
-    """Remove what the plan drops from `model`, in place.
+def apply_plan(model: nn.Module, config: ModelDict, plan: PruningPlan, neuron_scores: np.ndarray | None = None) -> None:
+    """Remove what the plan takes away from a transformers model, in place.
 
-    kept: indices of the neurons that stay, per narrowed block (`kept_neurons`). Without it the first ones stay: only
-    the shapes are then right, for weights that are loaded next.
+    neuron_scores: [L, F] of the plan's ranking. Without them only the shapes are right, for weights that are loaded
+    next.
     """
-    import torch
-
-    from effir_dist.models.modeling_effir import drop, narrow
-
     plan.check(config)
-    row = family(config)
-    blocks: Any = model.get_submodule(row.blocks)
-    for block, width in plan.widths:
-        narrow(blocks[block], row, torch.as_tensor(kept[block]) if kept is not None else torch.arange(width))
-    for block in sorted({*plan.dropped_mlp, *plan.dropped_attention}):
-        drop(blocks[block], row, block in plan.dropped_attention, block in plan.dropped_mlp)
+    for operation in plan.operations:
+        operation.apply(model, config, neuron_scores)

@@ -20,7 +20,7 @@ from effir_dist.core.files import SCHEMA
 from effir_dist.core.measures import MEASURES, METRICS, QUALITY, SIZE
 from effir_dist.models.facts import PlanFacts, plan_facts, plan_values
 from effir_dist.models.families.backbones import ModelDict
-from effir_dist.models.pruning import PruningPlan
+from effir_dist.models.pruning import PruningPlan, truncated_plan
 from effir_dist.runs import legacy
 from effir_dist.runs.schema import Json, Reader
 
@@ -65,15 +65,15 @@ class TrialSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def facts(self, model_config: ModelDict, dimension: int = 0) -> PlanFacts:
-        """What its plan leaves. dimension: the run's `model.dimension`, for trials that did not vary it."""
-        return plan_facts(model_config, self.plan, self._dimension(dimension))
+        """What its plan leaves. dimension: the run's `model.dimension`, for plans of older versions, which lack it."""
+        return plan_facts(model_config, self._plan(model_config, dimension))
 
     def values(self, model_config: ModelDict, dimension: int = 0) -> dict[str, float]:
         """The measures that its plan tells. dimension: as for `facts`."""
-        return plan_values(model_config, self.plan, self._dimension(dimension))
+        return plan_values(model_config, self._plan(model_config, dimension))
 
-    def _dimension(self, dimension: int) -> int:
-        return int(self.suggested.get("model.dimension", dimension))
+    def _plan(self, model_config: ModelDict, dimension: int) -> PruningPlan:
+        return truncated_plan(model_config, self.plan, int(self.suggested.get("model.dimension", dimension)))
 
     def to_json(self) -> Json:
         """The head of every file of the trial."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,21 @@ from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.measures import Constraint
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.data import beir, sets
-from effir_dist.importance.ranking import KINDS, Importance
+from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.operations.base import Sizes
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
-from effir_dist.search.strategy.space import Range, Space
+from effir_dist.search.strategy.space import Space
 
 
 def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
-    """Raises InputError for data sets that are not there, for dimensions that the model has not, and for a constraint
-    that no plan of the space can keep to."""
+    """Raises InputError for data sets that are not there, for operations that do not fit the model, and for constraints
+    that no plan of the space satisfies."""
     check_sets(config)
-    hidden = int(model_config["hidden_size"])
-    if max(config.model.dimension, *_dimensions(space)) > hidden:
-        raise InputError(f"model.dimension is beyond {hidden}, the model's own; name smaller ones, or 0 (all)")
+    for part in space.parts:
+        part.check(Sizes.of(model_config), config, space.parameters)
     known = [c for c in Goal.of(config.search).constraints if c.measure.known and c.at_most]
     if known:
         points = smallest_points(space, config, block_count(model_config))
@@ -81,30 +80,15 @@ def spec_of(
     importance: Importance,
     neurons: dict[str, np.ndarray],
 ) -> TrialSpec:
-    """The trial that suggested values would be; its `model.dimension` is always said."""
-    prune = replace(config, settings_of(point)).prune
-    plan = spaces.plan_of(point, space, model_config, importance, neurons, prune)
-    return TrialSpec(0, {"model.dimension": config.model.dimension, **point}, {}, plan)
+    """The trial that suggested values would be."""
+    settled = replace(config, settings_of(point))
+    return TrialSpec(0, point, {}, spaces.plan_of(point, space, model_config, importance, neurons, settled))
 
 
 def smallest_points(space: Space, config: RunConfig, blocks: int) -> list[dict[str, Any]]:
     """Suggested values of the smallest plan: all that may go is gone; of a space with fixed plans all of them."""
-    same = tuple(map(float, range(blocks)))
-    order = Importance(same, same, same)
     if space.plans:
-        return spaces.starting_points(space, config, blocks, order)
-    width = space.width_ratio
-    point: dict[str, Any] = dict.fromkeys(spaces.width_names(space), width.low) if width else {}
-    for kind in KINDS:
-        # Whole blocks from the other end, so that they are none whose MLP or attention is gone already.
-        sequence = order.drop_order(kind)[:: -1 if kind == "block" else 1]
-        gone = sequence[: space.limit(kind, blocks)]
-        point |= {f"drop_{kind}.{block}": True for block in gone}
-    least = min(_dimensions(space), key=lambda d: d or math.inf)
-    return [{**point, "model.dimension": least} if least else point]
-
-
-def _dimensions(space: Space) -> list[int]:
-    """The dimensions that a space varies, or the ends of their range; 0 where it varies none."""
-    values: Range | tuple[Any, ...] = space.parameters.get("model.dimension", (0,))
-    return [int(v) for v in (values if isinstance(values, tuple) else (values.low, values.high))]
+        same = tuple(map(float, range(blocks)))
+        return spaces.starting_points(space, config, blocks, Importance(same, same, same))
+    smallest = [part.smallest(blocks, space.parameters) for part in space.parts]
+    return [{name: value for values in smallest for name, value in values.items()}]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from effir_dist.core.measures import SIZE
 from effir_dist.core.settings import RunConfig
-from effir_dist.importance.ranking import KINDS
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.operations.narrow import asked_ratio
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.records import TrialRecord, Value
+from effir_dist.runs.records import TrialRecord
 from effir_dist.search.checks import spec_of, stand_ins
 from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, trial_operations
 from effir_dist.search.live import duration
@@ -54,22 +53,13 @@ def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[Row]:
             plan=point.get("plan", ""),
             mlps=len(facts.dropped_mlp),
             attentions=len(facts.dropped_attention),
-            width=space.plans[point["plan"]].width_ratio if "plan" in point else _width(space, point),
+            width=asked_ratio(space.plans[point["plan"]] if "plan" in point else point),
             parameters=int(values[SIZE]),
             dimension=facts.dimension,
             violated=", ".join(goal.violated_by_plan(values)),
         )
         found.setdefault(row)
     return list(found)
-
-
-LAYERS = {"set": "a set", "prefix": "a prefix", "flips": "a prefix with flips"}
-
-
-def _width(space: Space, point: Mapping[str, Value]) -> float:
-    """The mean of the groups' ratios."""
-    ratios = [float(point.get(name, 1.0)) for name in spaces.width_names(space)]
-    return sum(ratios) / len(ratios)
 
 
 def text(
@@ -111,10 +101,9 @@ def _free(space: Space, blocks: int) -> list[str]:
     if space.plans:
         lines = [f"  {name}: {list(values)}" for name, values in space.parameters.items() if isinstance(values, tuple)]
         return [*lines, f"{len(space.plans)} plans, and no others"]
-    kinds = [kind for kind in KINDS if kind in space.max_dropped]
-    lines = [f"  drop_{kind}: {LAYERS[space.layers]} of 0 to {space.limit(kind, blocks)}" for kind in kinds]
+    lines = [f"  {line}" for part in space.parts for line in part.describe(blocks)]
     tree = space_file.to_dict(space)
-    lines += [f"  {name}: {tree[name]}" for name in ["width_ratio", *space.parameters] if name in tree]
+    lines += [f"  {name}: {tree[name]}" for name in space.parameters]
     return ["what may vary:", *lines]
 
 
@@ -125,7 +114,8 @@ def _size(space: Space, blocks: int) -> list[str]:
     plans = spaces.plan_count(space, blocks)
     whole = {n: isinstance(spaces.as_setting(n, 1.0), int) for n in space.parameters}
     counts = {name: spaces.value_count(values, whole[name]) for name, values in space.parameters.items()}
-    endless = [*(["width_ratio"] if plans is None else []), *(name for name, count in counts.items() if count is None)]
+    continuous = [key for part in space.parts if part.count(blocks) is None for key in part.to_dict()]
+    endless = [*continuous, *(name for name, count in counts.items() if count is None)]
     if endless:
         known = "" if plans is None else f"up to {plans:,} different plans, and "
         return [f"size: {known}no end of trials, as {', '.join(endless)} is continuous"]

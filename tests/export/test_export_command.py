@@ -22,6 +22,7 @@ from effir_dist.evaluate.comparison import sample
 from effir_dist.evaluate.intervals import mean_interval
 from effir_dist.export import command as export_command
 from effir_dist.export import selection
+from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.run_folder import Run, read_queries
 from tests import ROOT
 from tests.exports import EQUAL, MIXED, UNPRUNED, write_run
@@ -164,18 +165,21 @@ def test_a_run_or_a_model_of_a_newer_version(run: Run, fail: Callable[..., str],
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dropped_mlp": [0, 2], "widths": {}}, "do not fit its plan"),
-        ({"dropped_mlp": [0, 2]}, "the plan gives MLP 0 the width"),
-        ({"widths": {"0": 47}}, "do not fit its plan"),
-        ({"dropped_mlp": [17]}, "names block 17, but the model has blocks 0 to 3"),
-        ({"widths": "wide"}, "not a pruning plan"),
+        ({"drop": {"mlp": [0, 2]}, "narrow": {"widths": {}}}, "do not fit its plan"),
+        ({"drop": {"mlp": [0, 2]}}, "the plan gives MLP 0 the width"),
+        ({"narrow": {"widths": {"0": 47}}}, "do not fit its plan"),
+        ({"drop": {"mlp": [17]}}, "names block 17, but the model has blocks 0 to 3"),
+        ({"narrow": {"widths": "wide"}}, "not a pruning plan"),
     ],
 )
 def test_a_plan_edited_by_hand_that_does_not_fit_its_weights(
     run: Run, fail: Callable[..., str], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = run.trial_folder(MIXED) / "effir.json"
-    _edit(path, plan={**json.loads(path.read_text())["plan"], **changes})
+    plan = PruningPlan.from_dict(json.loads(path.read_text())["plan"])
+    drop = {"kind": "drop", "mlp": [*plan.dropped_mlp], "attention": [*plan.dropped_attention]}
+    narrow = {"kind": "narrow", "widths": dict(plan.widths), "ranking": plan.ranking}
+    _edit(path, plan={"operations": [{**each, **changes.get(each["kind"], {})} for each in (drop, narrow)]})
     assert message in fail(run.folder, "--trial", MIXED, tmp_path / "out")
 
 

@@ -14,8 +14,10 @@ from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig, RunConfig
 from effir_dist.export.command import export
-from effir_dist.models.encoder import Encoder, load_encoder, make_settings
-from effir_dist.models.facts import plan_facts
+from effir_dist.models.encoder import Encoder, load_encoder, make_settings, prune_encoder
+from effir_dist.models.facts import facts_of_plan, plan_facts, values_of_plan
+from effir_dist.models.operations.truncate import Truncate
+from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.run_folder import Run
 from effir_dist.training.losses import truncated
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
@@ -89,7 +91,6 @@ def test_the_dimension_of_settings_and_records() -> None:
 
 def test_index_bytes_follow_the_dimension_and_the_cut_model_is_no_unpruned_one() -> None:
     from effir_dist.models.families.backbones import BACKBONES
-    from effir_dist.models.pruning import PruningPlan
     from effir_dist.runs.pareto import is_whole
 
     model = BACKBONES["minilm"].config
@@ -98,6 +99,32 @@ def test_index_bytes_follow_the_dimension_and_the_cut_model_is_no_unpruned_one()
     assert (whole["index_bytes"], short["index_bytes"], short["full_index_bytes"]) == (1536, 512, 1536)
     assert (is_whole(whole), is_whole(short)) == (True, False)
     assert plan_facts(model, {"plan": plan, "suggested": {}}, 256)["dimension"] == 256
+    written = PruningPlan(operations=[Truncate(128)])
+    assert plan_facts(model, {"plan": written.to_dict(), "suggested": {}}) == short
+    assert (facts_of_plan(model, written).dimension, values_of_plan(model, written)["index_bytes"]) == (128, 512)
+
+
+def test_a_truncated_plan_cuts_saves_and_loads(checkpoints: dict, tmp_path: Path) -> None:
+    encoder = load_encoder(str(checkpoints["bert"]))
+    whole = encoder.encode(texts(20))
+    plan = PruningPlan(operations=[Truncate(12)])
+    prune_encoder(encoder, plan, None).save(tmp_path)
+    loaded = load_encoder(str(tmp_path))
+    assert (loaded.plan, loaded.settings.dimension) == (plan, 12)
+    np.testing.assert_allclose(loaded.encode(texts(20)), cut(whole, 12), atol=1e-5)
+    assert prune_encoder(encoder, plan, None).settings == loaded.settings, "again is no change"
+
+
+def test_a_model_of_format_1_has_its_dimension_in_its_plan(run: Run) -> None:
+    """Format 1 kept it beside the plan."""
+    trial = run.trial_folder(MIXED)
+    plan = load_encoder(str(trial)).plan
+    tree = json.loads((trial / "effir.json").read_text())
+    old = {"dropped_mlp": [*plan.dropped_mlp], "dropped_attention": [*plan.dropped_attention], "ranking": "magnitude"}
+    old["widths"] = {str(block): width for block, width in plan.widths}
+    (trial / "effir.json").write_text(json.dumps({**tree, "format": 1, "plan": old}))
+    assert load_encoder(str(trial)).plan == plan
+    assert plan.dimension == 12
 
 
 def test_a_teachers_vectors_are_cut_to_their_students() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from effir_dist.core.settings import ModelConfig
 from effir_dist.models import pretrained as sources
 from effir_dist.models.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder
 from effir_dist.models.families.backbones import BACKBONES, block_count, family, mlp_width
+from effir_dist.models.operations.drop import Drop
+from effir_dist.models.operations.narrow import Narrow
+from effir_dist.models.operations.truncate import Truncate
 from effir_dist.models.pruning import PruningPlan, count_parameters, kept_by_rank, kept_neurons, make_plan
 from tests.models.reference import silence
 from tests.tiny import FAMILY_NAMES
@@ -137,11 +141,9 @@ def test_saved_and_loaded_gives_equal_embeddings(name: str, checkpoints: dict[st
 
 
 def test_weights_that_do_not_fit_the_plan_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    import json
-
     prune_encoder(encoder_of(checkpoints["bert"]), PruningPlan(dropped_mlp=(0,)), None).save(tmp_path)
     tree = json.loads((tmp_path / "effir.json").read_text())
-    tree["plan"]["dropped_mlp"] = [2]
+    tree["plan"] = PruningPlan(dropped_mlp=(2,)).to_dict()
     (tmp_path / "effir.json").write_text(json.dumps(tree))
     with pytest.raises(InputError, match="do not fit its plan"):
         load_encoder(str(tmp_path))
@@ -166,10 +168,33 @@ def test_widths_are_global_ranks_and_keep_the_total() -> None:
 def test_equal_plans_are_equal_however_they_are_written() -> None:
     one = make_plan(BACKBONES["minilm"].config, [3, 1, 3], [2])
     other = PruningPlan.from_dict({"dropped_mlp": [1, 3], "dropped_attention": [2], "widths": {}, "ranking": ""})
-    assert one == other
-    assert one.key() == other.key()
-    assert len({one, other}) == 1
-    assert PruningPlan.from_dict(one.to_dict()) == one
+    in_parts = PruningPlan(operations=[Drop(mlp=(3,)), Narrow(()), Drop((1,), (2,))])
+    assert one == other == in_parts
+    assert one.key() == other.key() == in_parts.key()
+    assert len({one, other, in_parts}) == 1
+    assert PruningPlan.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"dropped_mlp": [1]},
+        {"operations": [{"kind": "drop", "mlp": 3, "attention": []}]},
+        {"operations": [{"kind": "narrow", "widths": {"0": "wide"}, "ranking": ""}]},
+        {"operations": "all"},
+        {},
+    ],
+)
+def test_other_data_is_no_plan(tree: dict) -> None:
+    with pytest.raises(InputError, match="not a pruning plan"):
+        PruningPlan.from_dict(tree)
+
+
+def test_an_operation_that_this_version_does_not_have_is_named() -> None:
+    with pytest.raises(InputError, match="unknown pruning operation 'droop'; did you mean 'drop'"):
+        PruningPlan.from_dict({"operations": [{"kind": "droop"}]})
+    with pytest.raises(InputError, match="one operation of kind 'truncate'"):
+        PruningPlan(operations=[Truncate(8), Truncate(16)])
 
 
 @pytest.mark.parametrize(
@@ -179,6 +204,8 @@ def test_equal_plans_are_equal_however_they_are_written() -> None:
         (PruningPlan(widths=((0, 0),)), "gives MLP 0 the width 0"),
         (PruningPlan(widths=((0, 1537),)), "expected 1 to 1536"),
         (PruningPlan(dropped_mlp=(1,), widths=((1, 3),)), "not dropped"),
+        (PruningPlan(widths=((6, 3),)), "names block 6"),
+        (PruningPlan(operations=[Truncate(384)]), "cuts embeddings to 384 dimensions; expected 1 to 383"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(plan: PruningPlan, message: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from effir_dist.report.learned import drops_table, hypervolume_table
+from effir_dist.report.side_by_side import common_trials, load
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 import effir_dist
@@ -18,9 +20,7 @@ from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import difference_interval, mean_interval
 from effir_dist.importance.store import drop_order
 from effir_dist.report import command as report_command
-from effir_dist.report.learned import drops_table, hypervolume_table
 from effir_dist.report.score_tables import INTERVAL
-from effir_dist.report.side_by_side import common_trials, load
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run, read_queries
 from tests import ROOT

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from effir_dist.report.side_by_side import load
 
 import effir_dist
 from effir_dist.core import config, files
@@ -21,7 +22,6 @@ from effir_dist.report import report_files
 from effir_dist.report.frames import frames_of
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.page import json_in_html
-from effir_dist.report.side_by_side import load
 from effir_dist.runs.run_folder import Run
 from tests import ROOT
 

@@ -8,13 +8,14 @@ import yaml
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
-from effir_dist.core.settings import PruneConfig, RunConfig
+from effir_dist.core.settings import RunConfig
+from effir_dist.importance import ranking
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.models.operations.drop import KINDS, DropPart, dropped
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
-from effir_dist.search.strategy.space import Range, Space
 
 MINILM = BACKBONES["minilm"].config
 IMPORTANCE = Importance(
@@ -29,7 +30,8 @@ def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
     space = space_file.read_space(space_file.default_file(backbone, row.config["model_type"]))
     config = c.replace(RunConfig(), space.settings)
     blocks = row.config["num_hidden_layers"]
-    assert 0 < space.limit("mlp", blocks) < blocks
+    drops = next(part for part in space.parts if isinstance(part, DropPart))
+    assert 0 < drops.limit("mlp", blocks) < blocks
     importance = Importance(*[tuple(range(blocks))] * 3)
     starts = spaces.starting_points(space, config, blocks, importance)
     assert len(starts) >= 6
@@ -101,14 +103,14 @@ def test_a_space_survives_a_runs_config_file() -> None:
 def test_beyond_the_maximum_the_most_important_layers_stay() -> None:
     space = space_file.parse_space({"drop_mlp": {"max": 2}}, "x")
     suggested = {f"drop_mlp.{i}": i in (1, 3, 4, 5) for i in range(6)}
-    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
+    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, NEURONS, RunConfig())
     assert plan.dropped_mlp == (1, 3)
 
 
 def test_a_search_starts_from_the_unpruned_model_and_the_order_of_importance() -> None:
     space = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
     starts = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
-    plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, PruneConfig()) for point in starts]
+    plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, RunConfig()) for point in starts]
     assert [plan.dropped_mlp for plan in plans] == [(), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
     assert [bool(plan.widths) for plan in plans] == [False] * 5 + [True]
     assert starts[-1]["width_ratio"] == 0.7
@@ -127,7 +129,7 @@ def test_fixed_plans_by_share_count_and_name_of_blocks() -> None:
     assert space_file.parse_space(yaml.safe_load(yaml.safe_dump(space_file.to_dict(space))), "x") == space
     points = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
     assert [(p["plan"], p["train.seed"]) for p in points[:3]] == [("full", 0), ("full", 1), ("half", 0)]
-    plans = [spaces.plan_of(p, space, MINILM, IMPORTANCE, NEURONS, PruneConfig()) for p in points[::2]]
+    plans = [spaces.plan_of(p, space, MINILM, IMPORTANCE, NEURONS, RunConfig()) for p in points[::2]]
     assert [plan.dropped_mlp for plan in plans] == [(), (0, 1, 2), (3, 4), (0, 5)]
     assert [plan.dropped_attention for plan in plans] == [(), (), (3, 4), (5,)]
     assert sum(width for _, width in plans[1].widths) == round(0.7 * 3 * 1536)
@@ -150,21 +152,33 @@ def test_the_papers_recipe_has_the_papers_sizes() -> None:
 
 
 def test_an_mlp_left_without_a_neuron_is_named() -> None:
-    space = Space(max_dropped={"mlp": 2}, width_ratio=Range(0.1, 1.0))
+    space = space_file.parse_space({"drop_mlp": {"max": 2}, "width_ratio": {"low": 0.1, "high": 1.0}}, "x")
     scores = np.repeat(np.arange(6.0)[:, None], 1536, axis=1)
     suggested = {"drop_mlp.3": True, "width_ratio": 0.5}
-    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, {"activation": scores}, PruneConfig())
+    plan = spaces.plan_of(suggested, space, MINILM, IMPORTANCE, {"activation": scores}, RunConfig())
     assert plan.dropped_mlp == (0, 1, 3)
     assert spaces.emptied(suggested, space, MINILM, IMPORTANCE, plan) == [0, 1]
     assert spaces.emptied({}, space, MINILM, IMPORTANCE, PruningPlan()) == []
 
 
+def test_what_may_be_dropped_is_what_importance_scores() -> None:
+    assert KINDS == ranking.KINDS
+
+
+def test_the_dimension_is_a_part_of_the_plan_whether_the_run_or_the_space_names_it() -> None:
+    varied = space_file.parse_space({"model.dimension": [384, 128]}, "x")
+    for asked, space, point in ((128, varied, {"model.dimension": 128}), (128, spaces.Space(), {}), (384, varied, {})):
+        config = c.replace(RunConfig(), {"model.dimension": asked})
+        plan = spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, config)
+        assert plan.dimension == (128 if asked == 128 else 0), "all of the model's are no truncation"
+
+
 def test_layers_are_a_set_a_prefix_or_a_prefix_with_flips() -> None:
     both = {"drop_mlp": 2, "drop_mlp.1": True, "drop_mlp.4": True}
-    assert spaces.dropped({"drop_mlp.1": True, "drop_mlp.4": True}, "mlp", 4, IMPORTANCE) == [1, 4]
-    assert spaces.dropped({"drop_mlp": 2}, "mlp", 4, IMPORTANCE) == [0, 1]
-    assert spaces.dropped(both, "mlp", 4, IMPORTANCE) == [0, 4]
-    assert spaces.dropped({**both, "drop_mlp": 4}, "mlp", 2, IMPORTANCE) == [0, 2]
+    assert dropped({"drop_mlp.1": True, "drop_mlp.4": True}, "mlp", 4, IMPORTANCE) == [1, 4]
+    assert dropped({"drop_mlp": 2}, "mlp", 4, IMPORTANCE) == [0, 1]
+    assert dropped(both, "mlp", 4, IMPORTANCE) == [0, 4]
+    assert dropped({**both, "drop_mlp": 4}, "mlp", 2, IMPORTANCE) == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -179,10 +193,10 @@ def test_a_space_with_layers_and_groups_reads_back_and_starts_by_importance(laye
     assert [name for name in found if name.startswith("width")] == [f"width_ratio.{i}" for i in range(3)]
     assert len([name for name in found if name.startswith("drop")]) == names
     plans = [
-        spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
+        spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, RunConfig())
         for point in spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
     ]
     assert [plan.dropped_mlp for plan in plans] == [tuple(range(k)) for k in (0, 1, 2, 3, 4, 3)]
     assert all(not plan.widths for plan in plans[:-1])
-    one = spaces.plan_of({"width_ratio.1": 0.5}, space, MINILM, IMPORTANCE, NEURONS, PruneConfig())
+    one = spaces.plan_of({"width_ratio.1": 0.5}, space, MINILM, IMPORTANCE, NEURONS, RunConfig())
     assert {block for block, _ in one.widths} == {2, 3}

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from effir_dist.search.strategy.study import Sampler, Suggestion
 
 from effir_dist.core import config as c
 from effir_dist.core.settings import RunConfig
@@ -14,7 +15,6 @@ from effir_dist.models.pruning import count_parameters
 from effir_dist.report.study_db import Mirror, parameter_importances
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
-from effir_dist.search.strategy.study import Sampler, Suggestion
 from tests.search.test_space import IMPORTANCE, MINILM, NEURONS
 
 SPACE = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")

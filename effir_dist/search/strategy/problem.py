@@ -56,8 +56,8 @@ class Problem:
     def spec(self, number: int, suggested: Mapping[str, Value]) -> TrialSpec:
         """The trial `number` with suggested values."""
         values = dict(suggested)
-        prune = replace(self.config, settings_of(values)).prune
-        plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, prune)
+        config = replace(self.config, settings_of(values))
+        plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, config)
         return TrialSpec(number, values, self.distributions_json, plan)
 
     def feasible(self, spec: TrialSpec) -> bool:

@@ -20,12 +20,11 @@ from effir_dist.core import config
 from effir_dist.core.config import SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
-from effir_dist.importance.ranking import KINDS
+from effir_dist.models import operations
 from effir_dist.models.families.registry import family
-from effir_dist.search.strategy.space import FixedPlan, Range, Space, as_setting
-
-LAYERS = ("set", "prefix", "flips")
-DROPS = {f"drop_{kind}": kind for kind in KINDS}
+from effir_dist.models.operations.space_part import SpacePart
+from effir_dist.models.operations.values import Values, parse_range
+from effir_dist.search.strategy.space import FixedPlan, Space, as_setting
 
 
 def folder() -> Path:
@@ -48,48 +47,42 @@ def read_space(path: str | Path) -> Space:
 
 def parse_space(tree: dict[str, Any], source: str) -> Space:
     """A search space from plain data; `source` names it in errors."""
-    known = [*DROPS, "layers", "width_ratio", "plans", "settings"]
-    plans: dict[str, FixedPlan] = {}
-    dropped: dict[str, float] = {}
-    width: Range | None = None
-    groups, layers = 1, "set"
-    parameters: dict[str, Range | tuple[Any, ...]] = {}
-    settings: dict[str, Any] = {}
-    for key, value in tree.items():
-        where = f"{source}: {key}"
-        if key in DROPS:
-            dropped[DROPS[key]] = _maximum(where, value)
-        elif key == "width_ratio":
-            groups, rest = _groups(where, value)
-            width = _range(where, rest)
-            if not 0 < width.low <= width.high <= 1:
-                raise InputError(f"{where} must lie above 0 and up to 1, got {value!r}")
-        elif key == "layers":
-            if value not in LAYERS:
-                raise InputError(f"{where} must be one of {', '.join(LAYERS)}, got {value!r}")
-            layers = value
-        elif key == "plans":
-            plans = _plans(where, value)
-        elif key == "settings":
-            if not isinstance(value, dict):
-                raise InputError(f"{where} must map settings to values, got {value!r}")
-            settings = config.flatten(value)
-        elif key in config.setting_names():
-            if not key.startswith(SEARCHABLE):
-                raise InputError(f"{where} holds for a whole run and cannot vary; put it under `settings:`")
-            parameters[key] = _parameter(key, where, value)
-        else:
-            hint = suggest(str(key), [*known, *config.setting_names()])
-            raise InputError(f"{source}: unknown key {key!r}; {hint}")
+    for key in tree:
+        _check_key(key, source)
+    parts = tuple(each.parse({k: v for k, v in tree.items() if k in each.keys}, source) for each in _parts())
+    parameters = {k: _parameter(k, f"{source}: {k}", v) for k, v in tree.items() if k in config.setting_names()}
+    plans = _plans(f"{source}: plans", tree["plans"]) if "plans" in tree else {}
+    settings = _settings(source, tree["settings"]) if "settings" in tree else {}
+    varied = parts != Space().parts or not all(isinstance(values, tuple) for values in parameters.values())
+    if plans and varied:
+        raise InputError(f"{source}: with `plans`, settings may vary as lists only, and nothing else may")
+    return Space(parts, parameters, settings, plans)
+
+
+def _parts() -> list[type[SpacePart]]:
+    return [operation.space for operation in operations.in_order()]
+
+
+def _check_key(key: Any, source: str) -> None:
+    if key in config.setting_names():
+        if not key.startswith(SEARCHABLE):
+            raise InputError(f"{source}: {key} holds for a whole run and cannot vary; put it under `settings:`")
+        return
+    known = [*(key for part in _parts() for key in part.keys), "plans", "settings"]
+    if key not in known:
+        hint = suggest(str(key), [*known, *config.setting_names()])
+        raise InputError(f"{source}: unknown key {key!r}; {hint}")
+
+
+def _settings(source: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: settings must map settings to values, got {value!r}")
+    settings = config.flatten(value)
     try:
         config.replace(RunConfig(), settings)
     except InputError as error:
         raise InputError(f"{source}: settings: {error}") from None
-    if layers != "set" and not dropped:
-        raise InputError(f"{source}: `layers` says how those of drop_mlp and the like are suggested; add drop_mlp")
-    if plans and (dropped or width or not all(isinstance(values, tuple) for values in parameters.values())):
-        raise InputError(f"{source}: with `plans`, settings may vary as lists only, and nothing else may")
-    return Space(dropped, width, groups, layers, parameters, settings, plans)
+    return settings
 
 
 def _plans(where: str, value: Any) -> dict[str, FixedPlan]:
@@ -99,61 +92,17 @@ def _plans(where: str, value: Any) -> dict[str, FixedPlan]:
 
 
 def _plan(where: str, tree: Any) -> FixedPlan:
-    known = [*DROPS, "width_ratio"]
+    readers = {key: part for part in _parts() for key in part.fixed_keys}
     if not isinstance(tree, dict):
         raise InputError(f"{where} must be {{drop_mlp: N, width_ratio: R}} or the like, got {tree!r}")
     for key in tree:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; {suggest(str(key), known)}")
-    dropped = {kind: _dropped(f"{where}.{key}", tree[key]) for key, kind in DROPS.items() if key in tree}
-    ratio = tree.get("width_ratio", 1.0)
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise InputError(f"{where}.width_ratio must lie above 0 and up to 1, got {ratio!r}")
-    return FixedPlan(dropped, float(ratio))
+        if key not in readers:
+            raise InputError(f"{where}: unknown key {key!r}; {suggest(str(key), readers)}")
+    return {key: readers[key].parse_fixed(key, value, f"{where}.{key}") for key, value in tree.items()}
 
 
-def _dropped(where: str, value: Any) -> float | tuple[int, ...]:
-    if isinstance(value, list) and all(type(block) is int and block >= 0 for block in value):
-        return tuple(value)
-    return _maximum(where, {"max": value})
-
-
-def _maximum(where: str, value: Any) -> float:
-    number = value.get("max") if isinstance(value, dict) and set(value) == {"max"} else None
-    if isinstance(number, bool) or not isinstance(number, int | float) or number < 0:
-        raise InputError(f"{where} must be {{max: N}}, N a count or a share below 1, got {value!r}")
-    if number > 1 and number != int(number):
-        raise InputError(f"{where}: max must be a whole number of layers or a share below 1, got {number!r}")
-    return float(number)
-
-
-def _groups(where: str, value: Any) -> tuple[int, Any]:
-    """The number of groups of a width ratio, and the rest of it."""
-    if not isinstance(value, dict) or "groups" not in value:
-        return 1, value
-    groups = value["groups"]
-    if type(groups) is not int or groups < 1:
-        raise InputError(f"{where}: groups must be a whole number above 0, of runs of blocks, got {groups!r}")
-    return groups, {name: each for name, each in value.items() if name != "groups"}
-
-
-def _range(where: str, value: Any) -> Range:
-    shape = "{low: A, high: B}, with step: or log: true if wanted"
-    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "step", "log"}:
-        raise InputError(f"{where} must be {shape}, got {value!r}")
-    try:
-        low, high = float(value["low"]), float(value["high"])
-        step = float(value["step"]) if value.get("step") is not None else None
-    except (TypeError, ValueError):
-        raise InputError(f"{where} must hold numbers: {shape}, got {value!r}") from None
-    log = bool(value.get("log", False))
-    if low > high or (log and (low <= 0 or step)) or (step is not None and step <= 0):
-        raise InputError(f"{where} must have low <= high, a step above 0, and no step with log; got {value!r}")
-    return Range(low, high, step, log)
-
-
-def _parameter(name: str, where: str, value: Any) -> Range | tuple[Any, ...]:
-    parsed = tuple(value) if isinstance(value, list) and value else _range(where, value)
+def _parameter(name: str, where: str, value: Any) -> Values:
+    parsed = tuple(value) if isinstance(value, list) and value else parse_range(where, value)
     ends = parsed if isinstance(parsed, tuple) else (parsed.low, parsed.high)
     for end in ends:
         config.replace(RunConfig(), {name: as_setting(name, end)})
@@ -162,28 +111,13 @@ def _parameter(name: str, where: str, value: Any) -> Range | tuple[Any, ...]:
 
 def to_dict(space: Space) -> dict[str, Any]:
     """Plain data, as `parse_space` reads it."""
-    tree: dict[str, Any] = {f"drop_{kind}": {"max": value} for kind, value in space.max_dropped.items()}
+    tree: dict[str, Any] = {name: value for part in space.parts for name, value in part.to_dict().items()}
     if space.plans:
         tree["plans"] = {name: _plan_dict(plan) for name, plan in space.plans.items()}
-    entries = {**({"width_ratio": space.width_ratio} if space.width_ratio else {}), **space.parameters}
-    for name, value in entries.items():
-        tree[name] = list(value) if isinstance(value, tuple) else _range_dict(value)
-    if space.width_groups > 1:
-        tree["width_ratio"]["groups"] = space.width_groups
-    if space.layers != "set":
-        tree["layers"] = space.layers
+    for name, values in space.parameters.items():
+        tree[name] = list(values) if isinstance(values, tuple) else values.to_dict()
     return {**tree, "settings": dict(space.settings)} if space.settings else tree
 
 
 def _plan_dict(plan: FixedPlan) -> dict[str, Any]:
-    gone = {f"drop_{kind}": list(v) if isinstance(v, tuple) else v for kind, v in plan.dropped.items()}
-    return {**gone, "width_ratio": plan.width_ratio}
-
-
-def _range_dict(value: Range) -> dict[str, Any]:
-    tree: dict[str, Any] = {"low": value.low, "high": value.high}
-    if value.step is not None:
-        tree["step"] = value.step
-    if value.log:
-        tree["log"] = True
-    return tree
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plan.items()}

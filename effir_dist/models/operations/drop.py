@@ -1,0 +1,216 @@
+"""Dropping sub-layers: a block goes on without its MLP or its attention."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from effir_dist.core.errors import InputError
+from effir_dist.models.families.backbones import ModelDict, family
+from effir_dist.models.operations.base import Operation, Sizes, check_blocks
+from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart
+from effir_dist.models.operations.values import Values
+
+if TYPE_CHECKING:
+    import numpy as np
+    from optuna.distributions import BaseDistribution
+    from torch import nn
+
+SHORT = {"mlp": "MLP", "attention": "attn"}
+"""Sub-layer -> its name in plots."""
+KINDS = ("mlp", "attention", "block")
+"""What a search space may drop; a block is its attention and its MLP."""
+KEYS = {f"drop_{kind}": kind for kind in KINDS}
+SET, PREFIX, FLIPS = "set", "prefix", "flips"
+LAYERS = {SET: "a set", PREFIX: "a prefix", FLIPS: "a prefix with flips"}
+"""How those that are dropped are suggested: a yes or no for each block; the first ones of the order of importance; or
+the first ones of that order, and a yes or no for each block that turns over what the order says of it."""
+
+
+@dataclass(frozen=True)
+class Drop(Operation):
+    """Remove the MLPs of some blocks and the attentions of some."""
+
+    mlp: tuple[int, ...] = ()
+    """The blocks that lose their MLP."""
+    attention: tuple[int, ...] = ()
+    """The blocks that lose their attention."""
+
+    kind: ClassVar[str] = "drop"
+    order: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
+        for name in SHORT:
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
+
+    @property
+    def empty(self) -> bool:
+        return not self.mlp and not self.attention
+
+    def merged(self, other: Operation) -> Operation:
+        assert isinstance(other, Drop)
+        return Drop(self.mlp + other.mlp, self.attention + other.attention)
+
+    def check(self, sizes: Sizes) -> None:
+        check_blocks((*self.mlp, *self.attention), sizes)
+
+    def left(self, sizes: Sizes) -> Sizes:
+        widths = (0 if block in self.mlp else width for block, width in enumerate(sizes.widths))
+        attention = (here and block not in self.attention for block, here in enumerate(sizes.attention))
+        return dataclasses.replace(sizes, widths=tuple(widths), attention=tuple(attention))
+
+    def apply(self, model: nn.Module, config: ModelDict, neurons: np.ndarray | None) -> None:
+        from effir_dist.models.modeling_effir import drop
+
+        row = family(config)
+        blocks: Any = model.get_submodule(row.blocks)
+        for block in sorted({*self.mlp, *self.attention}):
+            drop(blocks[block], row, block in self.attention, block in self.mlp)
+
+    def describe(self, sizes: Sizes) -> str:
+        counts = {short: len(getattr(self, name)) for name, short in SHORT.items()}
+        return ", ".join(f"-{count} {short}" for short, count in counts.items() if count)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mlp": list(self.mlp), "attention": list(self.attention)}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Drop:
+        return cls(*(tuple(int(block) for block in tree[name]) for name in SHORT))
+
+
+def dropped(suggested: Mapping[str, Any], kind: str, limit: int, importance: DropOrders) -> list[int]:
+    """The blocks that lose a kind: those suggested, at most `limit` of them, the most important ones spared.
+
+    Suggested are so many of the least important ones (`drop_KIND`), and yes or no for each block, which turns over what
+    the number says of it (`drop_KIND.BLOCK`); either may be missing.
+    """
+    prefix, order = f"drop_{kind}.", importance.drop_order(kind)
+    turned = {int(name.removeprefix(prefix)) for name, drop in suggested.items() if name.startswith(prefix) and drop}
+    chosen = turned ^ set(order[: suggested.get(f"drop_{kind}", 0)])
+    return sorted([block for block in order if block in chosen][:limit])
+
+
+@dataclass(frozen=True)
+class DropPart(SpacePart):
+    """`drop_mlp: {max: 4}`, `drop_attention`, `drop_block`, and `layers`, how those are suggested."""
+
+    maximum: dict[str, float] = field(default_factory=dict)
+    """Kind -> the largest number of them to drop; below 1, a share of the blocks."""
+    layers: str = SET
+    """One of `LAYERS`."""
+
+    keys: ClassVar[tuple[str, ...]] = (*KEYS, "layers")
+    fixed_keys: ClassVar[tuple[str, ...]] = tuple(KEYS)
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any], source: str) -> DropPart:
+        maximum = {KEYS[key]: _maximum(f"{source}: {key}", value) for key, value in tree.items() if key in KEYS}
+        layers = tree.get("layers", SET)
+        if layers not in LAYERS:
+            raise InputError(f"{source}: layers must be one of {', '.join(LAYERS)}, got {layers!r}")
+        if layers != SET and not maximum:
+            raise InputError(f"{source}: `layers` says how those of drop_mlp and the like are suggested; add drop_mlp")
+        return cls(maximum, layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        tree: dict[str, Any] = {f"drop_{kind}": {"max": value} for kind, value in self.maximum.items()}
+        return tree if self.layers == SET else {**tree, "layers": self.layers}
+
+    @classmethod
+    def parse_fixed(cls, key: str, value: Any, where: str) -> FixedValue:
+        """Which blocks, or how many (below 1, a share of the blocks): then the least important ones."""
+        if isinstance(value, list) and all(type(block) is int and block >= 0 for block in value):
+            return tuple(value)
+        return _maximum(where, {"max": value})
+
+    def limit(self, kind: str, blocks: int) -> int:
+        """The largest number of a kind to drop in a model of `blocks` blocks."""
+        return _count(self.maximum.get(kind, 0), blocks)
+
+    def distributions(self, blocks: int) -> dict[str, BaseDistribution]:
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        found: dict[str, BaseDistribution] = {}
+        for kind in KINDS:
+            limit = self.limit(kind, blocks)
+            if limit and self.layers != SET:
+                found[f"drop_{kind}"] = IntDistribution(0, limit)
+            if limit and self.layers != PREFIX:
+                found.update({f"drop_{kind}.{i}": CategoricalDistribution([False, True]) for i in range(blocks)})
+        return found
+
+    def operations(self, suggested: Mapping[str, Any], sizes: Sizes, known: Known) -> Sequence[Drop]:
+        blocks = len(sizes.widths)
+        return [_drop({kind: dropped(suggested, kind, self.limit(kind, blocks), known.importance) for kind in KINDS})]
+
+    def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Drop]:
+        blocks, gone = len(sizes.widths), dict[str, Iterable[int]]()
+        for key, which in values.items():
+            order = known.importance.drop_order(KEYS[key])
+            gone[KEYS[key]] = which if isinstance(which, tuple) else order[: _count(which, blocks)]
+        return [_drop(gone)]
+
+    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        named = {name: value for name, value in distributions.items() if name.startswith("drop_")}
+        return {name: False if hasattr(value, "choices") else 0 for name, value in named.items()}
+
+    def starts(self, blocks: int, importance: DropOrders) -> list[dict[str, Any]]:
+        """Drops of each kind in order of importance."""
+        limits = {kind: self.limit(kind, blocks) for kind in KINDS}
+        orders = {kind: importance.drop_order(kind) for kind, limit in limits.items() if limit}
+        return [self._suggested(kind, order[:k]) for kind, order in orders.items() for k in _counts(limits[kind])]
+
+    def usual(self, blocks: int, importance: DropOrders) -> dict[str, Any]:
+        """Half of the MLPs, as in the paper."""
+        limit = min(self.limit("mlp", blocks), blocks // 2)
+        return self._suggested("mlp", importance.drop_order("mlp")[:limit]) if limit else {}
+
+    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> dict[str, Any]:
+        # Whole blocks from the other end, so that they are none whose MLP or attention is gone already.
+        orders = {kind: range(blocks)[:: -1 if kind == "block" else 1] for kind in KINDS}
+        return {f"drop_{k}.{block}": True for k, order in orders.items() for block in order[: self.limit(k, blocks)]}
+
+    def count(self, blocks: int) -> int:
+        limits = [self.limit(kind, blocks) for kind in KINDS]
+        if self.layers == PREFIX:
+            return math.prod(limit + 1 for limit in limits)
+        return math.prod(sum(math.comb(blocks, k) for k in range(limit + 1)) for limit in limits)
+
+    def describe(self, blocks: int) -> list[str]:
+        kinds = [kind for kind in KINDS if kind in self.maximum]
+        return [f"drop_{kind}: {LAYERS[self.layers]} of 0 to {self.limit(kind, blocks)}" for kind in kinds]
+
+    def _suggested(self, kind: str, blocks: list[int]) -> dict[str, Any]:
+        """The first blocks of the order of importance, as the space suggests them."""
+        return {f"drop_{kind}": len(blocks)} if self.layers != SET else {f"drop_{kind}.{b}": True for b in blocks}
+
+
+def _drop(gone: Mapping[str, Iterable[int]]) -> Drop:
+    """gone: kind -> the blocks that lose it."""
+    mlp, attention = ((*gone.get(kind, ()), *gone.get("block", ())) for kind in ("mlp", "attention"))
+    return Drop(mlp, attention)
+
+
+def _maximum(where: str, value: Any) -> float:
+    number = value.get("max") if isinstance(value, dict) and set(value) == {"max"} else None
+    if isinstance(number, bool) or not isinstance(number, int | float) or number < 0:
+        raise InputError(f"{where} must be {{max: N}}, N a count or a share below 1, got {value!r}")
+    if number > 1 and number != int(number):
+        raise InputError(f"{where}: max must be a whole number of layers or a share below 1, got {number!r}")
+    return float(number)
+
+
+def _count(value: float, blocks: int) -> int:
+    return min(blocks, math.floor(value * blocks + 1e-9) if 0 < value < 1 else int(value))
+
+
+def _counts(limit: int, most: int = 5) -> list[int]:
+    """Up to `most` numbers from 1 to limit, evenly spread."""
+    return sorted({round(limit * (i + 1) / min(limit, most)) for i in range(min(limit, most))})
+
+
+Drop.space = DropPart

@@ -1,0 +1,60 @@
+"""The values that a parameter of a search space may have: a range or a list of choices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from effir_dist.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high, both included."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def nearest(self, value: float) -> float:
+        """The value of the range that is nearest."""
+        inside = min(max(value, self.low), self.high)
+        return inside if self.step is None else round(self.low + self.step * round((inside - self.low) / self.step), 9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `parse_range` reads it."""
+        tree: dict[str, Any] = {"low": self.low, "high": self.high}
+        if self.step is not None:
+            tree["step"] = self.step
+        if self.log:
+            tree["log"] = True
+        return tree
+
+
+Values = Range | tuple[Any, ...]
+
+
+def parse_range(where: str, value: Any) -> Range:
+    """A range from plain data. Raises InputError that names `where`."""
+    shape = "{low: A, high: B}, with step: or log: true if wanted"
+    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "step", "log"}:
+        raise InputError(f"{where} must be {shape}, got {value!r}")
+    try:
+        low, high = float(value["low"]), float(value["high"])
+        step = float(value["step"]) if value.get("step") is not None else None
+    except (TypeError, ValueError):
+        raise InputError(f"{where} must hold numbers: {shape}, got {value!r}") from None
+    log = bool(value.get("log", False))
+    if low > high or (log and (low <= 0 or step)) or (step is not None and step <= 0):
+        raise InputError(f"{where} must have low <= high, a step above 0, and no step with log; got {value!r}")
+    return Range(low, high, step, log)
+
+
+def value_count(values: Values, whole: bool = False) -> int | None:
+    """How many values a parameter may have; None where they are continuous. whole: whether they are whole numbers."""
+    if isinstance(values, tuple):
+        return len(values)
+    step = values.step or (1.0 if whole else None)
+    return None if step is None else math.floor((values.high - values.low) / step + 1e-9) + 1
