@@ -15,9 +15,10 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig, RunConfig
 from effir_dist.export.command import export
 from effir_dist.models.encoder import Encoder, load_encoder, make_settings, prune_encoder
-from effir_dist.models.facts import facts_of_plan, plan_facts, values_of_plan
+from effir_dist.models.facts import plan_facts, plan_values
 from effir_dist.models.operations.truncate import Truncate
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.training.losses import truncated
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
@@ -91,17 +92,22 @@ def test_the_dimension_of_settings_and_records() -> None:
 
 def test_index_bytes_follow_the_dimension_and_the_cut_model_is_no_unpruned_one() -> None:
     from effir_dist.models.families.backbones import BACKBONES
-    from effir_dist.runs.pareto import is_whole
+    from effir_dist.runs.objectives import is_unpruned
 
     model = BACKBONES["minilm"].config
-    plan = PruningPlan().to_dict()
-    whole, short = (plan_facts(model, {"plan": plan, "suggested": s}) for s in ({}, {"model.dimension": 128}))
-    assert (whole["index_bytes"], short["index_bytes"], short["full_index_bytes"]) == (1536, 512, 1536)
-    assert (is_whole(whole), is_whole(short)) == (True, False)
-    assert plan_facts(model, {"plan": plan, "suggested": {}}, 256)["dimension"] == 256
-    written = PruningPlan(operations=[Truncate(128)])
-    assert plan_facts(model, {"plan": written.to_dict(), "suggested": {}}) == short
-    assert (facts_of_plan(model, written).dimension, values_of_plan(model, written)["index_bytes"]) == (128, 512)
+    full, short = (plan_values(model, plan) for plan in (PruningPlan(), PruningPlan(operations=[Truncate(128)])))
+    assert (full["index_bytes"], short["index_bytes"], short["full_index_bytes"]) == (1536, 512, 1536)
+    assert (is_unpruned(full), is_unpruned(short)) == (True, False)
+    assert plan_facts(model, PruningPlan(operations=[Truncate(128)])).dimension == 128
+
+
+def test_the_dimension_of_an_older_plan_is_that_of_its_setting() -> None:
+    from effir_dist.models.families.backbones import BACKBONES
+
+    model, plan = BACKBONES["minilm"].config, PruningPlan()
+    varied, fixed = TrialSpec(0, {"model.dimension": 128}, {}, plan), TrialSpec(0, {}, {}, plan)
+    assert varied.values(model) == plan_values(model, PruningPlan(operations=[Truncate(128)]))
+    assert (varied.facts(model, 256).dimension, fixed.facts(model, 256).dimension) == (128, 256)
 
 
 def test_a_truncated_plan_cuts_saves_and_loads(checkpoints: dict, tmp_path: Path) -> None:

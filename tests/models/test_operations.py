@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import yaml
-from effir_dist.search.strategy.study import Sampler
 from optuna.distributions import BaseDistribution, IntDistribution
 from torch import nn
 
@@ -26,7 +25,7 @@ from effir_dist.export.model_folder import write_folder
 from effir_dist.importance.ranking import Importance
 from effir_dist.models import operations
 from effir_dist.models.encoder import load_encoder, prune_encoder
-from effir_dist.models.facts import facts_of_plan, values_of_plan
+from effir_dist.models.facts import plan_facts, plan_values
 from effir_dist.models.families.backbones import BACKBONES, ModelDict
 from effir_dist.models.operations.base import Operation, Sizes
 from effir_dist.models.operations.drop import Drop
@@ -39,6 +38,7 @@ from effir_dist.runs.pareto import plan_text
 from effir_dist.search import checks, dry_run
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
+from tests.driven import drive, make_run
 from tests.exports import texts
 from tests.tiny import FAMILY_NAMES
 
@@ -168,7 +168,7 @@ def test_it_stands_in_plans_as_any_other() -> None:
     assert plan == PruningPlan((3, 0), operations=[Truncate(128), Trim(20000)])
     assert len({plan, PruningPlan((0, 3), operations=[Truncate(128)])}) == 2
     assert plan.describe(MINILM) == "20000 tokens, -2 MLP, 128 dimensions"
-    facts, values = facts_of_plan(MINILM, plan), values_of_plan(MINILM, plan)
+    facts, values = plan_facts(MINILM, plan), plan_values(MINILM, plan)
     assert (facts.dropped_mlp, facts.dimension) == ((0, 3), 128)
     assert values["parameters"] == count_parameters(MINILM, PruningPlan((0, 3))) - 10522 * 384
     assert moving_share(MINILM, plan) == moving_share(MINILM, PruningPlan((0, 3))), "no token is multiplied with rows"
@@ -176,7 +176,7 @@ def test_it_stands_in_plans_as_any_other() -> None:
         PruningPlan(operations=[Trim(40000)]).check(MINILM)
 
 
-def test_a_space_varies_it_and_a_search_tries_it() -> None:
+def test_a_space_varies_it_and_a_search_tries_it(tmp_path: Path) -> None:
     text = "{drop_mlp: {max: 2}, vocabulary: {low: 20000, high: 30522}, train.seed: [0, 1]}"
     space = space_file.parse_space(yaml.safe_load(text), "x")
     assert space_file.parse_space(yaml.safe_load(yaml.safe_dump(space_file.to_dict(space))), "x") == space
@@ -186,8 +186,9 @@ def test_a_space_varies_it_and_a_search_tries_it() -> None:
     checks.check(space, config, MINILM)
     assert "  vocabulary: {'low': 20000.0, 'high': 30522.0}" in dry_run.text(space, config, MINILM, "m").splitlines()
 
-    sampler = Sampler(RunConfig(), space, MINILM, IMPORTANCE, NEURONS)
-    plans = [suggestion.plan for i in range(12) if (suggestion := sampler.suggest(i))]
+    run = make_run(tmp_path / "run", {"search.trials": 12}, space_file.to_dict(space))
+    drive(run)
+    plans = [record.spec.plan for record in run.results()]
     assert plans[0] == PruningPlan(), "the search starts from the unpruned model"
     trimmed = [o.tokens for plan in plans for o in plan.operations if isinstance(o, Trim)]
     assert len(trimmed) > 3
@@ -209,6 +210,6 @@ def test_the_usual_operations_describe_themselves_as_plots_do() -> None:
     wide = tuple((block, 768) for block in range(2, 6))
     plans = [PruningPlan(), PruningPlan((0, 1)), PruningPlan((1,), (0, 3)), PruningPlan(widths=wide)]
     for plan in plans:
-        facts = facts_of_plan(MINILM, plan)
+        facts = plan_facts(MINILM, plan)
         gone = len(facts.dropped_mlp), len(facts.dropped_attention)
         assert plan.describe(MINILM) == plan_text(gone[0], facts.width_ratio, gone[1])
