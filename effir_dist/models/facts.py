@@ -41,10 +41,11 @@ def plan_facts(model_config: ModelDict, plan: PruningPlan) -> PlanFacts:
 def plan_values(model_config: ModelDict, plan: PruningPlan) -> dict[str, float]:
     """The measures that a plan tells (core/measures.py), and the unpruned model's."""
     full, left = Sizes.of(model_config), plan.sizes(model_config)
+    parameters, full_parameters = left.parameters(), full.parameters()
     return {
-        "parameters": left.parameters(),
-        "parameters_fraction": left.parameters() / full.parameters(),
-        "full_parameters": full.parameters(),
+        "parameters": parameters,
+        "parameters_fraction": parameters / full_parameters,
+        "full_parameters": full_parameters,
         "block_parameters": left.block_parameters(),
         "full_block_parameters": full.block_parameters(),
         "index_bytes": BYTES_A_NUMBER * left.dimension,

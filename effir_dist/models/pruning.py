@@ -52,12 +52,13 @@ class PruningPlan:
     ) -> None:
         """Blocks that lose their MLP or attention; (block, neurons kept) of narrowed MLPs, and which ranking chose the
         neurons; and any other operations."""
-        usual = (Drop(tuple(dropped_mlp), tuple(dropped_attention)), Narrow(tuple(widths), ranking))
-        object.__setattr__(self, "operations", tuple(_in_order([*usual, *operations])))
+        drop, narrow = Drop(tuple(dropped_mlp), tuple(dropped_attention)), Narrow(tuple(widths), ranking)
+        object.__setattr__(self, "operations", tuple(_in_order([drop, narrow, *operations])))
 
     def with_operations(self, more: Iterable[Operation]) -> PruningPlan:
         """This plan and more."""
-        return PruningPlan(operations=[*self.operations, *more])
+        added = [operation for operation in more if not operation.empty]
+        return PruningPlan(operations=[*self.operations, *added]) if added else self
 
     @property
     def dropped_mlp(self) -> tuple[int, ...]:

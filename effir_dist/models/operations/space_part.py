@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.operations.values import Values
 
@@ -61,8 +62,10 @@ class SpacePart:
 
     @classmethod
     def parse_fixed(cls, key: str, value: Any, where: str) -> FixedValue:
-        """Read one of `fixed_keys`. Raises InputError that names `where`."""
-        raise NotImplementedError(f"{cls.__name__} names {key} in fixed_keys, and does not read it")
+        """Read one of `fixed_keys`: a number, where a subclass does not say otherwise. Raises InputError for others."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{where} must be a number, got {value!r}")
+        return value
 
     def distributions(self, blocks: int) -> dict[str, BaseDistribution]:
         """Its parameters, in order, for a model of `blocks` blocks."""

@@ -52,9 +52,9 @@ def parse_range(where: str, value: Any) -> Range:
     return Range(low, high, step, log)
 
 
-def value_count(values: Values, whole: bool = False) -> int | None:
-    """How many values a parameter may have; None where they are continuous. whole: whether they are whole numbers."""
+def value_count(values: Values, integers: bool = False) -> int | None:
+    """How many values a parameter may have; None where they are continuous. integers: whether they are integers."""
     if isinstance(values, tuple):
         return len(values)
-    step = values.step or (1.0 if whole else None)
+    step = values.step or (1.0 if integers else None)
     return None if step is None else math.floor((values.high - values.low) / step + 1e-9) + 1

@@ -17,7 +17,7 @@ from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.models import operations
 from effir_dist.models.families.backbones import ModelDict
-from effir_dist.models.operations.base import Operation
+from effir_dist.models.operations.base import Sizes
 from effir_dist.models.operations.drop import DropPart
 from effir_dist.models.operations.space_part import FixedValue, Known, SpacePart
 from effir_dist.models.operations.values import Range, Values, value_count
@@ -99,15 +99,16 @@ def _plans_so_far(
     suggested: dict[str, Any], space: Space, model_config: ModelDict, known: Known
 ) -> Iterator[PruningPlan]:
     """The plan after each part of the space."""
-    plan = PruningPlan()
+    plan, sizes = PruningPlan(), Sizes.of(model_config)
+    fixed = space.plans[suggested["plan"]] if "plan" in suggested else None
     for part in space.parts:
-        sizes, more = plan.sizes(model_config), list[Operation]()
-        if "plan" in suggested:
-            fixed = space.plans[suggested["plan"]]
-            more += part.fixed({key: fixed[key] for key in part.fixed_keys if key in fixed}, sizes, known)
+        if fixed is None:
+            more = part.operations(suggested, sizes, known)
         else:
-            more += part.operations(suggested, sizes, known)
-        plan = plan.with_operations(more)
+            more = part.fixed({key: fixed[key] for key in part.fixed_keys if key in fixed}, sizes, known)
+        if more:
+            plan = plan.with_operations(more)
+            sizes = plan.sizes(model_config)
         yield plan
 
 
