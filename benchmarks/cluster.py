@@ -49,17 +49,17 @@ def stand_in(seconds: float, job: dict[str, Any], report: Callable[[dict[str, An
 
 
 def make_run(folder: str, trials: int, cpus: float) -> tuple[Run, RunConfig]:
-    """A run with made-up scores of layers and neurons."""
+    """A run with made-up importance of layers and saliency of neurons."""
     values = {"search.trials": trials, "resources.cpus_per_trial": cpus, "search.keep_weights": "none"}
-    values["search.strategy"] = "plain"  # a stand-in knows no rungs
+    values |= {"search.sampler": "tpe", "search.scheduler": "plain"}  # a stand-in has no rungs
     config = config_module.replace(RunConfig(), {**values, "data.test_split": ""})
     run = Run.create(folder, config_module.to_dict(config), {"space": SPACE})
     blocks, rng = backbones.block_count(MODEL), np.random.default_rng(0)
     packed = io.BytesIO()
     np.savez(packed, activation=rng.random((blocks, backbones.mlp_width(MODEL)), np.float32))
-    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    write_bytes_atomic(run.importance_folder / "neurons.npz", packed.getvalue())
     importance = Importance(*(tuple(rng.random(blocks).tolist()) for _ in range(3)))
-    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(importance))
+    write_json_atomic(run.importance_folder / "importance.json", dataclasses.asdict(importance))
     return run, config
 
 

@@ -24,6 +24,17 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
+def check(ok: bool, name: str, value: object, expected: str) -> None:
+    """Raises InputError that names a setting and its value, and says what is expected, unless `ok`."""
+    if not ok:
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raises InputError unless a setting's value is one of those allowed."""
+    check(value in allowed, name, value, "one of " + ", ".join(repr(a) for a in allowed))
+
+
 def check_least(arguments: argparse.Namespace, least: Mapping[str, int]) -> None:
     """Raises InputError where one of a command's options is given and below its least value."""
     for name, bound in least.items():

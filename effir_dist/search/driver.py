@@ -14,7 +14,7 @@ from effir_dist.core.files import now
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
-from effir_dist.importance.store import has_scores, load_scores
+from effir_dist.importance.store import has_importance, load_importance, load_saliency
 from effir_dist.models.facts import plan_facts
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.report.study_db import Mirror
@@ -56,7 +56,7 @@ class SearchDriver:
         self.resources, self.view = resources, view
         self.goal = Goal.of(vars(config.search))
         self.records = run.results()
-        self.sampler = Sampler(config, space, model_config, *load_scores(run))
+        self.sampler = Sampler(config, space, model_config, load_importance(run), load_saliency(run))
         self.repeat = repeat
         self.repeats = repeat_heads(run, config, repeat) if repeat else pending_repeats(run)
         pending = [head for head in run.pending() if not head.get("repeat_of")]
@@ -241,7 +241,7 @@ def search(
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     job = (run.location, config_module.to_dict(config))
-    if not has_scores(run):
+    if not has_importance(run):
         view.message("scoring layers and neurons of the unpruned model")
         tune.call(_score_layers, resources, *job, rankings(space, config), teacher_settings(space, config))()
     with written_locally(run.study_path) as study:
@@ -284,11 +284,11 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
 
 
 def _score_layers(folder: str, config: dict[str, Any], wanted: list[str], teacher: TrainConfig | None) -> None:
-    from effir_dist.search.trial.preparation import compute_scores
+    from effir_dist.search.trial.preparation import prepare
 
     run = Run.open(folder)
-    with output_to(run.scores_folder / "log"):
-        compute_scores(run, config_module.from_dict(config), wanted, teacher)
+    with output_to(run.importance_folder / "log"):
+        prepare(run, config_module.from_dict(config), wanted, teacher)
 
 
 def _score_saved(folder: str, config: dict[str, Any], trial: str, held_out: bool) -> None:

@@ -1,4 +1,4 @@
-"""`--plan`: what a search would try, how large it is and what it will cost, from configs alone; nothing is started."""
+"""`--dry-run`: what a search would try, how large it is and what it will cost, from configs. Nothing is started."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[dict[
     return list(found.values())
 
 
-LAYERS = {"set": "a set", "prefix": "a prefix", "flips": "a prefix with flips"}
+LAYERS = {
+    "subset": "any subset",
+    "top_k": "the least important ones",
+    "top_k_flips": "the least important ones, with flips",
+}
 
 
 def _width(space: Space, point: dict[str, Any]) -> float:
@@ -60,8 +64,8 @@ def text(
     records: list[dict[str, Any]] | None = None,
     tflops: float = 0.0,
 ) -> str:
-    """What `--plan` prints. records: of a run that is to go on. tflops: what the hardware of a trial keeps up, in 10^12
-    operations a second."""
+    """What `--dry-run` prints. records: of a run that is to go on. tflops: 10^12 operations a second that the hardware
+    of a trial keeps up."""
     full, blocks = count_parameters(model_config), block_count(model_config)
     points = rows(space, config, model_config)
     unit, size = ("B", 1e9) if full >= 1e9 else ("M", 1e6)
@@ -92,7 +96,7 @@ def _free(space: Space, blocks: int) -> list[str]:
         lines = [f"  {name}: {list(values)}" for name, values in space.parameters.items() if isinstance(values, tuple)]
         return [*lines, f"{len(space.plans)} plans, and no others"]
     kinds = [kind for kind in KINDS if kind in space.max_dropped]
-    lines = [f"  drop_{kind}: {LAYERS[space.layers]} of 0 to {space.limit(kind, blocks)}" for kind in kinds]
+    lines = [f"  drop_{kind}: {LAYERS[space.layers]}, 0 to {space.limit(kind, blocks)}" for kind in kinds]
     tree = space_file.to_dict(space)
     lines += [f"  {name}: {tree[name]}" for name in ["width_ratio", *space.parameters] if name in tree]
     return ["what may vary:", *lines]
@@ -117,7 +121,8 @@ def _goal(config: RunConfig) -> list[str]:
     goal = Goal.of(vars(config.search))
     constraints = f"; constraints: {', '.join(c.text for c in goal.constraints)}" if goal.constraints else ""
     return [
-        f"objectives: {', '.join(goal.objectives)}{constraints}; sampler {config.search.sampler}",
+        f"objectives: {', '.join(goal.objectives)}{constraints}",
+        f"sampler: {config.search.sampler}; scheduler: {config.search.scheduler}",
         f"seeds: search.seed {config.search.seed}, train.seed {config.train.seed}",
     ]
 

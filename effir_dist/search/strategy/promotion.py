@@ -127,5 +127,6 @@ class Climbing:
 
 def _strategy(search: SearchConfig) -> Guide | Climb:
     rungs = len(search.rungs) + 1
-    return Guide(rungs, search.screen_share) if search.strategy == "guided" else Climb(rungs, search.keep_share)
+    guided = search.strategy == "guided"
+    return Guide(rungs, search.screening_budget) if guided else Climb(rungs, search.promotion_fraction)
 

@@ -36,9 +36,9 @@ class Space:
     width_ratio: Range | None = None
     width_groups: int = 1
     """Runs of consecutive blocks, as equal as they can be, that have a width ratio each."""
-    layers: str = "set"
-    """How which ones are dropped is suggested: a `set`, one yes or no each; a `prefix` of the order of importance; or
-    that prefix with `flips` around it."""
+    layers: str = "subset"
+    """How dropped ones are suggested. `subset`: a yes or no for each. `top_k`: a number k, and the k least important
+    are dropped. `top_k_flips`: k, and a yes or no for each that turns over what k says of it."""
     parameters: dict[str, Range | tuple[Any, ...]] = field(default_factory=dict)
     """Settings by dotted name."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +80,9 @@ def distributions(space: Space, blocks: int) -> dict[str, BaseDistribution]:
         found["plan"] = CategoricalDistribution(list(space.plans))
     for kind in KINDS:
         limit = space.limit(kind, blocks)
-        if limit and space.layers != "set":
+        if limit and space.layers != "subset":
             found[f"drop_{kind}"] = IntDistribution(0, limit)
-        if limit and space.layers != "prefix":
+        if limit and space.layers != "top_k":
             found.update({f"drop_{kind}.{i}": CategoricalDistribution([False, True]) for i in range(blocks)})
     if space.width_ratio:
         width = space.width_ratio
@@ -213,7 +213,7 @@ def plan_count(space: Space, blocks: int) -> int | None:
     """How many different plans a space without `plans` holds, at most; None where widths are continuous."""
     widths = value_count(space.width_ratio) if space.width_ratio else 1
     limits = [space.limit(kind, blocks) for kind in KINDS]
-    if space.layers == "prefix":
+    if space.layers == "top_k":
         sets = [limit + 1 for limit in limits]
     else:
         sets = [sum(math.comb(blocks, k) for k in range(limit + 1)) for limit in limits]
@@ -230,7 +230,7 @@ def value_count(values: Range | tuple[Any, ...], whole: bool = False) -> int | N
 
 def _drops(space: Space, kind: str, blocks: list[int]) -> dict[str, Any]:
     """The first of the order of importance, as the space suggests them."""
-    if space.layers != "set":
+    if space.layers != "subset":
         return {f"drop_{kind}": len(blocks)}
     return {f"drop_{kind}.{block}": True for block in blocks}
 

@@ -1,8 +1,8 @@
 """Search spaces as YAML files: reading, checking, writing.
 
-drop_mlp: {max: 4}                                  # a set of 0 to 4 MLP layers; below 1, a share of the layers
+drop_mlp: {max: 4}                                  # any 0 to 4 MLP layers; below 1, a share of the layers
 drop_attention: {max: 0.25}                         # likewise
-layers: flips                                       # how those are suggested: set (the default), prefix, flips
+layers: top_k_flips                                 # how those are suggested: subset (the default), top_k, top_k_flips
 width_ratio: {low: 0.3, high: 1.0, step: 0.1}       # of the neurons in the MLPs that stay; groups: 2 for two ratios
 train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
 train.temperature: [0.02, 0.05]                     # a list: any of these
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import effir_dist
-from effir_dist.core import config
+from effir_dist.core import config, renamed
 from effir_dist.core.config import SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import KINDS
 from effir_dist.search.strategy.space import FixedPlan, Range, Space, as_setting
 
-LAYERS = ("set", "prefix", "flips")
+LAYERS = ("subset", "top_k", "top_k_flips")
 DROPS = {f"drop_{kind}": kind for kind in KINDS}
 
 
@@ -52,11 +52,12 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
     plans: dict[str, FixedPlan] = {}
     dropped: dict[str, float] = {}
     width: Range | None = None
-    groups, layers = 1, "set"
+    groups, layers = 1, "subset"
     parameters: dict[str, Range | tuple[Any, ...]] = {}
     settings: dict[str, Any] = {}
     for key, value in tree.items():
         where = f"{source}: {key}"
+        _refuse_old(source, key, value)
         if key in DROPS:
             dropped[DROPS[key]] = _maximum(where, value)
         elif key == "width_ratio":
@@ -85,11 +86,18 @@ def parse_space(tree: dict[str, Any], source: str) -> Space:
         config.replace(RunConfig(), settings)
     except InputError as error:
         raise InputError(f"{source}: settings: {error}") from None
-    if layers != "set" and not dropped:
+    if layers != "subset" and not dropped:
         raise InputError(f"{source}: `layers` says how those of drop_mlp and the like are suggested; add drop_mlp")
     if plans and (dropped or width or not all(isinstance(values, tuple) for values in parameters.values())):
         raise InputError(f"{source}: with `plans`, settings may vary as lists only, and nothing else may")
     return Space(dropped, width, groups, layers, parameters, settings, plans)
+
+
+def _refuse_old(source: str, key: str, value: Any) -> None:
+    try:
+        renamed.refuse(key, value)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _plans(where: str, value: Any) -> dict[str, FixedPlan]:
@@ -170,7 +178,7 @@ def to_dict(space: Space) -> dict[str, Any]:
         tree[name] = list(value) if isinstance(value, tuple) else _range_dict(value)
     if space.width_groups > 1:
         tree["width_ratio"]["groups"] = space.width_groups
-    if space.layers != "set":
+    if space.layers != "subset":
         tree["layers"] = space.layers
     return {**tree, "settings": dict(space.settings)} if space.settings else tree
 

@@ -20,6 +20,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from effir_dist.core.config import replace, settings_of
+from effir_dist.core.renamed import sort_name
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.facts import plan_facts
@@ -168,7 +169,7 @@ class Sampler:
 
     def inputs(self, suggested: dict[str, Any]) -> list[float]:
         """The suggested settings as numbers from 0 to 1: what a surrogate takes."""
-        names = [name for name in sorted(self.distributions) if name in settings_of(suggested)]
+        names = [name for name in sorted(self.distributions, key=sort_name) if name in settings_of(suggested)]
         return [value for name in names for value in candidates.scaled(self.distributions[name], suggested[name])]
 
     def tell(self, record: dict[str, Any]) -> None:
