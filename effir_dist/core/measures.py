@@ -140,14 +140,14 @@ class Constraint:
         return f"{self.name} {'<=' if self.at_most else '>='} {self.bound:g}"
 
     def violation(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float | None:
-        """How far values are beyond the bound, 0 or less where they keep to it; None where that is not known.
+        """By how much values exceed the bound, 0 or less where they satisfy it; None where that is not known.
 
-        values: of a record, or those that a plan tells. baseline: the unpruned model's; empty where it is not known.
+        values: a record's, or those that follow from a plan. baseline: the unpruned model's; empty where not known.
         """
         figure = self._figure(values, baseline)
         if figure is None:
             return None
-        # What a rounding error puts beyond the bound keeps to it.
+        # A rounding error is no violation.
         return (figure - self.bound if self.at_most else self.bound - figure) - 1e-9
 
     def _figure(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float | None:

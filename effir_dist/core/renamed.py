@@ -94,14 +94,12 @@ def settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     search = tree.get("search")
     if isinstance(search, dict) and "sampler" in search and "scheduler" not in search:  # before `scheduler` was there
         tree = {**tree, "search": {"strategy": "guided", **search}}
-    found: dict[str, Any] = {}
-    for group, values in tree.items():
-        if not isinstance(values, dict):
-            found[group] = values
-            continue
-        for name, value in _flat({f"{group}.{key}": value for key, value in values.items()}).items():
-            found.setdefault(group, {})[name.split(".", 1)[1]] = value
-    return found
+    return {group: _group(group, values) if isinstance(values, dict) else values for group, values in tree.items()}
+
+
+def _group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    found = _flat({f"{group}.{key}": value for key, value in values.items()})
+    return {name.removeprefix(f"{group}."): value for name, value in found.items()}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,5 +76,5 @@ def measure_all(
 def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over `rows` (queries, or data sets). Raises ValueError where there is none."""
     if not rows:
-        raise ValueError("there is no mean of no metrics: at least one query must be judged")
+        raise ValueError("a mean of metrics needs at least one judged query")
     return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}

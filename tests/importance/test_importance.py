@@ -69,11 +69,11 @@ def test_scores_equal_the_definition(name: str, checkpoints: dict[str, Path]) ->
     np.testing.assert_allclose(scores.attention, plain_scores(encoder_of(checkpoints[name]), "attention"), atol=1e-5)
 
 
-def test_batches_do_not_change_scores(checkpoints: dict[str, Path]) -> None:
+def test_batches_do_not_change_importance(checkpoints: dict[str, Path]) -> None:
     together = calibrate(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=10_000)
     alone = calibrate(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=1)
     np.testing.assert_allclose(together.importance.mlp, alone.importance.mlp, atol=1e-6)
-    np.testing.assert_allclose(together.neurons["activation"], alone.neurons["activation"], rtol=1e-4)
+    np.testing.assert_allclose(together.saliency["activation"], alone.saliency["activation"], rtol=1e-4)
 
 
 def test_a_silent_neuron_ranks_last(checkpoints: dict[str, Path]) -> None:

@@ -14,7 +14,8 @@ from tests.search.test_search import OPTIONS, finish, kill_tree, start, wait_for
 
 
 def options(**search: Any) -> list[str]:
-    plain = [option for option in OPTIONS if not option.startswith(("search.sampler", "search.scheduler", "train.steps"))]
+    own = ("search.sampler", "search.scheduler", "train.steps")
+    plain = [option for option in OPTIONS if not option.startswith(own)]
     return [*plain, "train.steps=8", *(f"search.{name}={value}" for name, value in search.items())]
 
 
