@@ -63,9 +63,9 @@ def make_run(folder: str, trials: int, cpus: float) -> tuple[Run, RunConfig]:
     blocks, rng = backbones.block_count(MODEL), np.random.default_rng(0)
     packed = io.BytesIO()
     np.savez(packed, activation=rng.random((blocks, backbones.mlp_width(MODEL)), np.float32))
-    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    write_bytes_atomic(run.importance_folder / "neurons.npz", packed.getvalue())
     importance = Importance(*(tuple(rng.random(blocks).tolist()) for _ in range(3)))
-    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(importance))
+    write_json_atomic(run.importance_folder / "importance.json", dataclasses.asdict(importance))
     return run, config
 
 

@@ -83,7 +83,7 @@ def main() -> None:
     """Train, score, save, and print what it took."""
     import torch
 
-    from effir_dist.evaluate.scoring import score
+    from effir_dist.evaluate.evaluation import evaluate
     from effir_dist.models.encoder import Encoder, make_settings
     from effir_dist.training.trainer import train
 
@@ -105,7 +105,8 @@ def main() -> None:
     facts = {**vars(args), "folder": str(args.folder), "steps": outcome.steps, "loss": outcome.last_loss}
     facts["seconds"] = round(time.perf_counter() - started, 1)
     for split in ("dev", "test"):
-        facts[f"ndcg_at_10[{split}]"] = score(encoder, load_collection(args.data, split), 16384).metrics["ndcg_at_10"]
+        found = evaluate(encoder, load_collection(args.data, split), 16384)
+        facts[f"ndcg_at_10[{split}]"] = found.metrics["ndcg_at_10"]
     facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     encoder.cpu()
     model.save_pretrained(args.folder)

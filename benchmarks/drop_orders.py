@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from effir_dist.core.settings import DISTANCES, LEVELS
+from effir_dist.core.settings import DISTANCES, GRANULARITIES
 from effir_dist.data import beir, sets
-from effir_dist.importance.ranking import KINDS, Method, score_model
+from effir_dist.importance.ranking import KINDS, Method, calibrate
 from effir_dist.models.encoder import load_encoder
 
 SAMPLES = 32
@@ -31,8 +31,8 @@ def main() -> None:
     for name in args.texts:
         folder = beir.part(sets.resolve(name), "train")
         texts = list(beir.read_corpus(folder / "corpus.jsonl").values())[:SAMPLES]
-        for method in [*itertools.starmap(Method, itertools.product(DISTANCES, LEVELS)), Method(greedy=True)]:
-            importance = score_model(encoder, texts, method=method).importance
+        for method in [*itertools.starmap(Method, itertools.product(DISTANCES, GRANULARITIES)), Method(greedy=True)]:
+            importance = calibrate(encoder, texts, method=method).importance
             orders = {kind: " ".join(map(str, importance.drop_order(kind))) for kind in KINDS}
             rows.append({"texts": sets.dataset_name(name), **asdict(method), **orders})
     table = pd.DataFrame(rows)

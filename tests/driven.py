@@ -49,10 +49,10 @@ def make_run(folder: Path, values: dict[str, Any] | None = None, space: dict[str
     run = Run.create(folder, config_module.to_dict(config), {"space": space or SPACE})
     packed = io.BytesIO()
     np.savez(packed, activation=np.random.default_rng(0).random((6, 1536), np.float32))
-    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    write_bytes_atomic(run.importance_folder / "neurons.npz", packed.getvalue())
     importance = Importance((1, 2, 6, 4, 3, 5), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6))
-    write_json_atomic(run.scores_folder / WORK_FILE, {"train": 0.85, "score": 0.15, "low": 0.05})
-    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(importance))
+    write_json_atomic(run.importance_folder / WORK_FILE, {"train": 0.85, "score": 0.15, "low": 0.05})
+    write_json_atomic(run.importance_folder / "importance.json", dataclasses.asdict(importance))
     return run
 
 

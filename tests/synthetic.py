@@ -86,10 +86,10 @@ def synthetic_run(
     )
     run = Run.create(folder, config.to_dict(settings), {"command": f"synthetic {count}"})
     importances = dict.fromkeys(("mlp", "attention", "block"), importance.tolist())
-    files.write_json_atomic(run.scores_folder / "importance.json", importances)
+    files.write_json_atomic(run.importance_folder / "importance.json", importances)
     packed = io.BytesIO()
     np.savez(packed, activation=rng.random((blocks, WIDTH)))
-    files.write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+    files.write_bytes_atomic(run.importance_folder / "neurons.npz", packed.getvalue())
     hardness = {name: rng.beta(2, 1.4, queries) for name in datasets}
     order = list(np.argsort(importance))
     for number in range(count):

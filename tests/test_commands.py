@@ -35,6 +35,6 @@ def test_importing_the_package_loads_nothing_heavy_and_its_names_come_when_asked
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    command = f"{sys.executable} -m effir_dist.search --backbone mistral --plan | true"
+    command = f"{sys.executable} -m effir_dist.search --backbone mistral --dry-run | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

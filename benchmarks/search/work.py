@@ -20,8 +20,8 @@ from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.data import sets
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import Collection
-from effir_dist.evaluate.scoring import score_embeddings
-from effir_dist.importance.ranking import score_model
+from effir_dist.evaluate.evaluation import evaluate_embeddings
+from effir_dist.importance.ranking import calibrate
 from effir_dist.models import attention, pretrained
 from effir_dist.models.encoder import (
     Encoder,
@@ -36,11 +36,11 @@ from effir_dist.models.pruning import PruningPlan, count_parameters, moving_shar
 from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.preparation import calibration_texts, token_cache
 from effir_dist.training.batches import Examples, batches, examples_of
-from effir_dist.training.collate import Maker
-from effir_dist.training.engine import Groups, start_distributed
+from effir_dist.training.collate import Collator
+from effir_dist.training.engine import ChunkEncoder, start_distributed
 from effir_dist.training.gradcache import backward
 from effir_dist.training.schedule import learning_rate
-from effir_dist.training.single_process import OneRank
+from effir_dist.training.single_process import SingleProcess
 
 BACKWARD = 2
 """Of a training step's passes: a backward costs as much as two forward ones."""
@@ -115,8 +115,8 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
     facts_path, neurons_path = args.out / "facts.json", args.out / "neurons.npz"
     if not facts_path.is_file():
         encoder = bench.encoder()
-        scores = score_model(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
-        neurons = scores.neurons[plans.RANKING]
+        found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
+        neurons = found.saliency[plans.RANKING]
         np.savez_compressed(neurons_path, activation=neurons)
         keys = [point.key for point, _ in distinct(bench.base.config, neurons)]
         facts = {
@@ -128,7 +128,7 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
             "torch": torch.__version__,
             "parameters": count_parameters(bench.base.config),
             "work": _work(bench, args.stops),
-            "importance": dataclasses.asdict(scores.importance),
+            "importance": dataclasses.asdict(found.importance),
             "activation": neurons.sum(axis=1).tolist(),
             "plans": len(keys),
             "order": keys,
@@ -171,7 +171,7 @@ def _scores(encoder: Encoder, scored: Scored, batch_tokens: int) -> tuple[float,
     """nDCG@10 on the collection and on its small part."""
     vectors = [encoder.encode_tokens(tokens, batch_tokens) for tokens in (scored.queries, scored.documents)]
     part = [side[rows] for side, rows in zip(vectors, scored.small_rows, strict=True)]
-    found = (score_embeddings(*vectors, scored.collection), score_embeddings(*part, scored.small))
+    found = (evaluate_embeddings(*vectors, scored.collection), evaluate_embeddings(*part, scored.small))
     whole, small = (each.metrics["ndcg_at_10"] for each in found)
     return whole, small
 
@@ -182,12 +182,13 @@ def fit(encoder: Encoder, examples: Examples, config: TrainConfig, stops: Sequen
     config.steps is the length of the schedule. Queries and passages pass the model together; adapters are left out.
     """
     start_distributed()
-    engine, maker = OneRank(Groups(encoder.eval()), config), Maker(encoder, examples, config)
+    engine = SingleProcess(ChunkEncoder(encoder.eval()), config)
+    collator = Collator(encoder, examples, config)
     for step, batch in enumerate(itertools.islice(batches(examples, config), max(stops)), 1):
         engine.optimizer.param_groups[0]["lr"] = learning_rate(config, step - 1, config.steps)
         with attention.for_training(encoder.backbone):
-            made = maker.step(batch).map(lambda tensor: tensor.to(encoder.device))
-            backward(engine, made, config)
+            collated = collator.collate(batch).map(lambda tensor: tensor.to(encoder.device))
+            backward(engine, collated, config)
         engine.step()
         if step in stops:
             yield step

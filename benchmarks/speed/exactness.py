@@ -18,7 +18,7 @@ FOLDERS = (Path("shared/data"), Path("../shared/data"), Path("../../shared/data"
 def comparisons(options: Options) -> Iterator[Comparison]:
     """pydocs, and the data sets in `shared/data`; samples of them on a CPU."""
     from effir_dist.data.sets import load_collection
-    from effir_dist.evaluate.scoring import score
+    from effir_dist.evaluate.evaluation import evaluate
     from effir_dist.models.encoder import load_encoder
 
     encoders = {dtype: load_encoder(models.minilm_path(), dtype) for dtype in ("bfloat16", "float32")}
@@ -27,7 +27,7 @@ def comparisons(options: Options) -> Iterator[Comparison]:
         collection = load_collection(name, "test", *limits)
 
         def run(dtype: str, collection=collection) -> dict[str, float]:
-            return {"nDCG@10": 100 * score(encoders[dtype], collection, 0).metrics["ndcg_at_10"]}
+            return {"nDCG@10": 100 * evaluate(encoders[dtype], collection, 0).metrics["ndcg_at_10"]}
 
         label = f"{collection.name}: {len(collection.queries)} queries, {len(collection.documents)} documents"
         variants = {dtype: Variant(lambda dtype=dtype, run=run: run(dtype)) for dtype in encoders}

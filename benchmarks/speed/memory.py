@@ -19,13 +19,13 @@ def cases(options: Options, folder: Path) -> Iterator[Case]:
     """What is trained, one step each."""
     minilm = models.minilm(folder)
     yield Case("minilm", minilm, 64, 1, {}, length=64)
-    yield Case("minilm, chunks of 64", minilm, 256 if options.small else 8192, 1, {"chunk": 64}, length=64)
+    yield Case("minilm, chunks of 64", minilm, 256 if options.small else 8192, 1, {"gradcache_queries": 64}, length=64)
     sizes = {"num_hidden_layers": 2, "vocab_size": 30522} if options.small else {}
     qwen = models.random_model("qwen3-0.6b", folder, options.device, **sizes)
     for stage in range(4):
         yield Case(f"qwen3-0.6b's shape, ZeRO {stage}", qwen, 16, 1, {"zero_stage": stage})
     yield Case("qwen3-0.6b's shape, checkpointing", qwen, 64, 1, {"gradient_checkpointing": True, "zero_stage": 2})
-    yield Case("qwen3-0.6b's shape, chunks", qwen, 64, 1, {"chunk": 16, "zero_stage": 1})
+    yield Case("qwen3-0.6b's shape, chunks", qwen, 64, 1, {"gradcache_queries": 16, "zero_stage": 1})
     adapters = {"lora_rank": 16, "gradient_checkpointing": True, "zero_stage": 3}
     yield Case("qwen3-0.6b's shape, LoRA, checkpointing, ZeRO 3", qwen, 64, 1, adapters)
     yield Case("qwen3-0.6b's shape, LoRA", qwen, 16, 1, {"lora_rank": 16})
@@ -64,7 +64,7 @@ def measured(step: Variant, before: int) -> dict[str, float]:
 
 
 def predicted(case: Case, options: Options) -> float:
-    """By the formula that `--plan` warns with."""
+    """By the formula that `--dry-run` warns with."""
     from effir_dist.core.config import replace
     from effir_dist.core.settings import RunConfig
     from effir_dist.models import pretrained

@@ -58,12 +58,12 @@ def cases(options: Options, folder: Path) -> Iterator[Case]:
         for name, changes in (("", {}), (", by DeepSpeed's ZeRO 2", {"zero_stage": 2})):
             label = f"6 blocks of 24 dimensions, hardly any arithmetic{name}"
             yield Case(label, thin, 4, 4 if options.small else 40, changes, 8)
-        yield Case("minilm, in parts", minilm, batch, 1, {"chunk_tokens": tokens}, mini_batch=batch // 4)
+        yield Case("minilm, in parts", minilm, batch, 1, {"gradcache_tokens": tokens}, mini_batch=batch // 4)
         return
     yield Case("minilm", minilm, 64, 40, {})
     qwen = models.random_model("qwen3-0.6b", folder, options.device)
     yield Case("qwen3-0.6b's shape", qwen, 64, 3, {})
-    yield Case("minilm, in parts", minilm, 2048, 1, {"chunk_tokens": 65536}, mini_batch=256)
+    yield Case("minilm, in parts", minilm, 2048, 1, {"gradcache_tokens": 65536}, mini_batch=256)
     yield Case("minilm", minilm, 512, 8, {})
     checkpointing = {"gradient_checkpointing": True, "lora_rank": 16, "zero_stage": 3}
     yield Case("qwen3-0.6b's shape, LoRA, checkpointing, ZeRO 3", qwen, 64, 3, checkpointing)
@@ -96,7 +96,7 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
     from effir_dist.models.encoder import build_encoder, make_settings
     from effir_dist.training import trainer
     from effir_dist.training.batches import batches, examples_of
-    from effir_dist.training.collate import Maker
+    from effir_dist.training.collate import Collator
     from effir_dist.training.engine import running_engine, start_distributed
     from effir_dist.training.lora import adapted
 
@@ -112,14 +112,14 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
     def run(engine: Any) -> dict[str, float]:
         begin = allocated()
         progress = trainer.Progress(lambda _: None, case.steps, config, None)
-        trainer.fit(engine, encoder, examples, config, None, progress)
+        trainer.run_steps(engine, encoder, examples, config, None, progress)
         return {"loss": progress.last_loss, **used_since(begin)}
 
     with adapted(encoder, config), running_engine(encoder, config) as engine:
         batch = next(batches(examples, config))
         packs = packed.possible(engine.module.encoder.backbone)
-        step = Maker(encoder, examples, config, packs=packs).fitted(batch).step(batch)
-        groups = [group for chunk in step.chunks for group in chunk]
+        collated = Collator(encoder, examples, config, packs=packs).fitted(batch).collate(batch)
+        groups = [group for chunk in collated.chunks for group in chunk]
         lengths = examples.queries.lengths[batch.queries], examples.passages.lengths[batch.passages[:, 0]]
         tokens = np.concatenate(lengths)
         computed = sum(group[0].numel() if isinstance(group, tuple) else group.ids.numel() for group in groups)

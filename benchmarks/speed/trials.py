@@ -40,14 +40,14 @@ def warm_trial(folder: Path) -> Any:
     from effir_dist.runs.run_folder import Run
     from effir_dist.search.strategy import space_file
     from effir_dist.search.trial import trial
-    from effir_dist.search.trial.preparation import compute_scores
+    from effir_dist.search.trial.preparation import prepare
 
     space = space_file.read_space(space_file.default_file("minilm", "bert"))
     less = {"train.steps": 1, "train.batch_size": 4, "data.max_documents": 100, "data.max_queries": 20}
     lengths = {"model.max_document_length": 8, "model.max_query_length": 8, "prune.calibration_texts": 4}
     config = c.replace(RunConfig(), {**space.settings, **less, **lengths})
     run = Run.create(folder, c.to_dict(config))
-    compute_scores(run, config, ["activation"])
+    prepare(run, config, ["activation"])
     number = 0
 
     def next_trial() -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Settings, objectives, records and the run folder. No torch."""
+"""Settings, measures, errors, files and storage. No torch."""

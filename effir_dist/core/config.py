@@ -1,4 +1,4 @@
-"""From defaults, YAML and key=value to a configuration, and back to plain data; unknown names and types are refused."""
+"""From defaults, YAML and key=value to a configuration, and back to plain data. Unknown names and types are refused."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
+from effir_dist.core import renamed
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
 
 SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple", "model.dimension")
-"""Settings that may vary from trial to trial; the others hold for the whole run."""
+"""Settings that may vary from trial to trial. The others hold for all trials of a run."""
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
@@ -50,11 +51,13 @@ def setting_names() -> list[str]:
 def replace(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     """`config` with the settings of `values` (dotted name -> value) in place.
 
-    Raises InputError for an unknown name (says the nearest), a wrong type or a value out of range.
+    Raises InputError for an unknown name (it says the nearest one), an earlier version's name (it says today's), a
+    wrong type or a value out of range.
     """
     known = setting_names()
     groups: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
+        renamed.refuse(name, value)
         if name not in known:
             raise InputError(f"unknown setting {name!r}; {suggest(name, known)}")
         group, key = name.split(".", 1)
@@ -118,8 +121,8 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(tree: dict[str, Any]) -> RunConfig:
-    """The inverse of `to_dict`."""
-    return replace(RunConfig(), flatten(tree))
+    """The inverse of `to_dict`, for the configurations of earlier versions too."""
+    return replace(RunConfig(), flatten(renamed.settings(tree)))
 
 
 def settings_of(suggested: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read: bad input, said in one sentence."""
+"""InputError, the one error that a user is meant to read, and checks that raise it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,25 @@ class InputError(ValueError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest of `known`, or the whole list where none is near."""
+    """'did you mean X?' with the nearest of `known`, or all of them where none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
+def check(ok: bool, name: str, value: object, expected: str) -> None:
+    """Raises InputError that names a setting and its value, and says what is expected, unless `ok`."""
+    if not ok:
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raises InputError unless a setting's value is one of those allowed."""
+    check(value in allowed, name, value, "one of " + ", ".join(repr(a) for a in allowed))
+
+
 def check_least(arguments: argparse.Namespace, least: Mapping[str, int]) -> None:
-    """Raises InputError where one of a command's options is given and below its least value."""
+    """Raises InputError where a command's option is given and is below its least value."""
     for name, bound in least.items():
         value = getattr(arguments, name)
         if value is not None and value < bound:
@@ -46,7 +57,7 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
-        except BrokenPipeError:  # `| head` has seen enough; nothing is left to be flushed at exit
+        except BrokenPipeError:  # the reader, such as `| head`, has ended; nothing may be flushed at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return wrapped

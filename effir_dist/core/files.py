@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading records back, with errors that say what to do."""
+"""Atomic writes of files, and reading of JSON records, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPORARY = ".partial-"
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or forbidden disk met while writing `path` into an InputError; other errors pass."""
+    """Raise InputError where the disk is full or `path` may not be written; other errors pass through."""
     try:
         yield
     except OSError as error:
@@ -41,7 +41,7 @@ def _run_of(path: Path) -> Path | str:
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all, whatever dies when; missing folders are made.
+    """Write `data` to `path` atomically: all of it is there, or nothing. Missing folders are made.
 
     Raises InputError when the disk is full, the folder may not be written or the bucket cannot be reached.
     """
@@ -60,7 +60,7 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        # Or a machine that loses power may forget the rename, and with it a finished trial.
+        # Without this a machine that loses power may lose the rename, and with it a finished trial.
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -72,11 +72,12 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """`write_bytes_atomic` for plain data. NaN and infinities become null, numpy's numbers plain ones."""
+    """`write_bytes_atomic` for JSON. NaN and infinities become null, and numpy's numbers plain ones."""
     write_text_atomic(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
+    """`value` as JSON has it: numpy's arrays and numbers, tuples and paths become lists, numbers and text."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -89,13 +90,13 @@ def plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The record in `path`. Raises InputError where it is no JSON object, or was written by a newer version."""
+    """The JSON object in `path`. Raises InputError where there is none, or it is of a newer version."""
     try:
         record = json.loads(read_bytes(path))
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise InputError(f"{path} is not a record (no JSON object); remove it and its trial starts over with --resume")
+        raise InputError(f"{path} is not a record (no JSON object); remove it, and --resume starts its trial over")
     if record.get("schema", SCHEMA) not in range(SCHEMA + 1):
         newer = f"schema {record['schema']}, this one reads up to {SCHEMA}"
         raise InputError(f"{path} was written by a newer version of effir_dist ({newer}); update effir_dist")
@@ -103,5 +104,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def now() -> str:
-    """ISO time, UTC."""
+    """The time now in ISO format, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

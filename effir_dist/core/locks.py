@@ -1,4 +1,4 @@
-"""One driver a run: a lock of the kernel's on a disk, a lease in a bucket."""
+"""One driver per run: a lock of the kernel on a disk, a lease in a bucket."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from effir_dist.core.storage import is_remote, patiently, read_bytes, remove
 
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 35.0
-"""A lease that did not beat for so long is a dead driver's."""
+"""A lease that was not renewed for this long belongs to a dead driver."""
 COPIED = {"id": ""}
-"""A disk's lock that came along when a run was copied to a bucket: nobody's."""
+"""Stands for a disk's lock file that was copied to a bucket with its run: nobody holds it."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone. Raises InputError where another process has it.
+    """Lock `folder` for this process. Raises InputError where another process has it.
 
     On a disk the kernel drops the lock with the process, kill -9 included. In a bucket the lock is an object that its
-    holder writes anew every 10 s; one that stands still for 35 s is taken over, so resuming after a kill waits so long.
+    holder writes again every 10 s. One that has not changed for 35 s is taken over: a resume after a kill waits.
     """
     with _leased(folder / "lock") if is_remote(folder) else _flocked(folder / "lock"):
         yield
@@ -95,18 +95,18 @@ def _lease(own: str) -> bytes:
 
 
 def _create(path: Path, own: str) -> bool:
-    """Make the lock's object; False where there is one (the bucket decides who is first)."""
+    """Make the lock's object. False where there is one: the bucket decides who is first."""
     remote: Any = path
     try:
         patiently(path, lambda: remote.fs.pipe_file(remote.path, _lease(own), mode="create"))
     except FileExistsError:
-        # A request that was repeated may have met its own first try.
+        # A repeated request may find the object of its own first try.
         return bool(_holder(path).get("id") == own)
     return True
 
 
 def _holder(path: Path) -> dict[str, Any]:
-    """The lease at `path`; empty where there is none, COPIED where something else is there."""
+    """The lease at `path`. Empty where there is none, COPIED where there is something else."""
     try:
         found = json.loads(read_bytes(path))
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def _holder(path: Path) -> dict[str, Any]:
 
 
 def _wait_for_the_dead(path: Path) -> None:
-    """Remove a lease that stands still, or what is no lease; raises InputError for one that beats."""
+    """Remove a lease that is not renewed, or what is no lease. Raises InputError for one that is renewed."""
     before, start = _holder(path), time.monotonic()
     while "beat" in before and time.monotonic() - start < LEASE_SECONDS:
         time.sleep(min(1.0, LEASE_SECONDS / 5))
@@ -132,5 +132,5 @@ def _wait_for_the_dead(path: Path) -> None:
 
 def _beat(path: Path, own: str, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
-        with contextlib.suppress(InputError):  # out of reach: what matters is written by others, who say so
+        with contextlib.suppress(InputError):  # the bucket cannot be reached: whoever writes records reports it
             patiently(path, lambda: path.write_bytes(_lease(own)))

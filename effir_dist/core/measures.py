@@ -238,9 +238,9 @@ class Constraint:
         return f"{self.name} {'<=' if self.at_most else '>='} {self.bound:g}"
 
     def violation(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float | None:
-        """How far values are beyond the bound, 0 or less where they are within; None where that is not known.
+        """By how much values exceed the bound, 0 or less where they satisfy it; None where that is not known.
 
-        values: of a record, or those that a plan tells. baseline: the unpruned model's; empty where it is not known.
+        values: a record's, or those that follow from a plan. baseline: the unpruned model's; empty where not known.
         """
         figure = self._figure(values, baseline)
         if figure is None:

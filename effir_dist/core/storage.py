@@ -1,7 +1,7 @@
-"""Folders of this machine, or of a bucket, behind pathlib's interface: `place("s3://bucket/runs/demo")`.
+"""Folders on this machine or in a bucket, behind pathlib's interface: `place("s3://bucket/runs/demo")`.
 
-A bucket has no rename, no lock and no append, answers late or not at all, and writes an object whole or not at all.
-What differs from a disk is here, in `files` and in `locks`; all else treats both alike.
+A bucket has no rename, no lock and no append. It may answer late or not at all, and writes an object atomically. What
+differs from a disk is handled here, in `files` and in `locks`; the rest of the code does not know the difference.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, TypeVar, cast
 from effir_dist.core.errors import InputError
 
 ATTEMPTS = 7
-"""Tries of one request; the waits between them, 0.25 s doubled each time, add up to 16 s."""
+"""Tries of one request. The waits between them, 0.25 s doubled each time, add up to 16 s."""
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 T = TypeVar("T")
 
 
 def place(location: str | Path) -> Path:
-    """A path of this machine, or of a bucket where `location` is a URL. Raises InputError for any other URL."""
+    """A path on this machine, or in a bucket where `location` is its URL. Raises InputError for any other URL."""
     text = str(location)
     if "://" not in text:
         return Path(location)
@@ -48,27 +48,27 @@ def is_remote(path: Path) -> bool:
 
 
 def absolute(path: Path) -> str:
-    """A path as text that means the same in another process on another machine (that shares the disk)."""
+    """A path as text that another process, or another machine that shares the disk, can use."""
     return str(path) if is_remote(path) else str(path.resolve())
 
 
 @cache
 def _passing() -> tuple[type[BaseException], ...]:
-    """What a bucket may raise today and not tomorrow: the errors of the clients that are installed."""
+    """Errors of a bucket that may pass: those of the clients that are installed."""
     import aiohttp
 
     try:
         from botocore.exceptions import BotoCoreError
-    except ImportError:  # Google's buckets alone
+    except ImportError:  # only Google's client is installed
         return (aiohttp.ClientError, OSError)
     return (BotoCoreError, aiohttp.ClientError, OSError)
 
 
 def patiently(path: Path, action: Callable[[], T]) -> T:
-    """The result of a request to the bucket of `path`, tried again where it fails for a reason that may pass.
+    """The result of a request to the bucket of `path`, tried again after errors that may pass. On a disk: one try.
 
-    Raises what says that a file is or is not there at once, InputError where the bucket refuses or patience ends.
-    On this machine's disk it is tried once.
+    Raises FileNotFoundError, FileExistsError and the like at once, and InputError where the bucket refuses the request
+    or the tries are used up.
     """
     if not is_remote(path):
         return action()
@@ -96,12 +96,12 @@ def exists(path: Path) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds. Raises FileNotFoundError."""
+    """The content of a file. Raises FileNotFoundError."""
     return bytes(patiently(path, path.read_bytes))
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder, sorted; nothing where there is no such folder."""
+    """Names in a folder, sorted; none where there is no such folder."""
     try:
         return sorted(patiently(folder, lambda: [child.name for child in folder.iterdir()]))
     except (FileNotFoundError, NotADirectoryError):
@@ -123,7 +123,7 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def _copy(path: Path) -> Iterator[tuple[Any, Path]]:
-    """A path in a bucket, and a place on this machine's disk for a copy of it, for the time of the block."""
+    """A path in a bucket and one on this machine's disk for its copy, for the time of the block."""
     with tempfile.TemporaryDirectory(prefix="effir-") as scratch:
         yield path, Path(scratch) / path.name
 
@@ -142,8 +142,8 @@ def read_locally(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written_locally(path: Path) -> Iterator[Path]:
-    """A path on this machine's disk to write the file or the files of the folder `path` to: itself, or one that is
-    uploaded when the block ends, also after an error: a log is worth keeping then."""
+    """A path on this machine's disk to write the file or folder `path` to: itself, or a copy that is uploaded when the
+    block ends. It is uploaded after an error too, for the log's sake."""
     if not is_remote(path):
         yield path
         return

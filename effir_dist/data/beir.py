@@ -1,4 +1,4 @@
-"""The files of a BEIR-format folder: where they are, and reading them with an error that names file and line."""
+"""The files of a BEIR-format folder: where they are, and how they are read, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Qrels = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Negatives:
-    """One line of `negatives/SPLIT.jsonl`; `where` is its file:line."""
+    """One line of `negatives/SPLIT.jsonl`. where: its file:line."""
 
     where: str
     query: str
@@ -32,7 +32,7 @@ class Negatives:
 
 
 def part(folder: Path, split: str) -> Path:
-    """Where the files of `split` are: its own sub-folder if that has a corpus, else the folder itself."""
+    """The folder with the files of `split`: its own sub-folder if that has a corpus, else `folder`."""
     own = folder / split
     return own if (own / "corpus.jsonl").is_file() else folder
 
@@ -52,13 +52,13 @@ def content_files(folder: Path) -> list[Path]:
 
 
 def signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of all files of a data set: as long as it stays the same, so do they."""
+    """Names, sizes and times of all files of a data set. It changes when a file does."""
     stats = ((str(file.absolute()), file.stat()) for file in content_files(folder))
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def require_split(folder: Path, split: str) -> Path:
-    """The qrels file of `split`. InputError for a missing corpus, queries, qrels folder or split."""
+    """The qrels file of `split`. Raises InputError where corpus, queries, qrels folder or split are missing."""
     root, known = part(folder, split), splits(folder)
     if known and split not in known:
         raise InputError(
@@ -74,7 +74,7 @@ def require_split(folder: Path, split: str) -> Path:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, text) of the lines that are not blank. InputError for what cannot be read as UTF-8."""
+    """(line number, text) of the lines that are not blank. Raises InputError for a file that is not UTF-8 text."""
     number = 0
     try:
         with path.open("rb") as file:
@@ -89,7 +89,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def json_object(text: str, where: str) -> dict[str, Any]:
-    """`text` as a JSON object, or an InputError that starts with `where`."""
+    """`text` as a JSON object. Raises InputError that starts with `where` for anything else."""
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
@@ -109,14 +109,14 @@ def _text(record: dict[str, Any], name: str, where: str, optional: bool = False)
 
 
 def _id(value: object, where: str, name: str) -> str:
-    # Some exporters write ids as numbers, while qrels can only hold text.
+    # Some tools write ids as numbers, while qrels hold text.
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise InputError(f"{where}: {name!r} must be an id (a text that is not empty), got {value!r}")
     return str(value)
 
 
 def document_text(record: dict[str, Any], where: str) -> str:
-    """Title and text of a line of corpus.jsonl, joined by a space."""
+    """Title and text of a line of corpus.jsonl, with a space between."""
     return f"{_text(record, 'title', where, optional=True)} {_text(record, 'text', where)}".strip()
 
 
@@ -131,14 +131,14 @@ def _read_texts(path: Path, convert: Callable[[dict[str, Any], str], str]) -> di
         record = json_object(line, where)
         key = _id(record.get("_id"), where, "_id")
         if key in texts:
-            raise InputError(f"{where}: the id {key!r} is there twice; ids must be unique in a file")
+            raise InputError(f"{where}: the id {key!r} is used twice; ids must be unique in a file")
         texts[key] = convert(record, where)
     if not texts:
         raise InputError(f"{path} is empty; it needs at least one line like {{'_id': '1', 'text': '...'}}")
     return texts
 
 
-# Parsed once a process: checks, search, test and training read the same corpus.
+# Parsed once in a process: checks, evaluation and training read the same corpus.
 @functools.lru_cache(maxsize=CORPORA_KEPT)
 def _cached(path: Path, modified: int, size: int, corpus: bool) -> Mapping[str, str]:
     return _read_texts(path, document_text if corpus else _query)
@@ -153,12 +153,12 @@ def _read_cached(path: Path, corpus: bool) -> Mapping[str, str]:
 
 
 def read_corpus(path: Path) -> Mapping[str, str]:
-    """Document id -> title and text joined by a space, stripped. Not to be changed: it is shared."""
+    """Document id -> title and text with a space between. Do not change it: it is shared."""
     return _read_cached(path, corpus=True)
 
 
 def read_queries(path: Path) -> Mapping[str, str]:
-    """Query id -> text. Not to be changed: it is shared."""
+    """Query id -> text. Do not change it: it is shared."""
     return _read_cached(path, corpus=False)
 
 
@@ -173,7 +173,7 @@ def _qrels_row(row: list[str], where: str) -> tuple[str, str, int]:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Query id -> document id -> grade, in the file's order. InputError for a bad header or row, or no row at all."""
+    """Query id -> document id -> grade, in the file's order. Raises InputError for a bad header or row, or no row."""
     qrels: Qrels = {}
     for number, line in lines(path):
         row = [cell.strip() for cell in line.split("\t")]

@@ -1,4 +1,4 @@
-"""Training pairs of the data sets, with their hard negatives, and every check that a search needs of its data."""
+"""Training pairs of the data sets with their hard negatives, and all checks of data that a search makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from effir_dist.data.sets import (
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Queries, a relevant document for each, its hard negatives, and a teacher's scores: lists of one length."""
+    """Queries, a relevant document for each, its hard negatives and a teacher's scores: lists of equal length."""
 
     queries: list[str]
     positives: list[str]
@@ -37,7 +37,7 @@ class TrainingPairs:
 
 @dataclass(frozen=True)
 class _Hard:
-    """What `negatives/SPLIT.jsonl` says; all empty where there is no such file."""
+    """The content of `negatives/SPLIT.jsonl`; empty where there is no such file."""
 
     file: Path
     negatives: dict[str, list[str]]
@@ -47,12 +47,12 @@ class _Hard:
     warnings: list[str]
 
     def of(self, query: str, positive: str) -> list[float]:
-        """The scores of a query's positive and of its negatives; NaN where there is none."""
+        """The scores of a query's positive and of its negatives, NaN where there is none."""
         return [self.scores.get((query, d), math.nan) for d in (positive, *self.negatives.get(query, ()))]
 
 
 def _negatives(train: Split) -> _Hard:
-    """The hard negatives of a split. InputError where a negative is a positive."""
+    """The hard negatives of a split. Raises InputError where a negative is a positive too."""
     file = train.folder / "negatives" / f"{train.name}.jsonl"
     negatives: dict[str, list[str]] = {}
     scores: dict[tuple[str, str], float] = {}
@@ -112,14 +112,14 @@ def _check_scores(hard: _Hard, pairs: list[tuple[str, str]], scores: list[list[f
 
 
 def training_pairs(data: DataConfig, seed: int) -> TrainingPairs:
-    """A pair for each relevant document of each training query, of all data sets in turn. Not to be changed: shared.
+    """A pair for each relevant document of each training query, of all data sets in turn. Do not change them: shared.
 
-    Without the queries that `search_collection` holds out with the same seed, and without queries of the scored splits.
+    Queries that `search_collection` holds out with the same seed, and queries of the evaluated splits, are left out.
     """
     return _pairs(data, seed, tuple(beir.signature(resolve(path)) for path in data.paths))
 
 
-# Made once a process, for scores and all trials; the texts themselves are those of `data_files`.
+# Made once in a process, for all trials. The texts themselves are those that `beir` keeps.
 @functools.lru_cache(maxsize=2)
 def _pairs(data: DataConfig, seed: int, _signature: tuple[object, ...]) -> TrainingPairs:
     parts = [_training_part(path, data, seed)[0] for path in data.paths]
@@ -132,9 +132,9 @@ def _pairs(data: DataConfig, seed: int, _signature: tuple[object, ...]) -> Train
 
 
 def check(path: str, data: DataConfig, seed: int = 0, need_scores: bool = False) -> list[str]:
-    """Every check a search needs of one data set, before any cluster time. Returns warnings, raises InputError.
+    """All checks of one data set, before a search starts. Returns warnings; raises InputError.
 
-    need_scores: whether a teacher's scores are distilled, so that each training passage must have one.
+    need_scores: whether a teacher's scores are distilled, so that every training passage needs one.
     """
     name = dataset_name(path)
     same = [other for other in data.paths if dataset_name(other) == name]
@@ -149,11 +149,12 @@ def check(path: str, data: DataConfig, seed: int = 0, need_scores: bool = False)
 
 
 def check_training(data: DataConfig, seed: int) -> int:
-    """How many pairs there are to train on. Raises InputError where there is none; for a search that trains."""
+    """Number of training pairs, for a search that trains. Raises InputError where there is none."""
     count = len(training_pairs(data, seed).queries)
     if not count:
         raise InputError(
-            f"none of data.paths ({', '.join(data.paths)}) has a training pair in its split {data.train_split!r}, once "
-            "the scored queries are set aside; add training judgements, or set train.steps and train.epochs to 0"
+            f"none of data.paths ({', '.join(data.paths)}) has a training pair in its split "
+            f"{data.train_split!r} beside the queries that evaluate the trials; add training judgements, or "
+            "set train.steps and train.epochs to 0"
         )
     return count

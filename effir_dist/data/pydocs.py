@@ -1,6 +1,6 @@
-"""The built-in data set: docstrings of installed packages. First paragraph = query, the rest = its one passage.
+"""The built-in data set: docstrings of installed packages. The first paragraph is a query, the rest its one passage.
 
-Packages are found and parsed, never imported. Built once for each set of versions, into the user's cache folder.
+Packages are found and parsed, never imported. It is built once for each set of versions, in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from effir_dist.core.errors import InputError
 FORMAT = 1
 """Raised whenever the same packages would give other bytes."""
 
-# Scored splits come first: of two equal docstrings the first stays, so training never holds a scored one.
+# Evaluated splits come first: of two equal docstrings the first stays, so none of theirs is trained on.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "test": ("pandas", "scikit-learn"),
     "dev": ("scipy", "numpy"),
@@ -42,14 +42,14 @@ SKIPPED_FOLDERS = {
     *("tests", "test", "testing", "_testing"),
     *("_vendor", "_vendored", "externals", "third_party", "thirdparty", "thirdparty_files", "generated"),
 }
-# A third of all source for little: one boilerplate text a model, a compiler's insides, other projects' code.
+# A third of all source for little: boilerplate of each model, internals of a compiler, other projects' code.
 SKIPPED_TREES = {"transformers/models", "torch/_inductor", "torch/_dynamo", "scipy/_lib"}
 
 QUERY_WORDS = (3, 48)
 PROSE_WORDS = 8
-"""Words of running text that a passage needs, so that it is more than a list of parameters,"""
+"""Words of running text that a passage needs, so that it is more than a list of parameters."""
 ILLUSTRATED_WORDS = 40
-"""or words of any kind where it has examples or notes."""
+"""Words of any kind that a passage with examples or notes needs instead."""
 
 _LISTING = re.compile(
     r"(?i)((keyword |other )?(args|arguments|param(eter)?s)|attributes|methods|inputs?|outputs?|shape|returns?|yields?"
@@ -71,7 +71,7 @@ _DEPRECATED = re.compile(r"(?i)deprecat")
 
 @dataclass(frozen=True)
 class Pair:
-    """A docstring in two; `name` is the dotted name of what it describes."""
+    """A docstring in two parts. name: the dotted name of what it describes."""
 
     name: str
     query: str
@@ -86,7 +86,7 @@ def _missing(distribution: str) -> InputError:
 
 
 def versions() -> dict[str, str]:
-    """Distribution -> installed version. InputError for one that is not installed."""
+    """Distribution -> installed version. Raises InputError for one that is not installed."""
     found, installed = {}, tuple((path, _changed(path)) for path in sys.path)
     for distribution in sorted(name for names in PACKAGES.values() for name in names):
         try:
@@ -102,7 +102,7 @@ def _version(distribution: str, _installed: tuple[tuple[str, int], ...]) -> str:
 
 
 def _changed(folder: str) -> int:
-    """When a package was last put into a folder or taken out of it: the time of its own entry, 0 where it is none."""
+    """When a package was last installed in a folder or removed: the folder's own time, 0 where there is none."""
     try:
         return os.stat(folder or ".").st_mtime_ns
     except OSError:
@@ -136,7 +136,7 @@ def _parse(file: Path) -> ast.Module | None:
 
 
 def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """The cleaned docstring, if it has two paragraphs; cleaning the others would take seconds."""
+    """The cleaned docstring if it has two paragraphs, else None: to clean the others would take seconds."""
     raw = ast.get_docstring(node, clean=False)
     if raw is None or not _BLANK.search(raw):
         return None
@@ -144,7 +144,7 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
 
 
 def _docstrings(node: ast.stmt | ast.Module, prefix: str) -> Iterator[tuple[str, str]]:
-    """(dotted name, docstring) of `node` and all that it defines, in source order; not of functions in functions."""
+    """(dotted name, docstring) of `node` and what it defines, in source order, without functions within functions."""
     name = prefix
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         name = prefix if isinstance(node, ast.Module) else f"{prefix}.{node.name}"
@@ -157,7 +157,7 @@ def _docstrings(node: ast.stmt | ast.Module, prefix: str) -> Iterator[tuple[str,
 
 
 def _prose_words(lines: list[str]) -> int:
-    """Words outside of lists of parameters, examples, directives and rules."""
+    """Number of words outside lists of parameters, examples, directives and rules."""
     count, running = 0, True
     for line in lines:
         text = line.strip()
@@ -196,7 +196,7 @@ def _is_passage(rest: str, passage: str, query: str) -> bool:
 
 
 def pair(name: str, docstring: str) -> Pair | None:
-    """A cleaned docstring as query and passage, or None where it makes no sensible pair."""
+    """A cleaned docstring as query and passage, or None where it is no sensible pair."""
     first, _, rest = docstring.partition("\n\n")
     if not rest or any(p.startswith("__") for p in name.split(".")):
         return None
@@ -218,7 +218,7 @@ def _pairs(distributions: tuple[str, ...]) -> Iterator[Pair]:
 
 
 def _unique(pairs: Iterator[Pair], seen: set[str]) -> list[Pair]:
-    """Those whose query and passage are both new; overloads of one name get a number."""
+    """The pairs whose query and passage are both new. Overloads of one name get a number."""
     kept, names = [], Counter[str]()
     for found in pairs:
         keys = {f"q {found.query.casefold()}", f"p {found.passage.casefold()}"}
@@ -233,7 +233,7 @@ def _unique(pairs: Iterator[Pair], seen: set[str]) -> list[Pair]:
 
 def _write(folder: Path, split: str, pairs: list[Pair]) -> None:
     (folder / "qrels").mkdir(parents=True)
-    # Ids differ between the two, as beir by default leaves out a document with the query's own id.
+    # Ids of queries and documents differ, as beir by default leaves out a document with the query's own id.
     documents = [{"_id": f"d:{p.name}", "title": "", "text": p.passage} for p in pairs]
     queries = [{"_id": f"q:{p.name}", "text": p.query} for p in pairs]
     for file, records in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
@@ -245,7 +245,8 @@ def _write(folder: Path, split: str, pairs: list[Pair]) -> None:
 
 @contextlib.contextmanager
 def _quick_and_quiet() -> Iterator[None]:
-    """Syntax trees have no cycles, and looking for some doubles the time; source is full of odd escapes."""
+    """Without garbage collection, which finds no cycles in syntax trees and doubles the time, and without warnings of
+    odd escapes in source."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -266,20 +267,20 @@ def build(target: Path) -> None:
 
 
 def cache_root() -> Path:
-    """Where this user's machine keeps what can be made again."""
+    """The folder of this user's caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effir_dist"
 
 
 def built_folder() -> Path:
-    """Where the data set for the installed versions is, once it is built. Raises InputError for a missing package."""
+    """The folder of the data set for the installed versions, built or not. Raises InputError for a missing package."""
     key = repr((FORMAT, sys.version_info[:2], PACKAGES, versions()))
     return cache_root() / f"pydocs-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def folder() -> Path:
-    """The folder of the data set for the installed versions, built first where it is not there yet (about 20 s).
+    """The folder of the data set for the installed versions. It is built first where it is missing (about 20 s).
 
-    Raises InputError for a package that is missing or a cache folder that cannot be written.
+    Raises InputError where a package is missing or the cache folder cannot be written.
     """
     target = built_folder()
     if target.is_dir():
@@ -297,7 +298,7 @@ def folder() -> Path:
 
 
 def _publish(built: Path, target: Path) -> None:
-    """Rename; where another process was first, its equal result stays."""
+    """Rename `built` to `target`. Where another process was first, its equal result stays."""
     try:
         os.rename(built, target)
     except OSError:
@@ -307,7 +308,7 @@ def _publish(built: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Build the data set if need be, and say where it is and how many pairs it has."""
+    """Build the data set if it is missing, and print where it is and how many pairs it has."""
     place = folder()
     counts = {split: sum(1 for _ in (place / split / "queries.jsonl").open("rb")) for split in PACKAGES}
     print(f"{place}: pairs {', '.join(f'{split} {count:,}' for split, count in counts.items())}")

@@ -1,10 +1,10 @@
-"""Data sets: what is scored and what is trained on. A path is a BEIR-format folder or `pydocs`.
+"""Data sets and their splits. A path is a BEIR-format folder or `pydocs`.
 
 Beside corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv a folder may hold
-- `negatives/SPLIT.jsonl`, hard negatives for training, a query a line:
+- `negatives/SPLIT.jsonl`, hard negatives for training, one line a query:
   {"query": id, "positive": [document ids], "negative": [document ids], "scores": [numbers]};
-  the scores, a teacher's of the positives and then of the negatives, are for `train.distill_scores` and optional;
-- `dataset.json`, {"ignore_identical_ids": true} where a query's own id is no answer to it;
+  the scores are a teacher's, of the positives and then of the negatives, for `train.distill_scores`; they are optional;
+- `dataset.json`, {"ignore_identical_ids": true} where the document with a query's own id is no answer to it;
 - a sub-folder per split with its own corpus, queries and qrels (SPLIT/corpus.jsonl, SPLIT/qrels/SPLIT.tsv, ...).
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Collection:
-    """One split of one data set, ready to score."""
+    """One split of one data set, ready for evaluation."""
 
     name: str
     split: str
@@ -42,13 +42,13 @@ class Collection:
     """Those with at least one relevant document (grade above 0) in the corpus, in the order of the qrels."""
     queries: list[str]
     qrels: dict[str, dict[str, int]]
-    """Query id -> document id -> grade, for `query_ids`; grades of 0 and below are kept."""
+    """Query id -> document id -> grade, for `query_ids`. Grades of 0 and below are kept."""
     ignore_identical_ids: bool
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split as read: qrels only name queries and documents that exist, and each query has a relevant one."""
+    """A split as it was read. Its qrels name only queries and documents that exist; each query has a relevant one."""
 
     folder: Path
     name: str
@@ -59,7 +59,7 @@ class Split:
 
 
 def resolve(path: str) -> Path:
-    """The folder of a data set; `pydocs` is built first if it is not in the user's cache yet."""
+    """The folder of a data set. `pydocs` is built first if it is not in the user's cache yet."""
     if path == BUILT_IN:
         return pydocs.folder()
     folder = Path(path).expanduser()
@@ -69,7 +69,7 @@ def resolve(path: str) -> Path:
 
 
 def dataset_name(path: str) -> str:
-    """What results call a data set: its folder's name."""
+    """The name of a data set in results: its folder's name."""
     return BUILT_IN if path == BUILT_IN else Path(path).expanduser().resolve().name
 
 
@@ -106,7 +106,7 @@ def read_split(folder: Path, split: str) -> Split:
 
 
 def sample(items: Sequence[Any], count: int, seed: object) -> list[Any]:
-    """`count` of `items` in their order, or all where `count` is 0 or not smaller."""
+    """`count` of `items` in their order; all of them where `count` is 0 or there are no more."""
     if count == 0 or count >= len(items):
         return list(items)
     return [items[i] for i in sorted(random.Random(str(seed)).sample(range(len(items)), count))]
@@ -143,8 +143,8 @@ def _collection(
 def load_collection(path: str, split: str, max_queries: int = 0, max_documents: int = 0, seed: int = 0) -> Collection:
     """One split of a data set, in the order of its files.
 
-    `max_queries` keeps a seeded sample of the judged queries; `max_documents` keeps every document judged for them
-    and fills up with a seeded sample of the others. Raises InputError as `check` does.
+    max_queries: keep a seeded sample of the judged queries. max_documents: keep every document judged for them, and a
+    seeded sample of the others up to that number. 0 keeps all. Raises InputError as `read_split` does.
     """
     read = read_split(resolve(path), split)
     for warning in read.warnings:
@@ -157,7 +157,7 @@ def has_search_split(folder: Path, data: DataConfig) -> bool:
 
 
 def trainable(folder: Path, train: Split, data: DataConfig) -> list[str]:
-    """Queries of the training split that no scored split has too (the same id and text: folders may reuse ids)."""
+    """Queries of the training split that no evaluated split has (with the same id and text: folders may reuse ids)."""
     scored: set[str] = set()
     for split in {data.search_split, data.test_split} - {data.train_split, ""}:
         if split in beir.splits(folder):
@@ -168,13 +168,13 @@ def trainable(folder: Path, train: Split, data: DataConfig) -> list[str]:
 
 
 def held_out_queries(queries: Items[str], share: float, seed: int) -> set[str]:
-    """A share of `queries`, at least one; who is in it does not depend on their order."""
+    """A share of `queries`, at least one. It does not depend on their order."""
     by_hash = sorted(queries, key=lambda q: hashlib.sha256(f"{seed}\0{q}".encode()).digest())
     return set(by_hash[: max(1, round(share * len(by_hash)))])
 
 
 def read_search(path: str, data: DataConfig, seed: int) -> tuple[Split, list[str], str]:
-    """The split that scores the search, its queries and what to call it."""
+    """The split that evaluates the trials, its queries, and its name."""
     folder = resolve(path)
     if has_search_split(folder, data):
         search = read_split(folder, data.search_split)
@@ -186,16 +186,16 @@ def read_search(path: str, data: DataConfig, seed: int) -> tuple[Split, list[str
     held_out = held_out_queries(queries, data.search_share, seed)
     if not held_out:
         raise InputError(
-            f"{folder}: every query of {data.train_split!r} is also in {data.test_split!r}, so none is left to score "
-            f"the search; add a split {data.search_split!r} or take the test queries out of the training split"
+            f"{folder}: every query of {data.train_split!r} is also in {data.test_split!r}, so none is left to "
+            f"evaluate the trials; add a split {data.search_split!r} or take the test queries out of the training split"
         )
     return train, [q for q in queries if q in held_out], f"{data.train_split} (held out)"
 
 
 def search_collection(path: str, data: DataConfig, seed: int) -> Collection:
-    """What scores the search: `data.search_split`, or a share of the training queries over their whole corpus.
+    """What evaluates the trials: `data.search_split`, or a share of the training queries over their corpus.
 
-    Not to be changed: it is shared.
+    Do not change it: it is shared.
     """
     return _search_collection(path, data, seed, beir.signature(resolve(path)))
 
@@ -207,7 +207,7 @@ def _search_collection(path: str, data: DataConfig, seed: int, _signature: tuple
 
 
 def test_collection(path: str, data: DataConfig, seed: int) -> Collection:
-    """What scores the finished front: `data.test_split`."""
+    """What evaluates the finished front: `data.test_split`."""
     return load_collection(path, data.test_split, data.max_queries, data.max_documents, seed)
 
 

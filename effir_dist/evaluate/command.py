@@ -14,7 +14,7 @@ from effir_dist.core.settings import DTYPES, ScoreConfig
 from effir_dist.evaluate.comparison import differences
 
 if TYPE_CHECKING:
-    from effir_dist.evaluate.scoring import Retriever
+    from effir_dist.evaluate.evaluation import Retriever
 
 KINDS = ("query", "document")
 COLUMNS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "Recall@100", "mrr_at_10": "MRR@10"}
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m effir_dist.evaluate",
-        description="Score a retriever by exact search: nDCG@10, Recall@100 and MRR@10, times 100.",
+        description="Evaluate a retriever by exact search: nDCG@10, Recall@100 and MRR@10, times 100.",
     )
     result.add_argument(
         "model",
@@ -34,21 +34,21 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--data", action="append", required=True, metavar="DIR", help="BEIR-format folder, or pydocs; repeatable"
     )
-    result.add_argument("--split", default="test", help="qrels/SPLIT.tsv that scores (default: %(default)s)")
+    result.add_argument("--split", default="test", help="qrels/SPLIT.tsv to evaluate on (default: %(default)s)")
     result.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     result.add_argument(
         "--batch-tokens",
         type=int,
         default=ScoreConfig.batch_tokens,
         metavar="N",
-        help="tokens in an encoding batch, padding included (default: %(default)s, what suits the device)",
+        help="tokens in a batch, padding included (default: %(default)s, what suits the device)",
     )
     for kind in KINDS:
         result.add_argument(
             f"--max-{kind}-length", type=int, metavar="N", help=f"tokens kept of a {kind} (default: the model's own)"
         )
-    result.add_argument("--against", metavar="MODEL", help="another model: paired differences, with intervals")
-    result.add_argument("--json", type=Path, metavar="FILE", help="write everything there too, per query as well")
+    result.add_argument("--against", metavar="MODEL", help="another model: prints paired differences with intervals")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write all of it there, each query's metrics too")
     result.add_argument("--csv", type=Path, metavar="FILE", help="write the metrics of each query")
     result.add_argument("--run-files", type=Path, metavar="DIR", help="write a TREC run file a data set, NAME.trec")
     return result
@@ -68,12 +68,12 @@ def main() -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Score the model on each data set; what `--json` writes, and `ranked` in each data set beside it.
+    """Evaluate the model on each data set. Returns what `--json` writes, and in each data set `ranked` as well.
 
     {"model", "split", "dtype", "max_query_length", "max_document_length", "datasets": {name: {"path", "queries",
     "documents", the metrics, "seconds", "per_query": {query id: metrics}}}, "mean": metrics}, and with --against
     "against": the same of the other model, "difference": {data set, and "mean" of several: {metric: {"value", "low",
-    "high"}}}. Raises InputError for a model or data that cannot be read, and for a model that gives NaN.
+    "high"}}}. Raises InputError for a model or data that cannot be read, and for a model whose vectors are not finite.
     """
     paths = _by_name(arguments.data, arguments.split)
     result = _evaluate_one(arguments.model, paths, arguments)
@@ -89,7 +89,7 @@ def _evaluate_one(model: str, paths: dict[str, str], arguments: argparse.Namespa
 
     dtype = resolve_dtype(arguments.dtype)
     retriever, lengths = _load(model, dtype, arguments)
-    datasets = {name: _score(model, retriever, path, arguments) for name, path in paths.items()}
+    datasets = {name: _evaluate_on(model, retriever, path, arguments) for name, path in paths.items()}
     return {
         "model": model,
         "split": arguments.split,
@@ -131,7 +131,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def difference_table(result: dict[str, Any]) -> str:
-    """What `--against` found, as aligned text: model minus the other, times 100, with 95 % intervals."""
+    """The differences of `--against` as aligned text: model minus the other, times 100, with 95 % intervals."""
     rows = [["difference", *COLUMNS.values()]]
     for name, row in result["difference"].items():
         cells = [tuple(100 * row[metric][part] for part in ("value", "low", "high")) for metric in COLUMNS]
@@ -150,30 +150,30 @@ def _percent(metrics: dict[str, float]) -> list[str]:
     return [f"{100 * metrics[metric]:.2f}" for metric in COLUMNS]
 
 
-def _score(model: str, retriever: Retriever, path: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One data set's entry of the result. A collection is read when its turn comes, so one at a time is in memory."""
+def _evaluate_on(model: str, retriever: Retriever, path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One data set's entry of the result. Each collection is read in its turn, so that one at a time is in memory."""
     from effir_dist.data.sets import load_collection
-    from effir_dist.evaluate.scoring import score_texts
+    from effir_dist.evaluate.evaluation import evaluate_texts
 
     collection = load_collection(path, arguments.split)
-    print(f"scoring {len(collection.documents)} documents of {collection.name}", file=sys.stderr, flush=True)
+    print(f"evaluating on {len(collection.documents)} documents of {collection.name}", file=sys.stderr, flush=True)
     try:
-        scores = score_texts(retriever, collection, arguments.batch_tokens)
+        found = evaluate_texts(retriever, collection, arguments.batch_tokens)
     except FloatingPointError as error:
-        raise InputError(f"{model} cannot be scored in {arguments.dtype}: {error}") from None
+        raise InputError(f"{model} cannot be evaluated in {arguments.dtype}: {error}") from None
     return {
         "path": path,
         "queries": len(collection.queries),
         "documents": len(collection.documents),
-        **scores.metrics,
-        "seconds": scores.seconds,
-        "per_query": scores.per_query,
-        "ranked": scores.ranked,
+        **found.metrics,
+        "seconds": found.seconds,
+        "per_query": found.per_query,
+        "ranked": found.ranked,
     }
 
 
 def _by_name(paths: list[str], split: str) -> dict[str, str]:
-    """Data set's name -> path, each with that split; records and tables go by the name, so each may come once."""
+    """Data set's name -> path, each with that split. Records and tables use the name, so it must be unique."""
     from effir_dist.data.beir import require_split
     from effir_dist.data.sets import dataset_name, resolve
 
@@ -188,7 +188,7 @@ def _by_name(paths: list[str], split: str) -> dict[str, str]:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What can be known before the model is loaded."""
+    """The checks that need no model."""
     check_least(arguments, {"batch_tokens": 0, "max_query_length": 4, "max_document_length": 4})
     for name in ("json", "csv"):
         path = getattr(arguments, name)

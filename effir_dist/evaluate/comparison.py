@@ -1,4 +1,4 @@
-"""Per-query scores of one or two models: intervals, paired differences, and the files that other tools read."""
+"""Metrics per query of one or two models: intervals, paired differences, and run files for other tools."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import Interval, Sample, difference_interval
 
 if TYPE_CHECKING:
-    from effir_dist.evaluate.scoring import Ranked
+    from effir_dist.evaluate.evaluation import Ranked
 
 PerQuery = Mapping[str, Mapping[str, float]]
 """Query id -> metric -> value."""
 
 
 def sample(per_query: PerQuery, metric: str, name: str = "") -> Sample:
-    """One training's scores on one data set, queries in the order of their ids: {name: [1, Q]}."""
+    """One training's metric on one data set, queries in the order of their ids: {name: [1, Q]}."""
     import numpy as np
 
     return {name: np.array([[values[metric] for _, values in sorted(per_query.items())]])}

@@ -1,7 +1,7 @@
-"""`python -m effir_dist.encode MODEL TEXTS OUT`: a corpus as vectors on disk, by as many processes as run the command.
+"""`python -m effir_dist.encode MODEL TEXTS OUT`: a corpus as vectors on disk, by any number of processes.
 
-Each computes the shards that are missing and that nobody else is computing, so killed ones are resumed by running the
-command again, and several GPUs share a corpus: a process each, with its own CUDA_VISIBLE_DEVICES.
+Each process computes shards that are missing and that no other process computes. So a killed one is resumed by the same
+command, and several GPUs share a corpus with a process each, each with its own CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m effir_dist.encode",
-        description="Encode a corpus to float16 vectors in shards on disk. Run it again to go on where it was killed, "
-        "and in several processes to share the work.",
+        description="Encode a corpus to float16 vectors in shards on disk. Run it again to resume it, and in several "
+        "processes to share the work.",
     )
     result.add_argument("model", help="name of a backbone (minilm), folder of a checkpoint, of a trial or of an export")
     result.add_argument("texts", type=Path, help="corpus.jsonl of a BEIR-format folder, or any file with a text a line")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def encode(arguments: argparse.Namespace) -> str:
-    """Compute what is missing; what to say of it. Raises InputError for a model, texts or a folder that do not do."""
+    """Compute the missing shards. Returns a line for the user. Raises InputError for a bad model, texts or folder."""
     from effir_dist.evaluate import shards
     from effir_dist.models import encoding
     from effir_dist.models.encoder import load_encoder
@@ -73,7 +73,7 @@ def encode(arguments: argparse.Namespace) -> str:
     about = {"kind": arguments.kind}
     done = shards.encode_corpus(encoder, texts, arguments.out, vectors_of, arguments.shard_texts, about, _say)
     left = shards.unfinished(arguments.out)
-    more = f"; {left} are being computed by other processes: run this again if those are killed" if left else ""
+    more = f"; other processes compute {left} more: run this again if those are killed" if left else ""
     return f"{arguments.out}: {done} shards computed{more}"
 
 

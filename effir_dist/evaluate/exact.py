@@ -1,6 +1,6 @@
 """Exact inner-product search over vectors in memory or on disk, block by block.
 
-Of equal scores the earlier document comes first, whichever way a block is searched and however large it is.
+Of equal similarities the earlier document comes first, however a block is searched and however large it is.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK_BYTES = 256 * 2**20
-"""Document vectors that are copied at a time, as float32."""
+"""Of document vectors that are copied at a time, as float32."""
 PRODUCT_BYTES = 2**30
-"""Scores of all queries with a block's documents that a matrix product may leave."""
+"""Of similarities of all queries with a block's documents that one matrix product may make."""
 BLAS_FROM = 8
-"""Queries from which faiss multiplies matrices, in place of comparing vectors one by one."""
+"""From this many queries on, faiss multiplies matrices and does not compare vectors one by one."""
 Found = tuple[np.ndarray, np.ndarray]
-"""Scores float32 [Q, k] and indices int64 [Q, k], best first."""
+"""Similarities float32 [Q, k] and indices int64 [Q, k], best first."""
 
 
 def exact_search(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
     """The k documents [P, D] of the largest inner product with each query [Q, D]; fewer columns where P < k.
 
-    On a GPU by a matrix product, else by faiss or by a matrix product too, whichever is faster (docs/speed.md).
-    `documents` may be a memory map of any float type: of it BLOCK_BYTES are float32 in memory at a time.
+    On a GPU it is a matrix product, on a CPU faiss or a matrix product, whichever is faster there (docs/speed.md).
+    `documents` may be a memory map of any float type: BLOCK_BYTES of it are in memory at a time, as float32.
     """
     import torch
 
@@ -52,11 +52,11 @@ def search_by_faiss(queries: np.ndarray, documents: np.ndarray, k: int) -> Found
 
 
 def _by_faiss(queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
-    """The search in one block; faiss leaves open which of equal scores it takes, and in which order."""
+    """The search in one block. faiss leaves open which of equal similarities it takes, and in which order."""
     import faiss
     import torch
 
-    # What is compared with the threshold, queries or their numbers, depends on faiss's version: so all or nothing. Its
+    # Versions of faiss compare the threshold with queries or with their numbers: so it is all or nothing here. faiss's
     # own choice (1.15: from 128,000 numbers on) takes eight times as long for 300 queries of 384 dimensions.
     faiss.cvar.distance_compute_blas_threshold = 1 if len(queries) >= BLAS_FROM else 2**31 - 1
     one_more = min(k + 1, len(rows))
@@ -74,7 +74,7 @@ def _by_faiss(queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
 
 
 def search_by_product(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
-    """`exact_search` by a matrix product in float32, on the GPU where there is one; float16 travels there as it is."""
+    """`exact_search` by a matrix product in float32, on the GPU where there is one, to which float16 goes as it is."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -86,16 +86,16 @@ def search_by_product(queries: np.ndarray, documents: np.ndarray, k: int) -> Fou
         if device.type == "cuda":
             block = block.pin_memory().to(device, non_blocking=True)
         scores, indices = _top(asked @ block.float().T, k)
-        # Those of earlier blocks come first in what is sorted, and the sort is stable.
+        # The sort is stable, and documents of earlier blocks come first in what is sorted.
         best = torch.cat([best[0], scores], 1), torch.cat([best[1], indices + start], 1)
         best = _gathered(best, best[0].argsort(dim=1, descending=True, stable=True)[:, :k])
     return best[0].cpu().numpy(), best[1].cpu().numpy()
 
 
 def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best of each row [Q, P], equal ones in the order of documents: a stable sort, without sorting it all.
+    """The k best of each row [Q, P], equal ones in the order of documents: a stable sort without sorting all.
 
-    Top-k is free to take any of those that equal the k-th; a row in which there are more of them is sorted after all.
+    Top-k may take any of those that equal the k-th. A row in which there are more of them is sorted after all.
     """
     best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     found = _gathered((best.values, best.indices), best.indices.argsort(dim=1))
@@ -114,7 +114,7 @@ def _gathered(pair: tuple[torch.Tensor, torch.Tensor], order: torch.Tensor) -> t
 
 
 def _blocks(documents: np.ndarray, numbers: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(First row, rows) of consecutive blocks of `documents` [P, D] of at most so many numbers, or one row."""
+    """(First row, rows) of consecutive blocks of `documents` [P, D], each of at most `numbers` numbers or one row."""
     step = max(1, numbers // max(1, documents.shape[1]))
     for start in range(0, len(documents), step):
         yield start, documents[start : start + step]

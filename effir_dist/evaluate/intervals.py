@@ -1,9 +1,8 @@
-"""How sure a mean over queries is: bootstrap intervals, and paired ones for the difference of two models.
+"""Bootstrap intervals of a mean over queries, and paired ones of the difference of two models.
 
-A sample is data set -> [S, Q]: a score for each of S trainings (seeds) and Q queries. Its value is the mean over seeds
-and queries of each data set, then over data sets, as a search scores a trial. A draw resamples the seeds, and the
-queries of each data set, with replacement; the queries alike for both sides of a difference (Efron and Tibshirani,
-1993).
+A sample is data set -> [S, Q]: a metric for each of S trainings (seeds) and Q queries. Its value is the mean over seeds
+and queries of each data set, then over data sets, as for a trial's quality. A draw resamples the seeds, and the queries
+of each data set, with replacement. Both sides of a difference get the same queries (Efron and Tibshirani, 1993).
 """
 
 from __future__ import annotations
@@ -34,29 +33,29 @@ class Interval:
 
 
 def mean_interval(sample: Sample, level: float = 0.95, seed: int = 0) -> Interval:
-    """Of one model's value."""
+    """The interval of one model's value."""
     return _interval(_value(sample), _draws(sample, seed), level)
 
 
 def difference_interval(sample: Sample, other: Sample, level: float = 0.95, seed: int = 0) -> Interval:
-    """Of `sample` minus `other`, on the same data sets and queries; the numbers of seeds may differ.
+    """The interval of `sample` minus `other`, on the same data sets and queries. The numbers of seeds may differ.
 
     Raises ValueError where data sets or queries do not match.
     """
     if sample.keys() != other.keys() or any(sample[d].shape[1] != other[d].shape[1] for d in sample):
         raise ValueError("a paired difference needs the same data sets and queries on both sides")
-    # One seed for both: they share the draws of queries, which come before those of seeds.
+    # One seed for both: they share the draws of queries, which are made before those of seeds.
     return _interval(_value(sample) - _value(other), _draws(sample, seed) - _draws(other, seed), level)
 
 
 def many_draws(
     samples: Mapping[str, np.ndarray], seed: int = 0, pooled: Mapping[int, Sequence[int]] | None = None
 ) -> dict[str, np.ndarray]:
-    """Data set -> [DRAWS, N] resampled means of N models trained once each, from their scores [N, Q].
+    """Data set -> [DRAWS, N] resampled means of N models trained once each, from their metric [N, Q].
 
-    pooled: column -> the columns (its own too) whose trainings it stands for, resampled as seeds.
-    The mean over data sets of a column has the quantiles of `mean_interval`, the difference of two columns those of
-    `difference_interval`: a thousand models cost one table of draws instead of a thousand.
+    pooled: column -> the columns, its own too, whose trainings are resampled as its seeds.
+    A column's mean over data sets has the quantiles of `mean_interval`, and the difference of two columns those of
+    `difference_interval`. So a thousand models cost one table of draws and not a thousand.
     """
     import numpy as np
 
@@ -78,7 +77,7 @@ def _query_counts(rng: np.random.Generator, queries: int) -> np.ndarray:
 
 
 def _value(sample: Sample) -> float:
-    return float(sum(scores.mean() for scores in sample.values()) / len(sample))
+    return float(sum(values.mean() for values in sample.values()) / len(sample))
 
 
 def _draws(sample: Sample, seed: int) -> np.ndarray:
@@ -87,14 +86,14 @@ def _draws(sample: Sample, seed: int) -> np.ndarray:
     return sum(draws[1:], draws[0]) / len(sample)
 
 
-def _dataset_draws(scores: np.ndarray, seed: int, number: int) -> np.ndarray:
-    """[DRAWS] resampled means of one data set's scores [S, Q], the `number`th by name."""
+def _dataset_draws(values: np.ndarray, seed: int, number: int) -> np.ndarray:
+    """[DRAWS] resampled means of one data set's values [S, Q], the `number`th by name."""
     import numpy as np
 
-    rng, (seeds, queries) = np.random.default_rng([seed, number]), scores.shape
+    rng, (seeds, queries) = np.random.default_rng([seed, number]), values.shape
     counts = _query_counts(rng, queries)
     weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS)
-    return ((weights @ scores) * counts).sum(axis=1) / (seeds * queries)
+    return ((weights @ values) * counts).sum(axis=1) / (seeds * queries)
 
 
 def _interval(value: float, draws: np.ndarray, level: float) -> Interval:

@@ -9,12 +9,12 @@ import numpy as np
 METRICS = ("ndcg_at_10", "recall_at_100", "mrr_at_10")
 
 
-def trec_order(document_ids: Sequence[str], scores: Sequence[float] | np.ndarray) -> list[str]:
-    """`document_ids` from best to worst: descending float32 score, ties by descending id, as trec_eval sorts.
+def trec_order(document_ids: Sequence[str], similarities: Sequence[float] | np.ndarray) -> list[str]:
+    """`document_ids` from best to worst: descending float32 similarity, ties by descending id, as trec_eval sorts.
 
-    `scores` [P] belong to `document_ids` one by one; a different length raises ValueError.
+    similarities: [P], one for each of `document_ids`. Raises ValueError for another length.
     """
-    single = np.asarray(scores, dtype=np.float32).tolist()
+    single = np.asarray(similarities, dtype=np.float32).tolist()
     pairs = sorted(zip(single, document_ids, strict=True), reverse=True)
     return [document_id for _, document_id in pairs]
 
@@ -66,9 +66,9 @@ def measure(ranking: Sequence[str], grades: Mapping[str, int]) -> dict[str, floa
 def measure_all(
     rankings: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]
 ) -> dict[str, dict[str, float]]:
-    """Query id -> metrics, for every judged query: one that `rankings` lacks counts 0, one not judged is left out.
+    """Query id -> metrics, for every judged query. One that `rankings` lacks counts 0; one not judged is left out.
 
-    trec_eval by itself skips a query that the run lacks, which flatters the mean; this is its option `-c`.
+    By default trec_eval skips a query that the run lacks, which flatters the mean. This is its option `-c`.
     """
     return {query_id: measure(rankings.get(query_id, ()), grades) for query_id, grades in qrels.items()}
 
@@ -76,5 +76,5 @@ def measure_all(
 def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over `rows` (queries, or data sets). Raises ValueError where there is none."""
     if not rows:
-        raise ValueError("no mean of metrics without a single row: there must be a judged query")
+        raise ValueError("a mean of metrics needs at least one judged query")
     return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}

@@ -1,8 +1,8 @@
-"""The vectors of a corpus as files that several processes write together and that a killed one leaves for the next.
+"""The vectors of a corpus as files that several processes write together and can resume.
 
-FOLDER/corpus.json            what is encoded by what: texts, model, dtype, size of a shard
-FOLDER/shard-00003.npy        [n, D] of texts 3n to 4n, in their order; there whole or not at all
-FOLDER/shard-00003.lock       held by the process that computes it: the kernel drops it with the process
+FOLDER/corpus.json            texts, model and size of a shard
+FOLDER/shard-00003.npy        [n, D] of texts 3n to 4n, in their order, written atomically
+FOLDER/shard-00003.lock       held by the process that computes it; the kernel drops it with the process
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ MANIFEST = "corpus.json"
 
 @dataclass(frozen=True)
 class TextFile:
-    """Texts in a file, a line each: of a .jsonl title and text, as in BEIR, else the lines themselves.
+    """Texts in a file, one a line: title and text of a .jsonl, as in BEIR, else the lines themselves.
 
-    Of the texts only where their lines begin is in memory: 8 bytes each.
+    Only the start of each line is in memory: 8 bytes a text.
     """
 
     path: Path
     starts: np.ndarray
-    """[N] int64 bytes from the file's start"""
+    """[N] int64: where each line starts, in bytes."""
     digest: str
     """Of the file's bytes."""
 
     @staticmethod
     def open(path: Path) -> TextFile:
-        """Read the file once. Raises InputError where that cannot be done, or it holds no text."""
+        """Read the file once. Raises InputError where it cannot be read or holds no text."""
         digest, starts, place = hashlib.sha256(), array("q"), 0
         try:
             with path.open("rb") as file:
@@ -64,7 +64,7 @@ class TextFile:
         return len(self.starts)
 
     def read(self, first: int, last: int) -> list[str]:
-        """Texts `first` to `last` (excluded). Raises InputError for a line that is no text."""
+        """Texts from `first` to before `last`. Raises InputError for a line that is no text."""
         texts = []
         with self.path.open("rb") as file:
             for number in range(first, last):
@@ -82,7 +82,7 @@ class TextFile:
 
 
 class Vectors:
-    """[N, D] in shards on disk; what is read of them is memory-mapped."""
+    """[N, D] vectors in shards on disk, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         """Raises InputError where the folder holds no finished corpus."""
@@ -101,10 +101,10 @@ class Vectors:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """A stretch of rows, as an array."""
+        """A slice of rows without step, as an array."""
         first, last, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError("vectors in shards are read in stretches")
+            raise ValueError("vectors in shards are read in slices without step")
         shards = range(first // self.rows, -(-last // self.rows) if last > first else first // self.rows + 1)
         cut = [self.parts[s][max(0, first - s * self.rows) : max(0, last - s * self.rows)] for s in shards]
         return cut[0] if len(cut) == 1 else np.concatenate(cut)
@@ -123,10 +123,10 @@ def encode_corpus(
     about: dict[str, Any],
     say: Callable[[str], None],
 ) -> int:
-    """Compute the shards that `folder` lacks and that no other process is computing; returns how many it computed.
+    """Compute the shards that `folder` lacks and that no other process computes. Returns their number.
 
-    encode: texts -> [n, D]. about: what makes these vectors others than those of another call. Any number of processes
-    may do this at once. Raises InputError where the folder holds another corpus's vectors, or another model's.
+    encode: texts -> [n, D]. about: what else identifies these vectors, such as their kind. Any number of processes may
+    call it at once. Raises InputError where the folder holds vectors of another corpus or model.
     """
     count = -(-len(texts) // shard_texts)
     identity = {"texts": len(texts), "texts_sha256": texts.digest, "shard_texts": shard_texts}
@@ -149,14 +149,14 @@ def encode_corpus(
 
 
 def unfinished(folder: Path) -> int:
-    """Shards that are not there yet: other processes have them."""
+    """Number of shards that are missing: other processes compute them."""
     manifest = _manifest(folder) or {"texts": 0, "shard_texts": 1}
     shards = range(-(-int(manifest["texts"]) // int(manifest["shard_texts"])))
     return sum(not shard_file(folder, shard).is_file() for shard in shards)
 
 
 def model_digest(encoder: Encoder) -> str:
-    """Of what makes its vectors: weights, their dtype, plan, settings and tokenizer."""
+    """Digest of what determines a model's vectors: weights, their dtype, plan, settings and tokenizer."""
     import torch
 
     from effir_dist.models.tokens import tokenizer_identity
@@ -186,7 +186,7 @@ def _claim_folder(folder: Path, wanted: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _shard_lock(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock, which is dropped with the block or with the process."""
+    """Whether this process got the lock. It is released at the end of the block or of the process."""
     with disk_errors(path):
         file = os.open(path, os.O_CREAT | os.O_RDWR)
     try:

@@ -1,8 +1,8 @@
-"""Speed and memory of a pruned model by one fixed protocol, with the unpruned model beside it in the same process.
+"""Speed and memory of a pruned model by one fixed protocol, next to the unpruned model in the same process.
 
-What a machine does in a second says little about another one, or about the same one an hour later. So both models run
-in turns, on the same token ids, and their ratio is what trials of different machines compare by. A query alone in its
-batch gives the latency, a batch of documents the throughput; lengths, batch and repeats are `score.speed_*`.
+Seconds differ from machine to machine, and on one machine from hour to hour. So both models run in turns on the same
+token ids, and trials of different machines are compared by the ratio. A single query gives the latency, a batch of
+documents the throughput. Lengths, batch size and repeats are `score.speed_*`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from effir_dist.models.encoder import Encoder
 WARM_UP = 2
 """Passes of each model that are not timed."""
 LEAST_SECONDS = 0.02
-"""What is quicker is timed several times in a row, so that a clock's tick does not matter."""
+"""A faster pass is timed several times in a row, for the resolution of the clock."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Timed:
     ratio: float
     """unpruned / pruned: the median over pairs that ran one after the other."""
     quartiles: list[float]
-    """Of that ratio, the lower and the upper one."""
+    """The lower and the upper quartile of that ratio."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _protocol(encoder: Encoder, config: ScoreConfig, one: _Timed, many: _Timed) 
 
 
 def _ids(encoder: Encoder, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [B, T] of no meaning, the same in every trial, and a mask without padding."""
+    """Random token ids [B, T], the same in every trial, and a mask without padding."""
     words = np.random.default_rng(0).integers(0, int(encoder.model_config["vocab_size"]), (count, length))
     ids = torch.from_numpy(words).to(encoder.device)
     return ids, torch.ones_like(ids)
@@ -103,14 +103,14 @@ def _in_turns(encoder: Encoder, unpruned: Encoder, batch: tuple[torch.Tensor, to
     times = max(1, min(50, round(LEAST_SECONDS / max(seconds, 1e-6))))
     pairs = []
     for turn in range(repeats):
-        # Who goes first changes, so that neither always finds the other's leavings in the caches.
+        # They take turns to be first, so that neither always finds the other's data in the caches.
         order = (0, 1) if turn % 2 == 0 else (1, 0)
         found = {which: _seconds(both[which], times, encoder.device) / times for which in order}
         pairs.append((found[0], found[1]))
     table = np.array(pairs)
-    pruned, whole = np.median(table, axis=0).tolist()
+    pruned, full = np.median(table, axis=0).tolist()
     low, middle, high = np.quantile(table[:, 1] / table[:, 0], [0.25, 0.5, 0.75]).tolist()
-    return _Timed(pruned, whole, middle, [low, high])
+    return _Timed(pruned, full, middle, [low, high])
 
 
 def _seconds(run: Callable[[], Any], times: int, device: torch.device) -> float:
@@ -128,9 +128,9 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_tensor_bytes(encoder: Encoder, batch: tuple[torch.Tensor, torch.Tensor]) -> int:
-    """The weights, and the most that the tensors of encoding `batch` take together: bytes, the same on every machine.
+    """Bytes of the weights and, at their peak, of the tensors that encode `batch`. The same on every machine.
 
-    What kernels take for themselves and what an allocator keeps in reserve is left out.
+    Workspace of kernels and reserves of the allocator are left out.
     """
     weights = sum(t.numel() * t.element_size() for t in (*encoder.parameters(), *encoder.buffers()))
     with torch.no_grad(), _Live() as live:
@@ -139,7 +139,7 @@ def peak_tensor_bytes(encoder: Encoder, batch: tuple[torch.Tensor, torch.Tensor]
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, while they live."""
+    """Counts the bytes of all storages that operations allocate and that are alive."""
 
     def __init__(self) -> None:
         super().__init__()

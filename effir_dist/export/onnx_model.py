@@ -19,7 +19,7 @@ from effir_dist.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from effir_dist.data.sets import Collection
-    from effir_dist.evaluate.scoring import Scores
+    from effir_dist.evaluate.evaluation import Evaluation
     from effir_dist.runs.run_folder import Run
 
 INPUTS = ("input_ids", "attention_mask")
@@ -123,7 +123,7 @@ def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> dict[
     """
     from effir_dist.core.config import from_dict
     from effir_dist.data.sets import search_collection, test_collection
-    from effir_dist.evaluate.scoring import score
+    from effir_dist.evaluate.evaluation import evaluate
 
     config = from_dict(run.config)
     read = test_collection if config.data.test_split else search_collection
@@ -131,13 +131,13 @@ def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> dict[
     rows = {}
     for path in config.data.paths:
         collection: Collection = read(path, config.data, config.search.seed)
-        scores = {k: score(e, collection, config.score.batch_tokens) for k, e in encoders.items()}
+        scores = {k: evaluate(e, collection, config.score.batch_tokens) for k, e in encoders.items()}
         rows[collection.name] = _compared(scores)
     sizes = {kind: path.stat().st_size for kind, path in (("float32", float32), ("int8", int8))}
     return {"split": "test" if config.data.test_split else "search", "bytes": sizes, QUALITY: rows}
 
 
-def _compared(scores: dict[str, Scores]) -> dict[str, float]:
+def _compared(scores: dict[str, Evaluation]) -> dict[str, float]:
     from effir_dist.evaluate.comparison import paired
 
     difference = paired(scores["int8"].per_query, scores["float32"].per_query)[QUALITY]

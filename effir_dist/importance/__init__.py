@@ -1,1 +1,1 @@
-"""Which sub-layers and neurons may go."""
+"""Which parts of a model may go: importance of sub-layers, saliency of neurons."""

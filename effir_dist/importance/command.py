@@ -1,4 +1,4 @@
-"""`python -m effir_dist.importance`: scores of all sub-layers and their drop order: table, CSV, heat map."""
+"""`python -m effir_dist.importance`: importance of all sub-layers and their drop order, as table, CSV and heat map."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effir_dist.core import renamed
 from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError, command
-from effir_dist.core.settings import DISTANCES, DTYPES, LEVELS, RunConfig
-from effir_dist.importance.ranking import KINDS, Importance, Method, score_model
+from effir_dist.core.settings import DISTANCES, DTYPES, GRANULARITIES, RunConfig
+from effir_dist.importance.ranking import KINDS, Importance, Method, calibrate
 from effir_dist.models.families import backbones
 
 if TYPE_CHECKING:
@@ -26,17 +27,20 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m effir_dist.importance",
-        description="How much each attention and MLP changes the residual stream, and the order in which they go.",
+        description="How much each attention and MLP changes the residual stream, and the order in which they are "
+        "dropped.",
     )
     p.add_argument("--backbone", default="minilm", help=", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES]))
     p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
-    p.add_argument("--data", metavar="DIR", default="pydocs", help="BEIR-format folder: its corpus calibrates")
-    p.add_argument("--texts", metavar="FILE", type=Path, help="a text on each line, instead of --data")
-    p.add_argument("--samples", type=int, default=256, help="texts taken, the first of the file (default: 256)")
+    p.add_argument("--data", metavar="DIR", default="pydocs", help="BEIR-format folder: texts of its corpus are taken")
+    p.add_argument("--texts", metavar="FILE", type=Path, help="a file with a text on each line, instead of --data")
+    p.add_argument("--samples", type=int, default=256, help="how many texts, the first of the file (default: 256)")
     p.add_argument("--length", type=int, default=512, help="tokens kept of each (default: 512)")
     p.add_argument("--distance", choices=DISTANCES, default="cosine")
-    p.add_argument("--level", choices=LEVELS, default="token", help="per token, or of the pooled stream")
-    p.add_argument("--greedy", action="store_true", help="score again after each drop")
+    what = "distance of each token, or of the pooled stream (default: token)"
+    p.add_argument("--granularity", choices=GRANULARITIES, default="token", help=what)
+    renamed.refuse_option(p, "--level", "--granularity")
+    p.add_argument("--greedy", action="store_true", help="measure again after each drop")
     p.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
     p.add_argument("--out", type=Path, default=Path("importance"), help="folder for importance.csv and .png")
     return p
@@ -48,17 +52,17 @@ def main() -> None:
     args = parser().parse_args()
     texts = calibration_texts(args)
     encoder = _load(args)
-    method = Method(args.distance, args.level, args.greedy)
-    importance = score_model(encoder, texts, method=method).importance
+    method = Method(args.distance, args.granularity, args.greedy)
+    importance = calibrate(encoder, texts, method=method).importance
     orders = {kind: importance.drop_order(kind) for kind in KINDS}
     table = order_table(importance, orders)
-    print(f"{args.model or args.backbone}: {len(texts)} texts, {args.distance} per {args.level}")
+    print(f"{args.model or args.backbone}: {len(texts)} texts, {args.distance} per {args.granularity}")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     _write(args.out, table, heat_map(orders, args.model or args.backbone))
 
 
 def calibration_texts(args: argparse.Namespace) -> list[str]:
-    """The texts that calibrate. Raises InputError where there are none."""
+    """The texts that importance is measured on. Raises InputError where there are none."""
     from effir_dist.data import beir, sets
 
     if args.samples < 1:
@@ -69,7 +73,7 @@ def calibration_texts(args: argparse.Namespace) -> list[str]:
     else:
         texts = [line for _, line in beir.lines(args.texts)][: args.samples]
     if not texts:
-        raise InputError(f"no calibration text in {args.texts or args.data}; it needs one at least")
+        raise InputError(f"no calibration text in {args.texts or args.data}; it needs at least one")
     return texts
 
 
@@ -85,18 +89,18 @@ def _load(args: argparse.Namespace) -> Encoder:
 
 
 def order_table(importance: Importance, orders: dict[str, list[int]]) -> pd.DataFrame:
-    """A row a block: the score of each kind, and its place in the drop order (1 goes first)."""
+    """One row a block: the importance of each kind, and its place in the drop order (1 is dropped first)."""
     import pandas as pd
 
     columns: dict[str, Any] = {"block": range(len(importance.mlp))}
     for kind in KINDS:
-        columns[f"{kind}_score"] = getattr(importance, kind)
+        columns[f"{kind}_importance"] = getattr(importance, kind)
         columns[f"{kind}_drop"] = [orders[kind].index(block) + 1 for block in range(len(importance.mlp))]
     return pd.DataFrame(columns)
 
 
 def heat_map(orders: dict[str, list[int]], name: str) -> Figure:
-    """For each kind: blocks (upwards) against how many are dropped; filled where the block is gone."""
+    """For each kind: blocks (upwards) against how many are dropped, filled where the block is dropped."""
     import numpy as np
     from matplotlib.figure import Figure
 

@@ -1,8 +1,9 @@
-"""Scores of sub-layers (paper, section 3.1) and of neurons, on the unpruned model; computed once a search.
+"""Importance of sub-layers (paper, section 3.1) and saliency of neurons of the unpruned model, once a search.
 
-S_l = 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream that the sub-layer reads, F_l the sub-layer with all of its
-norms: in float32, per token over D, then the mean over all real tokens of all texts. Where the norm comes behind the
-sum (post-norm), norm(x_l + F_l(x_l)) takes the sum's place. Attention and MLP sub-layers are ranked as two groups.
+The importance of sub-layer l is 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream that the sub-layer reads, F_l the
+sub-layer with all of its norms. It is taken in float32, per token over D, then averaged over all real tokens of all
+texts. Where the norm comes behind the sum (post-norm), norm(x_l + F_l(x_l)) takes the sum's place. Attention and MLP
+sub-layers are ranked as two groups.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
 
 KINDS = ("mlp", "attention", "block")
-"""What is scored and may be dropped; a block is its attention and its MLP."""
+"""What has an importance and may be dropped. A block is its attention and its MLP."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What the paper leaves open; the defaults are the paper's."""
+    """How importance is measured. The defaults are the paper's."""
 
     distance: str = "cosine"
-    """Between the stream before and after: 1 - cos, or `l2`: ||F(x)|| / ||x||."""
-    level: str = "token"
-    """Per token, or of the `pooled` stream, one vector a text."""
+    """Between the residual stream before and after: 1 - cos, or `l2`: ||F(x)|| / ||x||."""
+    granularity: str = "token"
+    """Of each `token`, or of the `pooled` stream, one vector a text."""
     greedy: bool = False
-    """Whether the drop order comes from scoring again after each drop."""
+    """Whether importance is measured again after each drop, which gives another drop order."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores of every sub-layer, [L] each: higher matters more; NaN where there is none."""
+    """Importance of every sub-layer, [L] each: higher matters more; NaN where the sub-layer is dropped."""
 
     mlp: tuple[float, ...]
     attention: tuple[float, ...]
@@ -50,23 +51,23 @@ class Importance:
     """Of both sub-layers together: from where the residual stream enters a block to where it leaves."""
 
     orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Kind -> its drop order, where that is not by these scores but by those after each drop."""
+    """Kind -> its drop order, where that comes from the importance after each drop and not from the above."""
 
     def drop_order(self, kind: str = "mlp") -> list[int]:
-        """Blocks by rising score, or as `orders` has it: the first is dropped first."""
+        """Blocks by rising importance, or as `orders` has it: the first is dropped first."""
         if kind in self.orders:
             return list(self.orders[kind])
-        scores: tuple[float, ...] = getattr(self, kind)
-        return sorted(range(len(scores)), key=lambda block: (scores[block], block))
+        values: tuple[float, ...] = getattr(self, kind)
+        return sorted(range(len(values)), key=lambda block: (values[block], block))
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What a search knows before its first trial."""
+class Calibration:
+    """What calibration texts tell of the unpruned model, before the first trial."""
 
     importance: Importance
-    neurons: dict[str, np.ndarray]
-    """[L, F] for each ranking; higher stays."""
+    saliency: dict[str, np.ndarray]
+    """Ranking -> [L, F] saliency of the neurons: the higher ones stay."""
 
 
 @dataclass
@@ -89,11 +90,13 @@ class _Sums:
         self.changes[kind][block] += self.distance(before, after, self.seen["mask"])
 
 
-def score_model(encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, method: Method | None = None) -> Scores:
-    """Importance of each sub-layer and the rankings of neurons, from `texts` encoded as documents."""
+def calibrate(
+    encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, method: Method | None = None
+) -> Calibration:
+    """Importance of each sub-layer and saliency of each neuron, from `texts` encoded as documents."""
     method = method or Method()
     row, sums = family(encoder.model_config), _observed(encoder, texts, batch_tokens, method)
-    count = sums.tokens if method.level == "token" else sums.texts
+    count = sums.tokens if method.granularity == "token" else sums.texts
     orders = {}
     if method.greedy:
         once, blocks = replace(method, greedy=False), block_count(encoder.model_config)
@@ -101,22 +104,23 @@ def score_model(encoder: Encoder, texts: Sequence[str], batch_tokens: int = 0, m
         orders = {kind: tuple(greedy_order(make, kind, blocks, texts, once)) for kind, make in makers.items()}
     importance = Importance(**{kind: tuple((sums.changes[kind] / count).tolist()) for kind in KINDS}, orders=orders)
     if encoder.plan.dropped_mlp or encoder.plan.dropped_attention:
-        return Scores(importance, {})  # neurons are ranked on the whole model
-    return Scores(importance, {"activation": _activation(encoder, row, sums), "magnitude": _magnitude(encoder, row)})
+        return Calibration(importance, {})  # neurons are ranked on the unpruned model
+    saliency = {"activation": _activation(encoder, row, sums), "magnitude": _magnitude(encoder, row)}
+    return Calibration(importance, saliency)
 
 
 def greedy_order(
     make: Callable[[list[int]], Encoder], kind: str, blocks: int, texts: Sequence[str], method: Method
 ) -> list[int]:
-    """The drop order where all is scored again after each drop.
+    """The drop order where importance is measured again after each drop.
 
     make(dropped) gives the model without the sub-layers (or blocks) of `kind` in those blocks.
     """
     order: list[int] = []
     while len(order) < blocks:
-        scores = getattr(score_model(make(order), texts, method=method).importance, kind)
+        values = getattr(calibrate(make(order), texts, method=method).importance, kind)
         left = [block for block in range(blocks) if block not in order]
-        order.append(min(left, key=lambda block: (scores[block], block)))
+        order.append(min(left, key=lambda block: (values[block], block)))
     return order
 
 
@@ -222,7 +226,7 @@ def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch
     pool = POOLINGS[encoder.settings.pooling]
 
     def measure(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> float:
-        if method.level == "token":
+        if method.granularity == "token":
             x, y = before[mask].float(), after[mask].float()
         else:
             x, y = pool(before, mask.long()), pool(after, mask.long())

@@ -1,7 +1,7 @@
-"""Rankings of neurons that need training pairs: self-slimming (paper, section 3.2) and first-order Taylor.
+"""Saliency of neurons that needs training pairs: self-slimming (paper, section 3.2) and first-order Taylor.
 
-A gate z in R^F on each MLP: W_down(ReLU(z) * h), h the input of the last matrix; z starts at 1. At z = 1 the model is
-untouched, so both rankings read the same place: slimming where z has moved to, Taylor how the loss would change.
+Each MLP gets a gate z in R^F: W_down(ReLU(z) * h), h the input of the last matrix. With z = 1, where it starts, the
+model computes what it did. Slimming trains z and reads where it ends; Taylor reads the loss's gradient at z = 1.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import PruneConfig, TrainConfig
 from effir_dist.models.families.backbones import family, mlp_width
 from effir_dist.training.batches import Batch, Examples, batches
-from effir_dist.training.collate import Maker
-from effir_dist.training.engine import Groups
-from effir_dist.training.gradcache import step_loss
+from effir_dist.training.collate import Collator
+from effir_dist.training.engine import ChunkEncoder
+from effir_dist.training.gradcache import batch_loss
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def gated(encoder: Encoder) -> Iterator[list[nn.Parameter]]:
-    """Within the block every MLP has a gate, one [F] a block; nothing stays behind."""
+    """Within the block every MLP has a gate, [F] each. At its end the gates are gone."""
     row, width = family(encoder.model_config), mlp_width(encoder.model_config)
     blocks: Any = encoder.backbone.get_submodule(row.blocks)
     gates = [nn.Parameter(torch.ones(width, device=encoder.device)) for _ in blocks]
@@ -52,8 +52,8 @@ def regulariser(gates: list[nn.Parameter], beta: float) -> Tensor:
     return torch.stack([torch.sigmoid(beta * torch.relu(z).abs()).sum() for z in gates]).sum()
 
 
-def slimming_scores(encoder: Encoder, examples: Examples, prune: PruneConfig, train: TrainConfig) -> np.ndarray:
-    """[L, F]: ReLU(z) after training the gates. The encoder's weights are as before.
+def slimming_saliency(encoder: Encoder, examples: Examples, prune: PruneConfig, train: TrainConfig) -> np.ndarray:
+    """[L, F]: ReLU(z) after the gates' training. The encoder's weights are as before.
 
     Raises InputError where a gate is no longer finite.
     """
@@ -74,14 +74,14 @@ def slimming_scores(encoder: Encoder, examples: Examples, prune: PruneConfig, tr
                     f"the gates of self-slimming are not finite after step {step}; lower prune.slim_learning_rate "
                     f"(now {prune.slim_learning_rate}) or choose another prune.ranking"
                 )
-        scores = torch.stack([torch.relu(z.detach()) for z in gates]).cpu().numpy()
+        saliency = torch.stack([torch.relu(z.detach()) for z in gates]).cpu().numpy()
     if kept:
         encoder.load_state_dict(kept)
     encoder.requires_grad_(True)
-    return scores
+    return saliency
 
 
-def taylor_scores(encoder: Encoder, examples: Examples, prune: PruneConfig, train: TrainConfig) -> np.ndarray:
+def taylor_saliency(encoder: Encoder, examples: Examples, prune: PruneConfig, train: TrainConfig) -> np.ndarray:
     """[L, F]: mean over batches of |dL/dz| at z = 1, the first-order change of the loss without the neuron."""
     encoder.requires_grad_(False)
     with gated(encoder) as gates:
@@ -96,10 +96,10 @@ def taylor_scores(encoder: Encoder, examples: Examples, prune: PruneConfig, trai
 
 def _loss(encoder: Encoder, examples: Examples, batch: Batch, train: TrainConfig) -> Tensor:
     plain = dataclasses.replace(train, distill_scores=0.0, distill_similarities=0.0, distill_embeddings=0.0)
-    step = Maker(encoder, examples, plain).step(batch).map(lambda tensor: tensor.to(encoder.device))
-    return step_loss(Groups(encoder), step, plain)
+    collated = Collator(encoder, examples, plain).collate(batch).map(lambda tensor: tensor.to(encoder.device))
+    return batch_loss(ChunkEncoder(encoder), collated, plain)
 
 
-def random_scores(blocks: int, width: int, seed: int) -> np.ndarray:
-    """[L, F]: no knowledge at all, the control."""
+def random_saliency(blocks: int, width: int, seed: int) -> np.ndarray:
+    """[L, F] random numbers: the control."""
     return np.random.default_rng(seed).random((blocks, width), np.float32)

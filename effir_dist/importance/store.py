@@ -1,4 +1,4 @@
-"""Importance and neuron scores of a search, as its run folder keeps them."""
+"""Importance of sub-layers and saliency of neurons, as a run's folder keeps them."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from effir_dist.core.storage import exists, read_bytes
 from effir_dist.importance.ranking import KINDS, Importance
 from effir_dist.runs.run_folder import Run
 
+IMPORTANCE_FILE, SALIENCY_FILE = "importance.json", "neurons.npz"
+"""In `Run.importance_folder`."""
 WORK_FILE = "work.json"
-"""In `scores/`: what training and scoring take, in tokens that pass the model."""
+"""Beside them: tokens that pass the model in training and in evaluation."""
 
 
-def has_scores(run: Run) -> bool:
-    """Whether this run's layers and neurons are scored: importance is written last."""
-    return exists(run.scores_folder / "importance.json")
+def has_importance(run: Run) -> bool:
+    """Whether this run's sub-layers and neurons are ranked. The file of the sub-layers is written last."""
+    return exists(run.importance_folder / IMPORTANCE_FILE)
 
 
 def load_importance(run: Run) -> Importance:
     """Importance of the sub-layers. Raises InputError where the file holds something else."""
-    path = run.scores_folder / "importance.json"
+    path = run.importance_folder / IMPORTANCE_FILE
     tree = read_json(path)
     try:
-        scores = {kind: tuple(float("nan") if v is None else float(v) for v in tree[kind]) for kind in KINDS}
+        values = {kind: tuple(float("nan") if v is None else float(v) for v in tree[kind]) for kind in KINDS}
         orders = {kind: tuple(map(int, order)) for kind, order in tree.get("orders", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} holds no importance scores ({error!r}); remove it, and --resume makes it") from None
-    return Importance(**scores, orders=orders)
+        raise InputError(f"{path} holds no importance of layers ({error!r}); remove it and use --resume") from None
+    return Importance(**values, orders=orders)
 
 
-def load_scores(run: Run) -> tuple[Importance, dict[str, np.ndarray]]:
-    """Importance of the sub-layers, and [L, F] scores of the neurons for each ranking."""
-    importance = load_importance(run)
-    with np.load(io.BytesIO(read_bytes(run.scores_folder / "neurons.npz"))) as arrays:
-        return importance, {name: arrays[name] for name in arrays.files}
+def load_saliency(run: Run) -> dict[str, np.ndarray]:
+    """Ranking -> [L, F] saliency of the neurons."""
+    with np.load(io.BytesIO(read_bytes(run.importance_folder / SALIENCY_FILE))) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def load_work(run: Run) -> dict[str, float]:
-    """`train`, `score`, `low`: tokens (`scores.count_work`); usual proportions for a run of an older version."""
-    path = run.scores_folder / WORK_FILE
+    """`train`, `score`, `low`: tokens (`preparation.count_work`). A run of an older version gets usual proportions."""
+    path = run.importance_folder / WORK_FILE
     return {"train": 0.85, "score": 0.15, "low": 0.05, **(read_json(path) if exists(path) else {})}
 
 
 def drop_order(run: Run) -> list[int]:
-    """Blocks by rising importance of their MLP; empty where the run has no scores yet."""
-    return load_importance(run).drop_order("mlp") if has_scores(run) else []
+    """Blocks by rising importance of their MLP; empty where the run has none yet."""
+    return load_importance(run).drop_order("mlp") if has_importance(run) else []

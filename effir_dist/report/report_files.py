@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.files import write_bytes_atomic, write_text_atomic
-from effir_dist.importance.store import drop_order, has_scores, load_scores
+from effir_dist.importance.store import drop_order, has_importance, load_saliency
 from effir_dist.report.compare import Loaded, common_trials
 from effir_dist.report.frames import front_of
 from effir_dist.report.front_plot import front_figure
@@ -77,10 +77,10 @@ def _write_table(path: Path, table: pd.DataFrame) -> list[Path]:
 
 
 def _write_widths(run: Run, folder: Path) -> list[Path]:
-    """Tables and plots of the widths by ranking, from the importance scores of neurons, where the run has them."""
-    if not has_scores(run):
+    """Tables and plots of the widths by ranking, from the saliency of neurons, where the run has it."""
+    if not has_importance(run):
         return []
-    table = widths_table(load_scores(run)[1])
+    table = widths_table(load_saliency(run))
     figure = widths_figure(table, f"Width of each MLP by ranking: {model_name(run)}")
     return _write_table(folder / "widths", table) + _write_figure(folder / "widths", figure)
 

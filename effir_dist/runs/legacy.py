@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from effir_dist.core import renamed
+
 
 def spec(tree: dict[str, Any]) -> dict[str, Any]:
-    """A `trial.json` or the head of a `result.json`, with today's names of search parameters."""
-    return tree
+    """A `trial.json` or the first part of a `result.json`, with today's names of search parameters."""
+    known = {"suggested": renamed.suggested, "distributions": renamed.distributions}
+    return {name: known[name](value) if name in known else value for name, value in tree.items()}

@@ -7,13 +7,14 @@ trials/0003/rungs.json       scores on the rungs below the top: a trial with the
 trials/0003/checkpoint.safetensors   the state of a training that goes on: a trial that died goes on from here
 trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
 trials/0003/held_out.json    and held_out_queries.csv: the same on data sets that the search never read
-scores/ report/              importance scores; the page, tables and plots
+importance/ report/          importance of sub-layers, saliency of neurons; the page, tables and plots
 study.db                     Optuna's study, derived from the records
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from effir_dist.core import renamed
 from effir_dist.core.config import parse_yaml
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import SCHEMA, TEMPORARY, plain, read_json, write_json_atomic, write_text_atomic
@@ -67,7 +69,6 @@ class Run:
         self.location = absolute(self.folder)
         """The folder as text, for other processes."""
         self.name = self.location.rsplit("/", 1)[-1]
-        self.scores_folder = self.folder / "scores"
         self.report_folder = self.folder / "report"
         self.trials_folder = self.folder / "trials"
         self.study_path = self.folder / "study.db"
@@ -96,15 +97,22 @@ class Run:
             raise InputError(f"{folder} is no run: it has no config.yaml")
         return run
 
+    @functools.cached_property
+    def importance_folder(self) -> Path:
+        """Importance of sub-layers and saliency of neurons; `scores` in a run of an earlier version, which has that."""
+        earlier = self.folder / "scores"
+        return earlier if names(earlier) else self.folder / "importance"
+
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration, as `config.from_dict` takes it."""
-        return {k: v for k, v in self._tree().items() if k != "run"}
+        """The configuration, as `config.from_dict` takes it, with today's names."""
+        return renamed.settings({k: v for k, v in self._tree().items() if k != "run"})
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What else was settled at the start."""
-        return dict(self._tree().get("run") or {})
+        """What else was settled at the start; `space`, the search space, with today's names."""
+        found = dict(self._tree().get("run") or {})
+        return {**found, "space": renamed.space(found["space"])} if "space" in found else found
 
     def _tree(self) -> dict[str, Any]:
         path = self.folder / "config.yaml"

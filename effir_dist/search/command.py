@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core import config as config_module
+from effir_dist.core import renamed
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
@@ -79,8 +80,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus-per-worker", type=float, help="the same, for each worker (default: 1 where there are GPUs)")
     p.add_argument("--cpus-per-trial", type=float, help="CPUs of all workers of a trial together")
     p.add_argument("--max-concurrent", type=int, help="trials at a time")
-    p.add_argument("--plan", action="store_true", help="print what would be tried, and its cost; start nothing")
-    p.add_argument("--tflops", type=float, default=0.0, metavar="N", help="with --plan: 10^12 operations a second")
+    p.add_argument("--dry-run", action="store_true", help="print what would be tried, and its cost; start nothing")
+    renamed.refuse_option(p, "--plan", "--dry-run")
+    p.add_argument("--tflops", type=float, default=0.0, metavar="N", help="with --dry-run: 10^12 operations a second")
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray cluster to join ('auto' on its head)")
     p.add_argument("overrides", nargs="*", metavar="key=value")
     return p
@@ -112,7 +114,7 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.So
 
 
 def plan(args: argparse.Namespace) -> str:
-    """The text of `--plan`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
+    """The text of `--dry-run`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
     from effir_dist.search import dry_run
 
     if args.resume:
@@ -125,7 +127,7 @@ def plan(args: argparse.Namespace) -> str:
 
 
 def plan_of_run(args: argparse.Namespace) -> str:
-    """`--plan --resume RUN`: what is left of a run, by what its trials took. Reads its folder and nothing else."""
+    """`--dry-run --resume RUN`: what is left of a run, by what its trials took. Reads its folder and nothing else."""
     from effir_dist.search import dry_run
 
     run = Run.open(args.resume)
@@ -239,7 +241,7 @@ def main() -> None:
     args = parser().parse_intermixed_args()
     if args.repeat < 0 or (args.repeat and not args.resume):
         raise InputError("--repeat takes the number of new seeds, 1 or more, and the run: --resume RUN --repeat 2")
-    if args.plan:
+    if args.dry_run:
         print(plan(args))
         return
     if args.resume:

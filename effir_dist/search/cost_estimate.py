@@ -61,7 +61,7 @@ def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -
     query, document = (count_flops(model_config, np.array([length])) for length in lengths)
     steps = steps_of(config, sizes)
     # Backward: as much again for the activations, and again for the weights, which adapters do without.
-    again = bool(train.gradient_checkpointing) + bool(train.chunk or train.chunk_tokens)
+    again = bool(train.gradient_checkpointing) + bool(train.gradcache_queries or train.gradcache_tokens)
     passes = (2 if train.lora_rank else 3) + again
     step = passes * train.batch_size * (query + (1 + sizes.negatives(config)) * document)
     scoring = None

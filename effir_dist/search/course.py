@@ -7,7 +7,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
-from effir_dist.importance.store import has_scores
+from effir_dist.importance.store import has_importance
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
@@ -45,7 +45,7 @@ def search(
     resources = settle(config.resources, present, may_grow_to)
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
-    if not has_scores(run):
+    if not has_importance(run):
         view.message("scoring layers and neurons of the unpruned model")
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
         tune.call(_score_layers, resources, run.location, config, wanted, teacher)()
@@ -83,11 +83,11 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
 
 
 def _score_layers(folder: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None) -> None:
-    from effir_dist.search.trial.preparation import compute_scores
+    from effir_dist.search.trial.preparation import prepare
 
     run = Run.open(folder)
-    with output_to(run.scores_folder / "log"):
-        compute_scores(run, config, wanted, teacher)
+    with output_to(run.importance_folder / "log"):
+        prepare(run, config, wanted, teacher)
 
 
 def _score_saved(folder: str, config: RunConfig, trial: str, split: str) -> None:

@@ -10,7 +10,6 @@ from typing import Literal
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
 from effir_dist.core.settings import RunConfig
-from effir_dist.importance.store import load_scores
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.report.study_db import Mirror
 from effir_dist.runs.objectives import Goal
@@ -49,7 +48,7 @@ class SearchDriver:
         self.records = run.results()
         self.repeat = repeat
         self.repeats = repeat_specs(run, config, repeat) if repeat else pending_repeats(run)
-        self.queue = TrialQueue(run, config, space, model_config, *load_scores(run))
+        self.queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
         self.queue.replay(self.records, [spec for spec in run.pending() if not spec.repeat_of])
         self.mirror = Mirror(study, run.name, self.records, self.goal)
         self.with_weights = {record.trial for record in self.records}

@@ -1,4 +1,4 @@
-"""`--plan`: what a search would try, how large it is and what it will cost, from configs alone; nothing is started."""
+"""`--dry-run`: what a search would try, how large it is and what it will cost, from configs. Nothing is started."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def text(
     records: list[TrialRecord] | None = None,
     tflops: float = 0.0,
 ) -> str:
-    """What `--plan` prints. records: of a run that is to go on. tflops: what the hardware of a trial keeps up, in 10^12
-    operations a second."""
+    """What `--dry-run` prints. records: of a run that is to go on. tflops: 10^12 operations a second that the hardware
+    of a trial keeps up."""
     full, blocks = count_parameters(model_config), block_count(model_config)
     points = rows(space, config, model_config)
     unit, size = ("B", 1e9) if full >= 1e9 else ("M", 1e6)
@@ -127,7 +127,8 @@ def _goal(config: RunConfig) -> list[str]:
     goal = Goal.of(config.search)
     constraints = f"; constraints: {', '.join(c.text for c in goal.constraints)}" if goal.constraints else ""
     return [
-        f"objectives: {', '.join(goal.objectives)}{constraints}; sampler {config.search.sampler}",
+        f"objectives: {', '.join(goal.objectives)}{constraints}",
+        f"sampler: {config.search.sampler}; scheduler: {config.search.scheduler}",
         f"seeds: search.seed {config.search.seed}, train.seed {config.train.seed}",
     ]
 

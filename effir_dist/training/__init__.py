@@ -1,1 +1,1 @@
-"""One fine-tuning: batches, loss, engine, checkpoints."""
+"""One fine-tuning: batches, loss, engine, checkpoints; hard negatives for it."""

@@ -1,4 +1,4 @@
-"""Training pairs as batches of tokens: the same for training and for ranking neurons."""
+"""Training pairs as batches of tokens, for training and for the saliency of neurons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokens of distinct texts, and which belong together."""
+    """Tokens of distinct texts, and the pairs that they form."""
 
     queries: Tokens
     passages: Tokens
@@ -35,27 +35,27 @@ class Examples:
     scores: list[list[float]]  # [pairs] a teacher's, of the positive and the hard negatives; NaN where it has none
 
     def group(self, pair: int, negatives: int, rng: np.random.Generator) -> tuple[list[int], list[float]]:
-        """The positive and a sample of its hard negatives, filled up with random passages: 1 + negatives indices.
+        """1 + negatives indices of passages: the positive, a sample of its hard negatives, then random passages.
 
-        With the teacher's score of each; it says nothing (NaN) of random passages.
+        With the teacher's score of each, NaN for random passages.
         """
         known = self.negatives[pair]
         chosen = rng.choice(len(known), min(negatives, len(known)), replace=False).tolist() if known else []
         filled = rng.integers(len(self.passages), size=negatives - len(chosen)).tolist()
-        scores = [self.scores[pair][place] for place in (0, *(1 + i for i in chosen))]
+        scores = [self.scores[pair][i] for i in (0, *(1 + i for i in chosen))]
         return [int(self.positive[pair]), *(known[i] for i in chosen), *filled], [*scores, *[math.nan] * len(filled)]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What all ranks together train on in one step: the same on every rank."""
+    """The batch of one step, of all ranks together. It is the same on every rank."""
 
     queries: np.ndarray  # [B] indices
     passages: np.ndarray  # [B, 1 + N] indices, each query's positive first
     scores: np.ndarray  # [B, 1 + N] of a teacher, NaN where it has none
 
     def share(self, rank: int, ranks: int) -> np.ndarray:
-        """The queries that are one rank's: [b] places in the batch, b = B / ranks."""
+        """The queries of one rank: [b] indices within the batch, b = B / ranks."""
         size = len(self.queries) // ranks
         return np.arange(size) + rank * size
 
@@ -74,15 +74,15 @@ def distils_itself(config: TrainConfig) -> bool:
 
 
 def distinct(pairs: TrainingPairs, hard_negatives: bool) -> tuple[list[str], list[str]]:
-    """Every query and every passage once, the positives first: without hard negatives the passages are a prefix."""
+    """Every query once, and every passage once. Positives come first: without hard negatives the passages are those."""
     hard = pairs.negatives if hard_negatives else []
     return list(dict.fromkeys(pairs.queries)), list(dict.fromkeys(itertools.chain(pairs.positives, *hard)))
 
 
 def examples_of(encoder: Encoder, pairs: TrainingPairs, config: TrainConfig, cache: Path | None) -> Examples:
-    """Tokenise pairs: every distinct text once. InputError where a teacher's scores are asked for and missing.
+    """Tokenise pairs, each distinct text once. Raises InputError where a teacher's scores are needed and missing.
 
-    With a `cache`, the same pairs are neither sorted out nor tokenised again by this process.
+    cache: a folder of token ids; with it, this process does the work once for the same pairs.
     """
     if config.distill_scores and any(math.isnan(score) for scores in pairs.scores for score in scores):
         raise InputError("train.distill_scores needs a teacher's score of every positive and every hard negative")
@@ -115,7 +115,7 @@ def _examples(encoder: Encoder, pairs: TrainingPairs, hard_negatives: bool, cach
 
 
 def batches(examples: Examples, config: TrainConfig) -> Iterator[Batch]:
-    """Without end, the same on every rank."""
+    """Endless batches, the same on every rank."""
     negatives = config.hard_negatives if any(examples.negatives) else 0
     for epoch in itertools.count():
         rng = np.random.default_rng([config.seed, epoch])

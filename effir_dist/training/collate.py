@@ -1,6 +1,6 @@
-"""What a step needs to know before the model runs: texts in padded groups, and what the loss compares.
+"""A rank's share of a batch, collated: texts in padded groups, and what the loss compares.
 
-All of it is made in main memory, for a GPU ahead of time in a thread, and moved there without waiting for the device.
+All of it is made in main memory. For a GPU a thread makes it ahead of time and moves it there without waiting.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from effir_dist.training.memory import MOST_SCORES
 
 T = TypeVar("T")
 Group = tuple[Tensor, Tensor] | packed.Batch
-"""Texts that go through the model at once: input ids and attention mask, [G, T] each, or packed without padding."""
+"""Texts that pass through the model at once: input ids and attention mask, [G, T] each, or packed without padding."""
 AHEAD = 2
-"""Steps that are prepared while one runs."""
+"""Batches that are collated while one trains."""
 IDLE_FLOPS = {"cuda": 1e11, "cpu": 1e8}
-"""What the device could compute while the operators of one block, forward and backward, are being started."""
+"""What the device could compute while the operators of one block, forward and backward, are started."""
 
 
 @dataclass(frozen=True)
-class Step:
+class CollatedBatch:
     """One rank's share of a batch: b queries and b * (1 + N) passages."""
 
     chunks: list[list[Group]]
-    """Groups of texts; those of a chunk are in memory together."""
+    """GradCache chunks: groups of texts whose activations are in memory together."""
     order: Tensor
-    """[b * (2 + N)] where each text is among the rows of all groups: queries first, then passages."""
+    """[b * (2 + N)] the row of each text among those of all groups: queries first, then passages."""
     targets: list[Targets]
-    """Of the queries in turn."""
+    """What the similarities of the queries are compared with, a block of queries at a time."""
 
-    def map(self, function: Callable[[Tensor], Tensor], chunks: bool = True) -> Step:
-        """With every tensor replaced; without those of the chunks if told so."""
-        done: dict[int, Tensor] = {}  # blocks share tensors
+    def map(self, function: Callable[[Tensor], Tensor], chunks: bool = True) -> CollatedBatch:
+        """With function(tensor) in place of every tensor. chunks: whether those of the chunks change too."""
+        done: dict[int, Tensor] = {}  # blocks of targets share tensors
 
         def once(tensor: Tensor) -> Tensor:
             if id(tensor) not in done:
@@ -54,46 +54,47 @@ class Step:
             return done[id(tensor)]
 
         moved = [map_groups(chunk, once) for chunk in self.chunks] if chunks else self.chunks
-        return Step(moved, once(self.order), [targets.map(once) for targets in self.targets])
+        return CollatedBatch(moved, once(self.order), [targets.map(once) for targets in self.targets])
 
 
 def map_groups(groups: Sequence[Group], function: Callable[[Tensor], Tensor]) -> list[Group]:
-    """With every tensor replaced."""
+    """With function(tensor) in place of every tensor."""
     return [(function(g[0]), function(g[1])) if isinstance(g, tuple) else g.map(function) for g in groups]
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes steps of batches. Every rank cuts its share into as many chunks and groups: they go in step."""
+class Collator:
+    """Collates batches. Every rank has the same number of chunks and groups, as ZeRO's ranks communicate in each."""
 
     encoder: Encoder
     examples: Examples
     config: TrainConfig
     teacher: Teacher | None = None
     packs: bool = False
-    """Whether texts are packed; the model must then be within `packed.attention`."""
+    """Whether texts are packed. The model must then be within `packed.attention`."""
     groups: int = 1
-    """In a chunk. One number for a whole training: ZeRO 3 foresees the order of modules from the step before."""
+    """Groups in a chunk. It stays the same for a training: ZeRO 3 expects the modules in the order of the step
+    before."""
 
-    def fitted(self, batch: Batch) -> Maker:
-        """With the number of groups that is cheapest on this device for texts such as those of `batch`."""
-        if self.config.chunk_tokens or self.packs:
+    def fitted(self, batch: Batch) -> Collator:
+        """With the number of groups that is fastest on this device for texts such as those of `batch`."""
+        if self.config.gradcache_tokens or self.packs:
             return self
         row, model = family(self.encoder.model_config), self.encoder.model_config
         of_block = row.attention_parameters(model) + row.mlp_parameters(model, mlp_width(model))
         overhead = IDLE_FLOPS[self.encoder.device.type] / (6 * of_block)  # a token takes 6 FLOPs a parameter
-        rows = np.arange(len(batch.queries))[: self.config.chunk or None]
+        rows = np.arange(len(batch.queries))[: self.config.gradcache_queries or None]
         return replace(self, groups=group_count(self._lengths(batch, rows), overhead))
 
-    def step(self, batch: Batch, rank: int = 0, ranks: int = 1) -> Step:
-        """This rank's part of a batch, in main memory."""
+    def collate(self, batch: Batch, rank: int = 0, ranks: int = 1) -> CollatedBatch:
+        """This rank's share of a batch, in main memory."""
         rows = batch.share(rank, ranks)
-        places = self._places(batch, rows, ranks)
+        indices = self._indices(batch, rows, ranks)
         order = np.empty(len(rows) * (1 + batch.passages.shape[1]), np.int64)
-        order[np.concatenate([group for chunk in places for group in chunk])] = np.arange(len(order))
+        order[np.concatenate([group for chunk in indices for group in chunk])] = np.arange(len(order))
         texts = self._texts(batch, rows)
-        chunks = [[self._group([texts[i] for i in group]) for group in chunk] for chunk in places]
-        return Step(chunks, torch.from_numpy(order), self._targets(batch, rows))
+        chunks = [[self._group([texts[i] for i in group]) for group in chunk] for chunk in indices]
+        return CollatedBatch(chunks, torch.from_numpy(order), self._targets(batch, rows))
 
     def _group(self, rows: list[np.ndarray]) -> Group:
         return packed.pack_rows(rows, self.encoder.device) if self.packs else pad_rows(rows, self.encoder.pad_id)
@@ -104,24 +105,25 @@ class Maker:
         return [of[i] for of, indices in tokens for i in indices.tolist()]
 
     def _lengths(self, batch: Batch, rows: np.ndarray) -> np.ndarray:
-        """Of the same."""
+        """Tokens in each of the texts of `_texts`."""
         queries, passages = self.examples.queries.lengths, self.examples.passages.lengths
         return np.concatenate([queries[batch.queries[rows]], passages[batch.passages[rows].ravel()]])
 
-    def _places(self, batch: Batch, rows: np.ndarray, ranks: int) -> list[list[np.ndarray]]:
+    def _indices(self, batch: Batch, rows: np.ndarray, ranks: int) -> list[list[np.ndarray]]:
         """Which of this rank's texts are in each group of each chunk."""
-        lengths, budget = self._lengths(batch, rows), self.config.chunk_tokens
+        lengths, budget = self._lengths(batch, rows), self.config.gradcache_tokens
         if budget:
             part = filled if self.packs else within
             everyone = (self._lengths(batch, batch.share(rank, ranks)) for rank in range(ranks))
             most = max(len(part(of_rank, budget)) for of_rank in everyone)
             return [[group] for group in split(part(lengths, budget), most)]
         b, size = batch.passages[rows].shape
+        queries = self.config.gradcache_queries or b
         found = []
-        for chunk in np.split(np.arange(b), range(self.config.chunk or b, b, self.config.chunk or b)):
+        for chunk in np.split(np.arange(b), range(queries, b, queries)):
             passages = b + (chunk[:, None] * size + np.arange(size)).ravel()
-            places = np.concatenate([chunk, passages])
-            found.append([places[group] for group in least_padding(lengths[places], self.groups)])
+            texts = np.concatenate([chunk, passages])
+            found.append([texts[group] for group in least_padding(lengths[texts], self.groups)])
         return found
 
     def _targets(self, batch: Batch, rows: np.ndarray) -> list[Targets]:
@@ -150,19 +152,19 @@ def _floats(rows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(rows, np.float32))
 
 
-def steps(maker: Maker, found: Iterable[Batch], rank: int, ranks: int) -> Iterator[Step]:
-    """The steps of batches. For a GPU a thread makes them ahead, in memory that the GPU reads without waiting."""
-    device = maker.encoder.device
+def collated(collator: Collator, batches: Iterable[Batch], rank: int, ranks: int) -> Iterator[CollatedBatch]:
+    """This rank's share of each batch. For a GPU a thread makes them ahead of time, in pinned memory."""
+    device = collator.encoder.device
     if device.type != "cuda":
-        yield from (maker.step(batch, rank, ranks) for batch in found)
+        yield from (collator.collate(batch, rank, ranks) for batch in batches)
         return
-    made = (maker.step(batch, rank, ranks).map(torch.Tensor.pin_memory) for batch in found)
-    for step in ahead(made):
-        yield step.map(lambda tensor: move(tensor, device), chunks=False)
+    pinned = (collator.collate(batch, rank, ranks).map(torch.Tensor.pin_memory) for batch in batches)
+    for batch in ahead(pinned):
+        yield batch.map(lambda tensor: move(tensor, device), chunks=False)
 
 
 def ahead(made: Iterator[T]) -> Iterator[T]:
-    """The same, made by a thread that is a little ahead. What it raises is raised here, in its turn."""
+    """The same items, made by a thread up to AHEAD items early. An error is raised where its item is due."""
     with ThreadPoolExecutor(1, "ahead") as thread:
         waiting = deque(thread.submit(next, made, None) for _ in range(AHEAD))
         while (item := waiting.popleft().result()) is not None:
@@ -171,5 +173,5 @@ def ahead(made: Iterator[T]) -> Iterator[T]:
 
 
 def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for it."""
+    """A copy on the device, made without waiting for it."""
     return tensor.to(device, non_blocking=True)

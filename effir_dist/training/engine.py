@@ -1,6 +1,6 @@
-"""An engine around an encoder, for one training; afterwards the process is as clean as before.
+"""An engine around an encoder for one training: DeepSpeed's, or in a single process that of `single_process`.
 
-DeepSpeed's, or that of `one_rank` where one rank has nothing to part.
+Afterwards nothing of it is left in the process.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import Encoder, cast, default_device, resolve_dtype
 from effir_dist.models.encoding import encode_packed
 from effir_dist.models.packed import Batch
-from effir_dist.training.memory import BUCKET, alone, stage_of
-from effir_dist.training.single_process import OneRank
+from effir_dist.training.memory import BUCKET, is_single_process, stage_of
+from effir_dist.training.single_process import SingleProcess
 
 
 class TrainingDiverged(RuntimeError):
@@ -31,9 +31,9 @@ class TrainingDiverged(RuntimeError):
 
 
 def deepspeed_config(config: TrainConfig, world_size: int, dtype: str, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. dtype: `float32` or `bfloat16`; parameters: of the model, bounds the buckets.
+    """DeepSpeed's configuration. dtype: `float32` or `bfloat16`; parameters: of the model, they bound the buckets.
 
-    Without ZeRO DeepSpeed's clipping waits for the device once a parameter, so `step` does that itself.
+    Without ZeRO, DeepSpeed's clipping waits for the device once a parameter. So `step` clips itself there.
     """
     bucket, stage = max(1, min(BUCKET, parameters)), stage_of(config, dtype)
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
@@ -48,13 +48,13 @@ def deepspeed_config(config: TrainConfig, world_size: int, dtype: str, parameter
         "gradient_clipping": config.max_grad_norm if stage else 0.0,
         "optimizer": {"type": "AdamW", "params": adam},
         "zero_optimization": zero,
-        # A gradient that is not finite ends the training at its next loss; looking for one waits for the device.
+        # A gradient that is not finite ends the training at its next loss. To look for one waits for the device.
         "bf16": {"enabled": dtype == "bfloat16", "check_grad_overflow": False},
     }
 
 
-class Groups(nn.Module):
-    """All groups of a chunk in one forward call: to ZeRO's hooks that is one pass over the model."""
+class ChunkEncoder(nn.Module):
+    """Encodes all groups of a GradCache chunk in one forward call: to ZeRO's hooks that is one pass over the model."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Groups(nn.Module):
 
 
 def start_distributed() -> None:
-    """Join the process group, or make one of this process alone, kept for later trials; pick the GPU."""
+    """Join the process group and choose the GPU. Without a group, make one of this process, kept for later trials."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
         os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device()))
@@ -79,13 +79,13 @@ def start_distributed() -> None:
 
 def step(engine: Any, config: TrainConfig) -> None:
     """The optimizer's step, on gradients clipped to `max_grad_norm`."""
-    if not isinstance(engine, OneRank) and engine.zero_optimization_stage() == 0 and config.max_grad_norm:
+    if not isinstance(engine, SingleProcess) and engine.zero_optimization_stage() == 0 and config.max_grad_norm:
         nn.utils.clip_grad_norm_(engine.module.parameters(), config.max_grad_norm)
     engine.step()
 
 
 def _twin(encoder: Encoder) -> Encoder:
-    """A copy of the modules for an engine, as DeepSpeed leaves hooks and caches behind; the weights move over to it."""
+    """A copy of the modules for an engine, as DeepSpeed leaves hooks and caches behind. The weights move over to it."""
     memo: dict[int, Any] = {id(encoder.tokenizer): encoder.tokenizer}
     memo |= {id(buffer): buffer for buffer in encoder.buffers()}
     for parameter in encoder.parameters():
@@ -95,7 +95,7 @@ def _twin(encoder: Encoder) -> Encoder:
 
 
 def _prepare(encoder: Encoder, config: TrainConfig) -> None:
-    """Training mode, with the dropout of `config` wherever the model has dropout."""
+    """Training mode, with `config`'s dropout wherever the model has dropout."""
     encoder.train()
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
@@ -108,8 +108,8 @@ def _prepare(encoder: Encoder, config: TrainConfig) -> None:
 
 
 def _initialize(encoder: Encoder, config: TrainConfig, dtype: str) -> Any:
-    if alone(config, dist.get_world_size()):
-        return OneRank(Groups(cast(encoder, dtype)), config)
+    if is_single_process(config, dist.get_world_size()):
+        return SingleProcess(ChunkEncoder(cast(encoder, dtype)), config)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -119,20 +119,20 @@ def _initialize(encoder: Encoder, config: TrainConfig, dtype: str) -> Any:
     settings = deepspeed_config(config, dist.get_world_size(), dtype, sum(p.numel() for p in parameters))
     trained = [p for p in parameters if p.requires_grad]
     buffers = [(m, name, b) for m in encoder.modules() for name, b in m.named_buffers(recurse=False)]
-    engine = deepspeed.initialize(model=Groups(encoder), model_parameters=trained, config=settings)[0]
+    engine = deepspeed.initialize(model=ChunkEncoder(encoder), model_parameters=trained, config=settings)[0]
     for module, name, buffer in buffers:  # DeepSpeed has rounded rotary frequencies to bfloat16
         setattr(module, name, buffer)
     return engine
 
 
 def _full_weights(engine: Any) -> list[Tensor]:
-    """Each parameter of the encoder, gathered from all ranks; raises TrainingDiverged if not finite.
+    """Each parameter of the encoder, gathered from all ranks. Raises TrainingDiverged where one is not finite.
 
-    Of one rank the very weights, of DeepSpeed's copies in main memory.
+    Of a single process they are the weights themselves, of DeepSpeed copies in main memory.
     """
     weights = []
     for name, parameter in engine.module.encoder.named_parameters():
-        if isinstance(engine, OneRank):
+        if isinstance(engine, SingleProcess):
             weights.append(parameter.detach())
         else:
             import deepspeed
@@ -147,7 +147,7 @@ def _full_weights(engine: Any) -> list[Tensor]:
 def _take_down(engine: Any, encoder: Encoder) -> None:
     """Free what an engine holds: DeepSpeed's caches under ZeRO 3, or an error's traceback, keep the objects alive."""
     optimizer = engine.optimizer
-    if not isinstance(engine, OneRank):
+    if not isinstance(engine, SingleProcess):
         engine.destroy()
     for parameter in encoder.parameters():
         parameter.grad = None
@@ -161,9 +161,9 @@ def _take_down(engine: Any, encoder: Encoder) -> None:
 def running_engine(encoder: Encoder, config: TrainConfig) -> Iterator[Any]:
     """An engine around the encoder, on this rank's device and in the training dtype, within the block.
 
-    engine(groups) gives the embeddings of all, [rows, D]; a group is input_ids and attention_mask, [G, T] each, or
-    a packed batch, for which the model must be within `packed.attention`.
-    At the end the encoder holds the full weights on every rank, in evaluation mode; after an error they are lost.
+    engine(groups) gives the embeddings of all texts, [rows, D]. A group is input_ids and attention_mask, [G, T] each,
+    or a packed batch, for which the model must be within `packed.attention`.
+    At the end the encoder holds the full weights on every rank, in evaluation mode. After an error they are lost.
     """
     dtype = resolve_dtype(config.dtype)
     encoder.to(default_device(), torch.float32 if dtype == "float32" else None).eval()

@@ -1,9 +1,9 @@
-"""The gradient of a whole batch in the memory of a part of it (GradCache: Gao et al., 2021, section 3.2).
+"""GradCache (Gao et al., 2021, section 3.2): the gradient of a large batch in the memory of a part of it.
 
-The contrastive loss needs all embeddings of a batch at once, but of each text's activations only the gradient of its
-own embedding: embed in chunks without activations, take the loss and its gradient at the embeddings, then embed each
-chunk again with activations and send that gradient back through it. The last chunk keeps its activations from the first
-pass: a batch of one chunk costs nothing more, one of n chunks (n - 1) / n of a forward pass.
+The contrastive loss needs all embeddings of a batch at once. The backward pass of a text needs only the gradient at
+its own embedding. So: embed chunk by chunk without activations, take the loss and its gradient at the embeddings, then
+embed each chunk again with activations and back-propagate that gradient through it. The last chunk keeps its
+activations from the first pass. A batch of n chunks costs (n - 1) / n of a forward pass more, one chunk nothing more.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ import torch
 from torch import Tensor
 
 from effir_dist.core.settings import TrainConfig
-from effir_dist.training.collate import Group, Step, map_groups, move
+from effir_dist.training.collate import CollatedBatch, Group, map_groups, move
 from effir_dist.training.losses import Targets, gather, retrieval_loss
 
 
-def backward(engine: Any, step: Step, config: TrainConfig) -> Tensor:
-    """Backward pass of `step_loss` through an engine, a chunk at a time; returns the loss, detached.
+def backward(engine: Any, batch: CollatedBatch, config: TrainConfig) -> Tensor:
+    """Backward pass of `batch_loss` through an engine, chunk by chunk; returns the loss, detached.
 
-    All ZeRO stages: DeepSpeed takes the chunks for accumulation steps of one batch, and reduces at the last.
+    It works in all ZeRO stages: to DeepSpeed the chunks are accumulation steps of one batch, reduced at the last.
     """
-    *earlier, last = step.chunks
-    device = step.order.device
+    *earlier, last = batch.chunks
+    device = batch.order.device
     parts, states = [], []
     with torch.no_grad():
         for chunk in earlier:
             states.append(_random_state(device) if config.dropout else None)
             parts.append(engine(moved(chunk, device)))
     kept = engine(moved(last, device))
-    loss, gradient = loss_and_gradient(torch.cat([*parts, kept.detach()]), step, config)
+    loss, gradient = loss_and_gradient(torch.cat([*parts, kept.detach()]), batch, config)
     *shares, own = gradient.split([*map(len, parts), len(kept)])
     engine.set_gradient_accumulation_boundary(not earlier)
     engine.backward((kept * own).sum())
     for number, (chunk, state, share) in enumerate(zip(earlier, states, shares, strict=True), 1):
-        if state is not None:  # dropout as before
+        if state is not None:  # the dropout of the first pass
             _set_random_state(device, state)
         engine.set_gradient_accumulation_boundary(number == len(earlier))
         engine.backward((engine(moved(chunk, device)) * share).sum())
     return loss
 
 
-def step_loss(embed: Callable[[Sequence[Group]], Tensor], step: Step, config: TrainConfig) -> Tensor:
-    """The same loss in one piece, with its graph. embed: groups of texts -> the embeddings of all, [rows, D]."""
-    device = step.order.device
-    rows = embed([group for chunk in step.chunks for group in moved(chunk, device)])[step.order]
-    count = sum(len(block.positives) for block in step.targets)
+def batch_loss(embed: Callable[[Sequence[Group]], Tensor], batch: CollatedBatch, config: TrainConfig) -> Tensor:
+    """The same loss without chunks, with its graph. embed: groups of texts -> the embeddings of all, [rows, D]."""
+    device = batch.order.device
+    rows = embed([group for chunk in batch.chunks for group in moved(chunk, device)])[batch.order]
+    count = sum(len(block.positives) for block in batch.targets)
     passages = gather(rows[count:])
-    return _mean(rows[:count], step, lambda q, targets: retrieval_loss(q, passages, targets, config))
+    return _mean(rows[:count], batch, lambda q, targets: retrieval_loss(q, passages, targets, config))
 
 
-def loss_and_gradient(embeddings: Tensor, step: Step, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient at the embeddings [rows, D] of all groups; similarities in blocks, never all at once.
+def loss_and_gradient(embeddings: Tensor, batch: CollatedBatch, config: TrainConfig) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient at the embeddings [rows, D] of all groups. Similarities are computed block by block.
 
-    The gradient is the sum over ranks of what each one's loss says of these rows.
+    The gradient is the sum over the losses of all ranks.
     """
     embeddings.requires_grad_()
-    rows = embeddings[step.order]
-    count = sum(len(block.positives) for block in step.targets)
+    rows = embeddings[batch.order]
+    count = sum(len(block.positives) for block in batch.targets)
     queries, passages = rows[:count], gather(rows[count:])
     at_queries, at_passages = queries.detach().requires_grad_(), passages.detach().requires_grad_()
 
@@ -69,16 +69,16 @@ def loss_and_gradient(embeddings: Tensor, step: Step, config: TrainConfig) -> tu
         (loss * (len(q) / count)).backward()
         return loss.detach()
 
-    loss = _mean(at_queries, step, of_block)
+    loss = _mean(at_queries, batch, of_block)
     gradients = (at_queries.grad, at_passages.grad)
     (gradient,) = torch.autograd.grad((queries, passages), embeddings, gradients)
     return loss, gradient
 
 
-def _mean(queries: Tensor, step: Step, loss: Callable[[Tensor, Targets], Tensor]) -> Tensor:
-    """Over all queries, of a loss that is a mean over those of a block."""
-    sizes = [len(targets.positives) for targets in step.targets]
-    parts = zip(queries.split(sizes), step.targets, strict=True)
+def _mean(queries: Tensor, batch: CollatedBatch, loss: Callable[[Tensor, Targets], Tensor]) -> Tensor:
+    """The mean over all queries of a loss that is a mean over the queries of a block."""
+    sizes = [len(targets.positives) for targets in batch.targets]
+    parts = zip(queries.split(sizes), batch.targets, strict=True)
     return torch.stack([loss(q, targets) * (len(q) / len(queries)) for q, targets in parts]).sum()
 
 

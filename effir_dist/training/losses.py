@@ -1,4 +1,4 @@
-"""InfoNCE over the passages of all ranks, and what a teacher adds to it. All are functions of one matrix of scores."""
+"""InfoNCE over the passages of all ranks, and distillation losses: functions of one matrix of similarities."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from effir_dist.core.settings import TrainConfig
 def gather(rows: Tensor) -> Tensor:
     """The rows of every rank, in the order of the ranks, with gradients: [b, D] -> [W * b, D]; W ranks, equal b.
 
-    The backward pass sums what each rank's loss says of a row, so that the mean over ranks of the parameters'
-    gradients (what DeepSpeed takes) is the gradient of the mean loss, without a factor.
+    The backward pass sums a row's gradients from the losses of all ranks. So the mean over ranks of the parameters'
+    gradients, which DeepSpeed takes, is the gradient of the mean loss, without a factor.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
@@ -40,7 +40,7 @@ def info_nce(scores: Tensor, targets: Tensor, excluded: Tensor | None = None) ->
 def distillation(scores: Tensor, teacher: Tensor) -> Tensor:
     """Mean over queries of KL(softmax(teacher) || softmax(scores)), both [b, P] (paper, section 4.1: Hinton, 2015).
 
-    A passage of which the teacher says nothing (NaN) counts on neither side; every row has at least one other.
+    A passage without a teacher's score (NaN) is left out on both sides. Every row has at least one other.
     """
     unknown = teacher.isnan()
     goal = teacher.masked_fill(unknown, -torch.inf).log_softmax(dim=1)
@@ -73,7 +73,7 @@ def not_negatives(passages: np.ndarray, answers: list[set[int]]) -> tuple[np.nda
 
 @dataclass(frozen=True)
 class Targets:
-    """What the scores of r queries are compared with; P passages of all ranks, each query's positive and N others."""
+    """What the similarities of r queries are compared with. P: passages of all ranks, 1 + N of each query."""
 
     positives: Tensor  # [r] columns
     repeated: Tensor  # [P] bool: `not_negatives`
@@ -84,12 +84,12 @@ class Targets:
     passages: Tensor | None = None  # [P, D] by the unpruned model
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Targets:
-        """With every tensor replaced."""
+        """With function(tensor) in place of every tensor."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(value) for name, value in tensors.items() if value is not None})
 
     def mask(self) -> Tensor:
-        """[r, P] bool: true where a passage is no negative of the query and not its positive in this place."""
+        """[r, P] bool: true where a passage is no negative of the query; false in the column of its positive."""
         excluded = self.repeated.repeat(len(self.positives), 1)
         excluded.index_put_((self.excluded[:, 0], self.excluded[:, 1]), excluded.new_ones(()))
         return excluded.scatter(1, self.positives[:, None], False)
@@ -98,7 +98,7 @@ class Targets:
 def retrieval_loss(queries: Tensor, passages: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
     """InfoNCE and the distillations of `config`, mean over r queries [r, D] of this rank; passages [P, D] of all ranks.
 
-    Both are l2-normalised and compared in float32.
+    Both are l2-normalised. Similarities are computed in float32.
     """
     queries, passages = queries.float(), passages.float()
     scores = queries @ passages.T / config.temperature

@@ -1,4 +1,4 @@
-"""What a training takes of a GPU's memory, by formula: nothing is loaded or started. `--plan` warns with it.
+"""What a training takes of a GPU's memory, by formula: nothing is loaded or started. `--dry-run` warns with it.
 
 Two moments are largest. At the start of the backward pass there are weights, gradients, the optimizer's state and the
 activations of one chunk; in the optimizer's step there are no activations, but copies of the gradients. Texts count
@@ -68,7 +68,7 @@ def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
     weights = size * total / (ranks if stage == 3 else 1)
     if stage == 3:
         weights += size * min(total, LIVE)
-    single = alone(train, ranks)
+    single = is_single_process(train, ranks)
     # A float32 master copy and two moments; float32 weights without ZeRO are their own master copy.
     optimizer = (8 if size == 4 and (single or not stage) else 12) * shard
     later = 0.0
@@ -84,7 +84,7 @@ def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
     return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config), later)
 
 
-def alone(train: TrainConfig, ranks: int) -> bool:
+def is_single_process(train: TrainConfig, ranks: int) -> bool:
     """Whether a training runs without DeepSpeed: one rank, and no stage that parts more than the optimizer's state."""
     return ranks == 1 and train.zero_stage <= 1
 
@@ -108,9 +108,9 @@ def _texts(config: RunConfig) -> tuple[int, int, int]:
     share = max(1, train.batch_size // config.resources.workers_per_trial)
     longest = max(model.max_query_length, model.max_document_length)
     pair = model.max_query_length + (1 + train.hard_negatives) * model.max_document_length
-    tokens = pair * min(train.chunk or share, share)
-    if train.chunk_tokens:
-        tokens = min(max(train.chunk_tokens, longest), pair * share)
+    tokens = pair * min(train.gradcache_queries or share, share)
+    if train.gradcache_tokens:
+        tokens = min(max(train.gradcache_tokens, longest), pair * share)
     return tokens, longest, pair * share
 
 
@@ -168,7 +168,8 @@ def _changes(config: RunConfig) -> Iterator[dict[str, object]]:
     train, ranks = config.train, config.resources.workers_per_trial
     share = train.batch_size // ranks
     halves = [share >> n for n in range(1, int(math.log2(max(1, share))) + 1)]
-    chunks: list[dict[str, object]] = [{"train.chunk": n} for n in halves if n >= 8 and not train.chunk_tokens]
+    sizes = [n for n in halves if n >= 8 and not train.gradcache_tokens]
+    chunks: list[dict[str, object]] = [{"train.gradcache_queries": n} for n in sizes]
     again: dict[str, object] = {"train.gradient_checkpointing": True}
     states: list[dict[str, object]] = [{}]
     states += [{"train.zero_stage": stage} for stage in (1, 2, 3) if ranks > 1 and stage > train.zero_stage]
@@ -179,7 +180,7 @@ def _changes(config: RunConfig) -> Iterator[dict[str, object]]:
 
 
 def summary(model: ModelDict, config: RunConfig) -> list[str]:
-    """Lines for `--plan`: what the largest trial takes of a GPU, and what to change where it does not fit."""
+    """Lines for `--dry-run`: what the largest trial takes of a GPU, and what to change where it does not fit."""
     if not config.train.steps and not config.train.epochs:
         return []
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype

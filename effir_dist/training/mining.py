@@ -1,4 +1,4 @@
-"""Hard negatives: passages that rank high for a query and are no answer to it, with scores."""
+"""Mining of hard negatives: passages that rank high for a query and are no answer to it, with scores."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Miner(Protocol):
 
 @dataclass(frozen=True)
 class Ranked:
-    """What a miner says of one query. Passages are places in the corpus."""
+    """A miner's ranking for one query. Passages are indices in the corpus."""
 
-    places: np.ndarray  # [depth], best first
+    indices: np.ndarray  # [depth], best first
     scores: np.ndarray  # [depth]
     positives: np.ndarray  # scores of the query's positives
 
@@ -43,7 +43,7 @@ class Mined:
     scores: list[float]
     """Of the positives, then of the negatives."""
     suspects: int
-    """Passages left out because they look like answers."""
+    """Passages left out because they may be answers."""
 
 
 class BM25:
@@ -79,48 +79,48 @@ class Dense:
 
     def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]:
         vectors = self.encoder.encode(queries, "query", self.batch_tokens)
-        scores, places = exact_search(vectors, self.vectors, depth)
+        scores, indices = exact_search(vectors, self.vectors, depth)
         own = [self.vectors[answers] @ vector for vector, answers in zip(vectors, positives, strict=True)]
-        return [Ranked(*row) for row in zip(places, scores, own, strict=True)]
+        return [Ranked(*row) for row in zip(indices, scores, own, strict=True)]
 
 
 def choose(ranked: Ranked, positives: list[int], passages: Sequence[str], count: int, max_share: float) -> Mined:
     """The first `count` passages that are no answers.
 
-    A passage that scores above `max_share` of the best positive's score may be an answer that nobody marked, and is
-    left out (Moreira et al., 2024, "TopK-PercPos"); so is one with the very text of a positive.
+    A passage that scores above `max_share` of the best positive's score may be an unmarked answer, and is left out
+    (Moreira et al., 2024, "TopK-PercPos"). So is one with the text of a positive.
     """
     best = float(ranked.positives.max())
     limit = best - (1 - max_share) * abs(best)
-    answers = {passages[place] for place in positives}
+    answers = {passages[index] for index in positives}
     known = set(positives)
     chosen: list[tuple[int, float]] = []
     suspects = 0
-    for place, score in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True):
+    for index, score in zip(ranked.indices.tolist(), ranked.scores.tolist(), strict=True):
         if len(chosen) == count:
             break
-        if place in known:
+        if index in known:
             continue
-        if score > limit or passages[place] in answers:
+        if score > limit or passages[index] in answers:
             suspects += 1
         else:
-            chosen.append((place, score))
+            chosen.append((index, score))
     scores = [*ranked.positives.tolist(), *(score for _, score in chosen)]
-    return Mined([place for place, _ in chosen], scores, suspects)
+    return Mined([index for index, _ in chosen], scores, suspects)
 
 
 def rerank(mined: Mined, query: str, positives: list[int], passages: Sequence[str], reranker: Reranker) -> Mined:
-    """With the reranker's scores; negatives that it puts above every positive are left out as well."""
-    places = [*positives, *mined.negatives]
-    scores = reranker([(query, passages[place]) for place in places])
+    """With the reranker's scores. Negatives that it ranks above every positive are left out as well."""
+    indices = [*positives, *mined.negatives]
+    scores = reranker([(query, passages[index]) for index in indices])
     own = scores[: len(positives)]
     kept = [(p, s) for p, s in zip(mined.negatives, scores[len(positives) :], strict=True) if s <= max(own)]
     suspects = mined.suspects + len(mined.negatives) - len(kept)
-    return Mined([place for place, _ in kept], [*own, *(score for _, score in kept)], suspects)
+    return Mined([index for index, _ in kept], [*own, *(score for _, score in kept)], suspects)
 
 
 def load_reranker(path: str, length: int, batch: int = 64) -> Reranker:
-    """A cross-encoder with one output: a folder or hub id that transformers loads. Raises InputError for others."""
+    """A cross-encoder with one output, from a folder or hub id for transformers. Raises InputError for others."""
     import torch
     from transformers import AutoModelForSequenceClassification
 

@@ -1,11 +1,11 @@
 """`python -m effir_dist.negatives`: mine hard negatives, and score them with a cross-encoder, for training.
 
-Writes DIR/negatives/SPLIT.jsonl, which every training on DIR then reads (`train.hard_negatives`); a line a query:
+Writes DIR/negatives/SPLIT.jsonl, which every training on DIR then reads (`train.hard_negatives`), one line a query:
 
     {"query": id, "positive": [ids], "negative": [ids], "scores": [numbers], "scorer": "bm25"}
 
-The scores are those of the positives, then of the negatives: the reranker's where there is one, else the miner's.
-`train.distill_scores` distils them.
+The scores are of the positives, then of the negatives: the reranker's if there is one, else the miner's. They are
+distilled by `train.distill_scores`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from effir_dist.models.families import backbones
 if TYPE_CHECKING:
     from effir_dist.training.mining import Miner, Reranker
 
-CHUNK = 256
-"""Queries between two writes: what a crash can cost."""
+QUERIES = 256
+"""Queries between two writes: as many as a crash can lose."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,11 +57,12 @@ class _Job:
     split: sets.Split
     ids: list[str]
     passages: list[str]
-    places: dict[str, int]
+    indices: dict[str, int]
+    """Document id -> index of its passage."""
 
     def positives(self, query: str) -> list[int]:
-        """Places of the passages with a grade above 0."""
-        return [self.places[d] for d, grade in self.split.qrels[query].items() if grade > 0]
+        """Indices of the passages with a grade above 0."""
+        return [self.indices[d] for d, grade in self.split.qrels[query].items() if grade > 0]
 
 
 @command
@@ -83,11 +84,11 @@ def main() -> None:
     if waiting:
         miner, reranker = _load(args, job)
         with disk_errors(partial), partial.open("a", encoding="utf-8") as out:
-            for number, chunk in enumerate(_chunks(waiting), 1):
-                out.writelines(json.dumps(line) + "\n" for line in mine(job, chunk, args, miner, reranker))
+            for number, queries in enumerate(_parts(waiting), 1):
+                out.writelines(json.dumps(line) + "\n" for line in mine(job, queries, args, miner, reranker))
                 out.flush()
                 os.fsync(out.fileno())
-                print(f"{len(done) + min(number * CHUNK, len(waiting))} of {len(split.qrels)} queries", flush=True)
+                print(f"{len(done) + min(number * QUERIES, len(waiting))} of {len(split.qrels)} queries", flush=True)
     _finish(partial, file)
 
 
@@ -102,18 +103,18 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _identity(args: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same for a partial file to be gone on with."""
+    """The settings that a partial file must share with this command to be continued."""
     names = ("miner", "count", "depth", "max_share", "reranker", "length")
     return {"made_with": {name: getattr(args, name) for name in names}}
 
 
 def _resume(partial: Path, identity: dict[str, Any]) -> set[str]:
-    """Queries that an interrupted run has done with the same settings; begins the file where there is none."""
+    """Queries that an interrupted command has done with the same settings. Starts a new file where there is none."""
     lines = partial.read_text(encoding="utf-8").splitlines(keepends=True) if partial.exists() else []
     whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
     if whole and json.loads(whole[0]) == identity:
         done = {json.loads(line)["query"] for line in whole[1:]}
-        print(f"going on after {len(done)} queries of {partial}")
+        print(f"{len(done)} queries are in {partial} already")
     else:
         whole, done = [json.dumps(identity) + "\n"], set()
     with disk_errors(partial):
@@ -122,8 +123,8 @@ def _resume(partial: Path, identity: dict[str, Any]) -> set[str]:
     return done
 
 
-def _chunks(queries: list[str]) -> Iterator[list[str]]:
-    return (queries[start : start + CHUNK] for start in range(0, len(queries), CHUNK))
+def _parts(queries: list[str]) -> Iterator[list[str]]:
+    return (queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES))
 
 
 def _load(args: argparse.Namespace, job: _Job) -> tuple[Miner, Reranker | None]:
@@ -144,19 +145,19 @@ def mine(
 
     positives = [job.positives(query) for query in queries]
     texts = [job.split.queries[query] for query in queries]
-    # Positives take places too.
+    # Positives are ranked too.
     depth = min(args.depth + max(map(len, positives)), len(job.passages))
     for query, text, own, ranked in zip(queries, texts, positives, miner.rank(texts, positives, depth), strict=True):
         mined = choose(ranked, own, job.passages, args.count, args.max_share)
         if reranker:
             mined = rerank(mined, text, own, job.passages, reranker)
-        ids = ([job.ids[place] for place in places] for places in (own, mined.negatives))
+        ids = ([job.ids[index] for index in indices] for indices in (own, mined.negatives))
         line = dict(zip(("query", "positive", "negative"), (query, *ids), strict=True))
         yield {**line, "scores": mined.scores, "scorer": args.reranker or args.miner, "suspects": mined.suspects}
 
 
 def _finish(partial: Path, file: Path) -> None:
-    """Put the whole file in place and say what is in it."""
+    """Write the finished file and print what is in it."""
     lines = partial.read_text(encoding="utf-8").splitlines()[1:]
     records = [json.loads(line) for line in lines]
     suspects = sum(record.pop("suspects") for record in records)

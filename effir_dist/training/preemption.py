@@ -1,7 +1,7 @@
 """`python -m effir_dist.preemption`: on a spot node, watch for the cloud's notice that it will be taken away.
 
-Cluster files start it beside the Ray worker. Once the notice is there it leaves a file, which trainings on this node
-look for every few steps: they write a checkpoint at once. Clouds give 30 seconds (Google) to two minutes (AWS).
+Cluster files start it beside the Ray worker. When the notice comes it writes a file. Trainings on this node look for
+the file every few steps, and then write a checkpoint at once. Clouds give 30 seconds (Google) to two minutes (AWS).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AWS, GOOGLE = "http://169.254.169.254", "http://metadata.google.internal"
 
 
 def notice_file() -> Path:
-    """Where the notice is left on this node."""
+    """The file that says so on this node."""
     return Path(os.environ.get(NOTICE, "/tmp/effir_dist-preemption-notice"))
 
 
@@ -53,15 +53,15 @@ def _ask(request: urllib.request.Request) -> str | None:
 
 
 def main() -> None:
-    """Poll until the notice comes, leave the file, and end."""
+    """Poll until the notice comes, write the file, and end."""
     parser = argparse.ArgumentParser(prog="python -m effir_dist.preemption", description=__doc__.split("\n")[0])
     parser.add_argument("cloud", choices=("aws", "google"))
     parser.add_argument("--server", help="of the metadata (default: the cloud's own)")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks (default: 5)")
     args = parser.parse_args()
     look, server = {"aws": (aws_notice, AWS), "google": (google_notice, GOOGLE)}[args.cloud]
-    notice_file().unlink(missing_ok=True)  # of an earlier life of this node
+    notice_file().unlink(missing_ok=True)  # from before this node was stopped
     while not look(args.server or server):
         time.sleep(args.every)
     notice_file().touch()
-    print(f"this node will be taken away: left {notice_file()}", flush=True)
+    print(f"this node will be taken away: wrote {notice_file()}", flush=True)

@@ -1,4 +1,4 @@
-"""How long a training is and how fast it learns: pure, so that a search can check both before anything starts."""
+"""Number of steps and learning rate. No torch, so that a search can check them before anything starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from effir_dist.core.settings import TrainConfig
 
 
 def count_steps(config: TrainConfig, pairs: int, world_size: int) -> int:
-    """Optimizer steps of a training; raises InputError where `pairs` and `world_size` do not fit the batch."""
+    """Optimizer steps of a training. Raises InputError where `pairs` or `world_size` do not fit the batch size."""
     if config.steps == 0 and config.epochs == 0:
         return 0
     if config.batch_size % world_size:
@@ -20,7 +20,7 @@ def count_steps(config: TrainConfig, pairs: int, world_size: int) -> int:
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Linear rise over the warm-up's steps, then linear fall to 0 after the last; no step (from 0) is wasted at 0."""
+    """Linear rise in the warm-up, then linear fall to 0 after the last step. step: from 0. No step has a rate of 0."""
     warmup = math.ceil(config.warmup_ratio * steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)

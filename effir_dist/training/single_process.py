@@ -1,7 +1,7 @@
-"""A training on one rank: the steps that DeepSpeed would do there, by PyTorch alone.
+"""Training in a single process: what DeepSpeed would do there, in plain PyTorch.
 
-With one rank ZeRO has nothing to part, and what DeepSpeed does in Python for every parameter in every step is a third
-of the time of a model that is small for its device.
+With one rank ZeRO has nothing to partition. What DeepSpeed does in Python for every parameter in every step takes a
+third of the time of a model that is small for its device.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from effir_dist.core.settings import TrainConfig
 
 
-class OneRank:
-    """What `training` and `chunks` ask of a DeepSpeed engine, around a module on its device.
+class SingleProcess:
+    """An engine around a module on its device, with the part of DeepSpeed's interface that a training uses.
 
-    Trained parameters in half precision have float32 copies, which AdamW steps, and whose gradients are sums in
-    float32 of those of all chunks; parameters in float32 are stepped themselves. Nothing waits for the device.
+    Trained parameters in half precision have float32 copies. AdamW updates the copies, and their gradients add up in
+    float32 over all GradCache chunks. Parameters in float32 are updated themselves. Nothing waits for the device.
     """
 
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
@@ -39,14 +39,14 @@ class OneRank:
         return found
 
     def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
-        """Gradients add up until `step`, whatever is said here."""
+        """Without effect: gradients add up until `step`."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those since the last step."""
         loss.backward()
 
     def _collect(self, parameter: Any) -> None:
-        """Add a gradient that was just found to the sum in float32."""
+        """Add a gradient that was just computed to the sum in float32."""
         master, found = self.masters[parameter], parameter.grad
         assert found is not None
         master.grad = found.float() if master.grad is None else master.grad.add_(found)

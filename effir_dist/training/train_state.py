@@ -1,7 +1,7 @@
-"""The state of a training between two steps, whole and independent of ranks and ZeRO stage: what a checkpoint holds.
+"""The state of a training between two steps, independent of ranks and ZeRO stage: what a checkpoint holds.
 
-DeepSpeed's own checkpoints are pickled, and load on the number of ranks that wrote them. This one is gathered
-parameter by parameter, so that any number of ranks, with any stage, goes on from it.
+DeepSpeed's own checkpoints are pickled, and load only on the number of ranks that wrote them. This one is gathered
+parameter by parameter, so that any number of ranks, with any stage, can go on from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from effir_dist.core.files import TEMPORARY, disk_errors
 from effir_dist.core.storage import exists, read_locally, written_locally
-from effir_dist.training.single_process import OneRank
+from effir_dist.training.single_process import SingleProcess
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
@@ -32,13 +32,13 @@ class TrainState:
     losses: list[float]
     """Of each step so far, means over ranks."""
     optimizer_step: float
-    """AdamW's own count, for its bias correction."""
+    """AdamW's own count of steps, for its bias correction."""
     tensors: dict[str, Tensor]
     """"weight/NAME", "exp_avg/NAME", "exp_avg_sq/NAME" of each trained parameter, float32, in main memory."""
 
 
 def capture(engine: Any, losses: list[float]) -> TrainState:
-    """The state of an engine; every rank calls it, and only rank 0 gets the tensors."""
+    """The state of an engine. Every rank calls it; only rank 0 gets the tensors."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in _trained(engine):
         for key in (WEIGHT, *MOMENTS):
@@ -50,7 +50,7 @@ def capture(engine: Any, losses: list[float]) -> TrainState:
 
 
 def load_weights(module: nn.Module, state: TrainState) -> None:
-    """Put the weights of a state into a model that no engine has yet, by their names within it."""
+    """Put the weights of a state into a model, by their names within it, before an engine is made of the model."""
     parameters = dict(module.named_parameters())
     with torch.no_grad():
         for name, value in state.tensors.items():
@@ -59,7 +59,7 @@ def load_weights(module: nn.Module, state: TrainState) -> None:
 
 
 def restore(engine: Any, state: TrainState) -> None:
-    """Put a state into an engine that was made of `load_weights`' model and has not stepped yet."""
+    """Put a state into an engine that was made of `load_weights`' model and has made no step yet."""
     adamw = _adamw(engine)
     for flat in _flat(engine):
         step = torch.tensor(state.optimizer_step, dtype=torch.float32, device=flat.device)  # where fused AdamW has it
@@ -96,15 +96,15 @@ def _flat(engine: Any) -> list[Tensor]:
     return [p for group in _adamw(engine).param_groups for p in group["params"]]
 
 
-def _whole(engine: Any, parameter: nn.Parameter) -> Tensor | None:
-    """What AdamW steps for a parameter where every rank has it whole, in float32; None where ZeRO parts it."""
-    if isinstance(engine, OneRank):
+def _unpartitioned(engine: Any, parameter: nn.Parameter) -> Tensor | None:
+    """What AdamW updates for a parameter, in float32, where every rank has all of it; None where ZeRO partitions it."""
+    if isinstance(engine, SingleProcess):
         return engine.masters[parameter]
     return parameter if engine.zero_optimization_stage() == 0 else None
 
 
 def _get(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
-    stepped = _whole(engine, parameter)
+    stepped = _unpartitioned(engine, parameter)
     if stepped is not None:
         found: Tensor = stepped if key == WEIGHT else _adamw(engine).state[stepped][key]
         return found
@@ -114,7 +114,7 @@ def _get(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
 
 
 def _set(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    stepped = _whole(engine, parameter)
+    stepped = _unpartitioned(engine, parameter)
     if stepped is not None:
         with torch.no_grad():
             (stepped if key == WEIGHT else _adamw(engine).state[stepped][key]).copy_(value)
@@ -145,7 +145,7 @@ def _set(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
 
 
 def write_state(path: Path, state: TrainState, key: str) -> None:
-    """Put a state at `path`, whole or not at all. key: of the trial. Raises InputError where the disk is full."""
+    """Write a state to `path` atomically. key: the trial's. Raises InputError where the disk is full."""
     from safetensors.torch import save_file
 
     facts = {"key": key, "losses": json.dumps(state.losses), "optimizer_step": repr(state.optimizer_step)}

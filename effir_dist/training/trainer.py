@@ -1,4 +1,4 @@
-"""Contrastive fine-tuning of an encoder, on several ranks with DeepSpeed ZeRO; no Ray."""
+"""Contrastive fine-tuning of an encoder, in a single process or on several ranks with DeepSpeed ZeRO. No Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from effir_dist.core.settings import TrainConfig
 from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, default_device
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
-from effir_dist.training.collate import Maker, Step, steps
+from effir_dist.training.collate import CollatedBatch, Collator, collated
 from effir_dist.training.engine import TrainingDiverged, running_engine, start_distributed
 from effir_dist.training.engine import step as step_engine
 from effir_dist.training.gradcache import backward
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 Report = Callable[[dict[str, Any]], None]
 CHECK_EVERY = 4
-"""Steps between looks at the loss: each costs a wait for the device and a tiny all-reduce."""
+"""Steps between two looks at the loss: each costs a wait for the device and a tiny all-reduce."""
 REPORT_SECONDS = 2.0
 LAST_STEPS = 10
+"""Steps that the last loss is a mean of."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ class TrainOutcome:
 
     steps: int
     seconds: float
-    """All of `train`: tokenising, engine, steps, gathering of the weights."""
+    """Of all of `train`: tokenising, engine, steps, gathering the weights."""
     engine_seconds: float
-    """Of these: process group, engine, and taking it down."""
+    """Of these, what process group and engine take to start and to end."""
     last_loss: float
-    """Mean over the last 10 steps and all ranks; NaN without steps."""
+    """Mean over the last LAST_STEPS steps and all ranks; NaN without steps."""
 
 
 class Checkpoints(Protocol):
-    """Where a training leaves its state, for another process to go on from. Every rank has one."""
+    """Where a training keeps its state, for another process to go on from. Every rank has one."""
 
     def load(self) -> TrainState | None:
         """The last state that was saved; the same on every rank."""
@@ -60,11 +61,11 @@ class Checkpoints(Protocol):
         """Keep a state; called on rank 0."""
 
     def urgent(self) -> bool:
-        """Whether this machine is about to go, so that a state should be saved now."""
+        """Whether this machine is about to be taken away, so that a state should be saved now."""
 
 
 class Progress:
-    """Losses of all ranks, looked at every few steps; all ranks report and save together, mostly by rank 0's clock."""
+    """Losses of all ranks, read every few steps. All ranks report and save together, mostly by rank 0's clock."""
 
     def __init__(self, report: Report, steps: int, config: TrainConfig, checkpoints: Checkpoints | None) -> None:
         self.report, self.steps, self.config, self.checkpoints = report, steps, config, checkpoints
@@ -74,9 +75,9 @@ class Progress:
         self.saved_at, self.saved_steps, self.warned = time.monotonic(), 0, False
 
     def add(self, loss: Tensor) -> bool:
-        """Take a step's loss; raises TrainingDiverged, on every rank alike, for one that is not finite.
+        """Add a step's loss. Returns whether the state is to be saved now, the same on every rank.
 
-        Returns whether the state is to be saved now, on every rank alike.
+        Raises TrainingDiverged, on every rank, for a loss that is not finite.
         """
         self.unread.append(loss.detach().float())
         last = len(self.losses) + len(self.unread) == self.steps
@@ -99,7 +100,7 @@ class Progress:
         return bool(save_now) and not last
 
     def _should_save(self) -> bool:
-        """Whether this rank asks for a checkpoint: rank 0 by clock and count, any whose machine is about to go."""
+        """Whether this rank asks for a checkpoint: rank 0 by clock and steps, any whose machine is to be taken away."""
         if self.checkpoints is None:
             return False
         minutes, steps = self.config.checkpoint_minutes, self.config.checkpoint_steps
@@ -117,7 +118,7 @@ class Progress:
         return float(np.mean(self.losses[-LAST_STEPS:]))
 
 
-def fit(
+def run_steps(
     engine: Any,
     encoder: Encoder,
     examples: Examples,
@@ -126,37 +127,39 @@ def fit(
     progress: Progress,
     total: int = 0,
 ) -> None:
-    """All steps from `progress` on, within an engine; total: of the schedule, where `progress` ends before."""
-    begun, rank, ranks = len(progress.losses), dist.get_rank(), dist.get_world_size()
+    """The steps that `progress` still lacks. total: steps of the schedule, where `progress` ends before them."""
+    first, rank, ranks = len(progress.losses), dist.get_rank(), dist.get_world_size()
     backbone = engine.module.encoder.backbone
-    packs = not config.dropout and packed.possible(backbone)  # packed attention knows no dropout
-    maker = Maker(encoder, examples, config, teacher, packs).fitted(next(batches(examples, config)))
-    found = itertools.islice(batches(examples, config), begun, progress.steps)
+    packs = not config.dropout and packed.possible(backbone)  # packed attention has no dropout
+    collator = Collator(encoder, examples, config, teacher, packs).fitted(next(batches(examples, config)))
+    wanted = itertools.islice(batches(examples, config), first, progress.steps)
     with packed.attention(backbone) if packs else attention.for_training(backbone):
-        _go(engine, steps(maker, found, rank, ranks), begun, config, progress, total or progress.steps)
+        _run_steps(engine, collated(collator, wanted, rank, ranks), first, config, progress, total or progress.steps)
 
 
-def _go(
-    engine: Any, found: Iterable[Step], begun: int, config: TrainConfig, progress: Progress, total: int
+def _run_steps(
+    engine: Any, shares: Iterable[CollatedBatch], first: int, config: TrainConfig, progress: Progress, total: int
 ) -> None:
-    def keep() -> None:
-        assert progress.checkpoints is not None
-        state = capture(engine, progress.losses)
-        if dist.get_rank() == 0:
-            progress.checkpoints.save(state)
-        progress.saved()
-
-    for step, prepared in enumerate(found, begun):
-        if config.dropout:  # so that a training that was resumed drops what an uninterrupted one would have
+    for step, batch in enumerate(shares, first):
+        if config.dropout:  # so that a resumed training has the dropout that an uninterrupted one would have had
             torch.manual_seed(hash((config.seed, dist.get_rank(), step)))
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, total)
-        loss = backward(engine, prepared, config)
+        loss = backward(engine, batch, config)
         step_engine(engine, config)
         if progress.add(loss):
-            keep()
-    if begun < progress.steps < total:  # short of the end: another call goes on
-        keep()
+            _save(engine, progress)
+    if first < progress.steps < total:  # another call goes on from here
+        _save(engine, progress)
+
+
+def _save(engine: Any, progress: Progress) -> None:
+    """Write a checkpoint; all ranks call it together."""
+    assert progress.checkpoints is not None
+    state = capture(engine, progress.losses)
+    if dist.get_rank() == 0:
+        progress.checkpoints.save(state)
+    progress.saved()
 
 
 def train(
@@ -169,18 +172,19 @@ def train(
     checkpoints: Checkpoints | None = None,
     until: int = 0,
 ) -> TrainOutcome:
-    """Train the encoder in place, with AdamW on `losses.retrieval_loss`; every rank then holds the full weights.
+    """Train the encoder in place, with AdamW on `losses.retrieval_loss`. Every rank then holds the full weights.
 
-    The encoder moves to the GPU if there is one; its weights end in the training dtype, in evaluation mode.
-    torch.distributed is initialised by the caller where there are several ranks. `report` gets
-    {"phase", "step", "steps", "loss"} every two seconds and at the end, on all ranks together: Ray Train wants it so.
-    teacher: needed where config distils from the unpruned model; of `batches.distinct` texts. checkpoints: where there
-    is a state of this training, it goes on from it, with any number of ranks; the batches and their order are the same.
-    until: stop after so many of its steps and leave the state in `checkpoints`, for a later call to go on: all calls
-    together are the training that one would have been. 0 goes on to the end.
+    The encoder moves to the GPU if there is one. Its weights end in the training dtype, in evaluation mode. With
+    several ranks the caller has initialised torch.distributed.
 
-    Raises InputError where batch, workers and pairs do not fit, TrainingDiverged where loss or weights are not
-    finite; after that the weights are undefined, but the process is ready for another training.
+    report: called with {"phase", "step", "steps", "loss"} every two seconds and at the end, on all ranks together, as
+    Ray Train needs it. teacher: embeddings of `batches.distinct` texts, needed where config distils from the unpruned
+    model. checkpoints: where they hold a state of this training, it goes on from there, with any number of ranks and
+    the same batches in the same order. until: stop after this many steps and leave the state in `checkpoints`, for a
+    later call to go on. All calls together are the training that one call would have been. 0 goes on to the end.
+
+    Raises InputError where batch, workers and pairs do not fit, TrainingDiverged where loss or weights are not finite.
+    After that the weights are undefined, but the process is ready for another training.
     """
     started = time.perf_counter()
     steps = count_steps(config, len(pairs.queries), dist.get_world_size() if dist.is_initialized() else 1)
@@ -188,27 +192,27 @@ def train(
         encoder.to(default_device()).eval()
         return TrainOutcome(0, 0.0, 0.0, math.nan)
     if teacher is None and distils_itself(config):
-        raise ValueError("distilling from the unpruned model takes its embeddings: teacher")
+        raise ValueError("distillation from the unpruned model needs its embeddings: pass teacher")
     end = min(until or steps, steps)
     if end < steps and checkpoints is None:
-        raise ValueError("a training that stops on its way leaves its state somewhere: checkpoints")
+        raise ValueError("a training that stops before its end must save its state: pass checkpoints")
     examples = examples_of(encoder, pairs, config, cache)
     tokenised = time.perf_counter()
     start_distributed()
-    torch.manual_seed(config.seed)  # adapters begin alike on every rank
+    torch.manual_seed(config.seed)  # adapters start with the same weights on every rank
     progress = Progress(report, end, config, checkpoints)
     state = checkpoints.load() if checkpoints else None
     with adapted(encoder, config):
         if state:
             load_weights(encoder, state)
         with running_engine(encoder, config) as engine:
-            fitting = time.perf_counter()
+            stepping = time.perf_counter()
             if state:
                 restore(engine, state)
                 progress.losses += state.losses
                 progress.saved()
                 state = None  # three times the model's size
-            fit(engine, encoder, examples, config, teacher, progress, steps)
-            fit_seconds = time.perf_counter() - fitting
+            run_steps(engine, encoder, examples, config, teacher, progress, steps)
+            step_seconds = time.perf_counter() - stepping
     ended = time.perf_counter()
-    return TrainOutcome(end, ended - started, ended - tokenised - fit_seconds, progress.last_loss)
+    return TrainOutcome(end, ended - started, ended - tokenised - step_seconds, progress.last_loss)

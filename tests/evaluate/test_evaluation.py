@@ -14,10 +14,10 @@ import pytest
 
 from effir_dist.data.sets import Collection, load_collection
 from effir_dist.evaluate import command as evaluate_command
-from effir_dist.evaluate import scoring
+from effir_dist.evaluate import evaluation
+from effir_dist.evaluate.evaluation import evaluate, evaluate_embeddings, speeds
 from effir_dist.evaluate.exact import exact_search
 from effir_dist.evaluate.metrics import METRICS
-from effir_dist.evaluate.scoring import score, score_embeddings, speeds
 from effir_dist.models.encoder import load_encoder
 from tests import ROOT
 from tests.tiny import tiny_checkpoint, write_collection
@@ -50,14 +50,14 @@ def test_own_id_is_left_out_only_where_the_collection_says() -> None:
     passages = vectors(150)
     qrels = {"3": {"5": 1, "3": 1}}
     queries = passages[3:4] + 0.1 * passages[5:6]
-    kept = score_embeddings(queries, passages, collection(qrels, 150))
+    kept = evaluate_embeddings(queries, passages, collection(qrels, 150))
     assert kept.metrics["mrr_at_10"] == 1.0
     left_out = collection({"3": {"5": 1}}, 150, identical=True)
     similarities, indices = exact_search(queries, passages, 101)
-    ranked = dict(scoring.rankings(similarities, indices, left_out)["3"])
+    ranked = dict(evaluation.rankings(similarities, indices, left_out)["3"])
     assert "3" not in ranked
     assert len(ranked) == 100
-    assert "3" in dict(scoring.rankings(similarities, indices, collection(qrels, 150))["3"])
+    assert "3" in dict(evaluation.rankings(similarities, indices, collection(qrels, 150))["3"])
 
 
 def test_leaving_out_keeps_100_places() -> None:
@@ -65,25 +65,26 @@ def test_leaving_out_keeps_100_places() -> None:
     passages = np.stack([np.linspace(1, 0.1, 150), np.zeros(150)], axis=1).astype(np.float32)
     queries = np.array([[1, 0]], dtype=np.float32)
     qrels = {"0": {"100": 1}}
-    assert score_embeddings(queries, passages, collection(qrels, 150)).metrics["recall_at_100"] == 0.0
-    assert score_embeddings(queries, passages, collection(qrels, 150, identical=True)).metrics["recall_at_100"] == 1.0
+    assert evaluate_embeddings(queries, passages, collection(qrels, 150)).metrics["recall_at_100"] == 0.0
+    others = collection(qrels, 150, identical=True)
+    assert evaluate_embeddings(queries, passages, others).metrics["recall_at_100"] == 1.0
 
 
 def test_ties_break_as_trec_eval_does() -> None:
     passages = np.ones((3, 2), dtype=np.float32)
-    scores = score_embeddings(passages[:1], passages, collection({"q": {"0": 1}}, 3))
+    scores = evaluate_embeddings(passages[:1], passages, collection({"q": {"0": 1}}, 3))
     assert scores.per_query["q"]["mrr_at_10"] == pytest.approx(1 / 3)
 
 
 def test_a_judged_query_without_results_counts_0() -> None:
     passages = vectors(1)
     asked = collection({"0": {"0": 1}, "a": {"0": 1}}, 1, identical=True)
-    scores = score_embeddings(np.concatenate([passages, passages]), passages, asked)
+    scores = evaluate_embeddings(np.concatenate([passages, passages]), passages, asked)
     assert set(scores.per_query["0"].values()) == {0.0}
     assert scores.metrics == dict.fromkeys(METRICS, 0.5)
     # Judged, but among no queries at all (its text is missing): also 0.
     fewer = dataclasses.replace(asked, query_ids=["a"], queries=[""])
-    assert score_embeddings(passages, passages, fewer).metrics == dict.fromkeys(METRICS, 0.5)
+    assert evaluate_embeddings(passages, passages, fewer).metrics == dict.fromkeys(METRICS, 0.5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -91,12 +92,12 @@ def test_vectors_of_a_diverged_model_are_an_error(bad: float) -> None:
     passages = vectors(4)
     passages[2, 3] = bad
     with pytest.raises(FloatingPointError, match="document vectors"):
-        score_embeddings(vectors(1), passages, collection({"q": {"0": 1}}, 4))
+        evaluate_embeddings(vectors(1), passages, collection({"q": {"0": 1}}, 4))
 
 
 def test_vectors_must_fit_the_collection() -> None:
     with pytest.raises(ValueError, match=r"query vectors must be \[1, D\], got \[2, 16\]"):
-        score_embeddings(vectors(2), vectors(4), collection({"q": {"0": 1}}, 4))
+        evaluate_embeddings(vectors(2), vectors(4), collection({"q": {"0": 1}}, 4))
 
 
 def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_minilm_on_scifact_gives_its_known_figure(tmp_path: Path) -> None:
 
 def test_speed_counts_every_text_once_and_all_time(tmp_path: Path) -> None:
     encoder = load_encoder(str(tiny_checkpoint(tmp_path, "bert")))
-    found = score(encoder, load_collection(str(write_collection(tmp_path / "toy")), "dev"), 512)
+    found = evaluate(encoder, load_collection(str(write_collection(tmp_path / "toy")), "dev"), 512)
     assert (found.encoded["queries"][0], found.encoded["documents"][0]) == (4, 40)
     assert 0 < sum(seconds for _, seconds in found.encoded.values()) < found.seconds
     other = dataclasses.replace(found, encoded={"queries": (10, 2.0), "documents": (100, 4.0)})

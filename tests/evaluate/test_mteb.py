@@ -11,7 +11,7 @@ import pytest
 mteb = pytest.importorskip("mteb", reason="mteb is not installed")
 
 from effir_dist.data.sets import load_collection  # noqa: E402
-from effir_dist.evaluate.scoring import score_texts  # noqa: E402
+from effir_dist.evaluate.evaluation import evaluate_texts  # noqa: E402
 from effir_dist.models.encoder import load_encoder  # noqa: E402
 from effir_dist.mteb_model import MtebEncoder  # noqa: E402
 
@@ -58,7 +58,7 @@ def test_mteb_scores_our_encoder_as_we_do(
         model, [local_task(collection)], cache=None, encode_kwargs={"batch_size": 8}, overwrite_strategy="always"
     )
     found = results[0].scores["test"][0]["ndcg_at_10"]
-    ours = score_texts(load_encoder(str(checkpoints["llama"])), load_collection(str(collection), "test"), 4096)
+    ours = evaluate_texts(load_encoder(str(checkpoints["llama"])), load_collection(str(collection), "test"), 4096)
     assert found == pytest.approx(ours.metrics["ndcg_at_10"], abs=1e-4)
     meta = model.mteb_model_meta
     assert (meta.name, meta.embed_dim) == ("effir_dist/tiny-llama", 32)

@@ -12,7 +12,7 @@ import torch
 
 from effir_dist.core.errors import InputError
 from effir_dist.data.sets import load_collection
-from effir_dist.evaluate.scoring import score_texts
+from effir_dist.evaluate.evaluation import evaluate_texts
 from effir_dist.export.command import export
 from effir_dist.models.encoder import load_encoder
 from tests.exports import MIXED, cosines, texts, write_run
@@ -51,7 +51,7 @@ def test_onnxruntime_gives_the_same_embeddings_and_int8_is_measured(
     assert measured["split"] == "test"
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["difference"] == pytest.approx(row["int8"] - row["float32"])
-    scores = score_texts(encoder, load_collection(str(collection), "test"), 4096)
+    scores = evaluate_texts(encoder, load_collection(str(collection), "test"), 4096)
     assert row["float32"] == pytest.approx(scores.metrics["ndcg_at_10"])
     assert measured["bytes"]["int8"] < measured["bytes"]["float32"]
     card = (tmp_path / "out" / "README.md").read_text()

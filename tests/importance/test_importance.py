@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from effir_dist.importance import command as importance_command
-from effir_dist.importance.ranking import Importance, Method, greedy_order, score_model
+from effir_dist.importance.ranking import Importance, Method, calibrate, greedy_order
 from effir_dist.models.encoder import Encoder, prune_encoder
 from effir_dist.models.families.base import Family
 from effir_dist.models.families.registry import FAMILIES, family
@@ -36,7 +36,7 @@ def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float
 
     def compare(index, before, after):
         x, y = before[0].double(), after[0].double()
-        if method.level == "pooled":
+        if method.granularity == "pooled":
             last = encoder.settings.pooling == "last"
             x, y = (x[-1:], y[-1:]) if last else (x.mean(0, keepdim=True), y.mean(0, keepdim=True))
         distances.setdefault(index, []).extend(change(a, b, method.distance) for a, b in zip(x, y, strict=True))
@@ -52,7 +52,7 @@ def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 def test_scores_equal_the_definition(name: str, checkpoints: dict[str, Path]) -> None:
-    scores = score_model(encoder_of(checkpoints[name]), TEXTS, batch_tokens=500).importance
+    scores = calibrate(encoder_of(checkpoints[name]), TEXTS, batch_tokens=500).importance
     np.testing.assert_allclose(scores.mlp, plain_scores(encoder_of(checkpoints[name]), "mlp"), atol=1e-5)
     np.testing.assert_allclose(scores.attention, plain_scores(encoder_of(checkpoints[name]), "attention"), atol=1e-5)
 
@@ -65,22 +65,22 @@ def test_parallel_sub_layers_are_scored_apart(tmp_path: Path) -> None:
     parts = {"attention": ("self_attn", norm), "mlp": ("mlp", norm), "short_names": {}}
     with registered(Family(**{**values, **own, **parts})):
         path = tiny_checkpoint(tmp_path, "cohere")
-        scores = score_model(encoder_of(path), TEXTS, batch_tokens=500)
+        scores = calibrate(encoder_of(path), TEXTS, batch_tokens=500)
         for kind in ("mlp", "attention"):
             expected = plain_scores(encoder_of(path), kind)
             np.testing.assert_allclose(getattr(scores.importance, kind), expected, atol=1e-5)
-        assert np.isfinite(scores.neurons["activation"]).all()
-        left = score_model(prune_encoder(encoder_of(path), PruningPlan((0, 2), (1, 2)), None), TEXTS).importance
+        assert np.isfinite(scores.saliency["activation"]).all()
+        left = calibrate(prune_encoder(encoder_of(path), PruningPlan((0, 2), (1, 2)), None), TEXTS).importance
         assert left.mlp[1] == pytest.approx(left.block[1])
         assert left.attention[0] == pytest.approx(scores.importance.attention[0], abs=1e-6)
         assert left.block[2] == pytest.approx(0, abs=1e-6)
 
 
-def test_batches_do_not_change_scores(checkpoints: dict[str, Path]) -> None:
-    together = score_model(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=10_000)
-    alone = score_model(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=1)
+def test_batches_do_not_change_importance(checkpoints: dict[str, Path]) -> None:
+    together = calibrate(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=10_000)
+    alone = calibrate(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=1)
     np.testing.assert_allclose(together.importance.mlp, alone.importance.mlp, atol=1e-6)
-    np.testing.assert_allclose(together.neurons["activation"], alone.neurons["activation"], rtol=1e-4)
+    np.testing.assert_allclose(together.saliency["activation"], alone.saliency["activation"], rtol=1e-4)
 
 
 def test_a_silent_neuron_ranks_last(checkpoints: dict[str, Path]) -> None:
@@ -89,11 +89,11 @@ def test_a_silent_neuron_ranks_last(checkpoints: dict[str, Path]) -> None:
         row = family(encoder.model_config)
         with torch.no_grad():
             encoder.backbone.get_submodule(row.blocks)[2].get_submodule(row.mlp_out).weight[:, 7] = 0
-        for ranking in score_model(encoder, TEXTS).neurons.values():
+        for ranking in calibrate(encoder, TEXTS).saliency.values():
             assert ranking.argmin() == 2 * ranking.shape[1] + 7
 
 
-def test_the_drop_order_is_by_rising_score() -> None:
+def test_the_drop_order_is_by_rising_importance() -> None:
     importance = Importance(mlp=(0.3, 0.1, 0.2), attention=(0.1, 0.1, 0.0), block=(0.0, 0.2, 0.1))
     assert importance.drop_order() == [1, 2, 0]
     assert importance.drop_order("attention") == [2, 0, 1]
@@ -103,7 +103,7 @@ def test_the_drop_order_is_by_rising_score() -> None:
 @pytest.mark.parametrize("name", ["llama", "bert"])
 @pytest.mark.parametrize("method", [Method("l2"), Method("cosine", "pooled"), Method("l2", "pooled")])
 def test_the_other_methods_equal_their_definitions(name: str, method: Method, checkpoints: dict[str, Path]) -> None:
-    scores = score_model(encoder_of(checkpoints[name]), TEXTS, 500, method).importance
+    scores = calibrate(encoder_of(checkpoints[name]), TEXTS, 500, method).importance
     for kind in ("mlp", "attention"):
         expected = plain_scores(encoder_of(checkpoints[name]), kind, method)
         np.testing.assert_allclose(getattr(scores, kind), expected, atol=1e-5)
@@ -113,7 +113,7 @@ def test_the_other_methods_equal_their_definitions(name: str, method: Method, ch
 def test_a_pruned_model_is_scored_where_something_is_left(name: str, checkpoints: dict[str, Path]) -> None:
     plan = PruningPlan(dropped_mlp=(0, 2), dropped_attention=(1, 2))
     encoder = prune_encoder(encoder_of(checkpoints[name]), plan, None)
-    scores = score_model(encoder, TEXTS).importance
+    scores = calibrate(encoder, TEXTS).importance
     assert [np.isnan(score) for score in scores.mlp] == [True, False, True, False]
     assert [np.isnan(score) for score in scores.attention] == [False, True, True, False]
     assert scores.block[2] == pytest.approx(0, abs=1e-6)
@@ -129,7 +129,7 @@ def test_greedy_is_scoring_again_after_each_drop(checkpoints: dict[str, Path]) -
     order = greedy_order(make, "mlp", 4, TEXTS, Method())
     assert sorted(order) == [0, 1, 2, 3]
     for dropped in range(4):
-        scores = score_model(make(order[:dropped]), TEXTS).importance.mlp
+        scores = calibrate(make(order[:dropped]), TEXTS).importance.mlp
         assert scores[order[dropped]] == pytest.approx(np.nanmin(scores))
 
 
@@ -141,11 +141,11 @@ def test_the_command_writes_scores_and_heat_map(
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out"), "--greedy"])
     importance_command.main()
     table = pd.read_csv(tmp_path / "out" / "importance.csv")
-    scores = score_model(encoder_of(checkpoints["llama"]), TEXTS).importance
-    np.testing.assert_allclose(table["mlp_score"], scores.mlp, atol=1e-6)
+    scores = calibrate(encoder_of(checkpoints["llama"]), TEXTS).importance
+    np.testing.assert_allclose(table["mlp_importance"], scores.mlp, atol=1e-6)
     assert sorted(table["attention_drop"]) == [1, 2, 3, 4]
     assert (tmp_path / "out" / "importance.png").read_bytes().startswith(b"\x89PNG")
-    assert "mlp_score" in capsys.readouterr().out
+    assert "mlp_importance" in capsys.readouterr().out
     (tmp_path / "texts").write_text("\n \n")
     with pytest.raises(SystemExit) as stopped:
         importance_command.main()

@@ -14,7 +14,7 @@ from torch import Tensor
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RANKINGS, PruneConfig, RunConfig, TrainConfig
-from effir_dist.importance.slimming import _loss, gated, regulariser, slimming_scores, taylor_scores
+from effir_dist.importance.slimming import _loss, gated, regulariser, slimming_saliency, taylor_saliency
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.families.backbones import family
 from effir_dist.models.pruning import kept_neurons, make_plan, rounded
@@ -65,8 +65,8 @@ def test_the_regulariser_is_the_papers() -> None:
 def test_a_useless_neuron_stays_at_one_unless_lambda_presses(name: str, checkpoints: dict[str, Path]) -> None:
     encoder, examples = loaded(checkpoints, name)
     silence(encoder, 2, 7)
-    free = slimming_scores(encoder, examples, replace(PRUNE, slim_lambda=0.0), TRAIN)
-    pressed = slimming_scores(encoder, examples, replace(PRUNE, slim_lambda=1e-3), TRAIN)
+    free = slimming_saliency(encoder, examples, replace(PRUNE, slim_lambda=0.0), TRAIN)
+    pressed = slimming_saliency(encoder, examples, replace(PRUNE, slim_lambda=1e-3), TRAIN)
     assert free[2, 7] == 1.0
     assert np.abs(free - 1).max() > 0.1
     assert pressed[2, 7] == pytest.approx(1 - 12 * 0.02, abs=0.01)
@@ -76,8 +76,8 @@ def test_a_useless_neuron_stays_at_one_unless_lambda_presses(name: str, checkpoi
 def test_the_model_is_as_before(checkpoints: dict[str, Path], with_weights: bool) -> None:
     encoder, examples = loaded(checkpoints, "llama")
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    scores = slimming_scores(encoder, examples, replace(PRUNE, slim_weights=with_weights), TRAIN)
-    alone = slimming_scores(encoder, examples, PRUNE, TRAIN)
+    scores = slimming_saliency(encoder, examples, replace(PRUNE, slim_weights=with_weights), TRAIN)
+    alone = slimming_saliency(encoder, examples, PRUNE, TRAIN)
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert all(parameter.requires_grad for parameter in encoder.parameters())
     assert np.array_equal(scores, alone) != with_weights
@@ -85,7 +85,7 @@ def test_the_model_is_as_before(checkpoints: dict[str, Path], with_weights: bool
 
 def test_the_taylor_score_is_the_slope_of_the_loss(checkpoints: dict[str, Path]) -> None:
     encoder, examples = loaded(checkpoints, "llama")
-    scores = taylor_scores(encoder, examples, replace(PRUNE, slim_steps=1), TRAIN)
+    scores = taylor_saliency(encoder, examples, replace(PRUNE, slim_steps=1), TRAIN)
     batch = next(batches(examples, TRAIN))
     for block, neuron in [(0, 3), (3, 40), (1, int(scores[1].argmax()))]:
         losses = []
@@ -102,7 +102,7 @@ def test_slicing_before_tuning_equals_masking_through_tuning(name: str, checkpoi
     sliced, examples = loaded(checkpoints, name)
     masked, _ = loaded(checkpoints, name)
     row = family(sliced.model_config)
-    scores = slimming_scores(sliced, examples, PRUNE, TRAIN)
+    scores = slimming_saliency(sliced, examples, PRUNE, TRAIN)
     plan = make_plan(sliced.model_config, [], [], 0.5, scores, "slimming")
     kept = kept_neurons(plan, scores)
     blocks = masked.backbone.get_submodule(row.blocks)
@@ -132,7 +132,7 @@ def assert_close(one: Tensor, other: Tensor) -> None:
 def test_gates_that_diverge_are_said_so(checkpoints: dict[str, Path]) -> None:
     encoder, examples = loaded(checkpoints, "bert")
     with pytest.raises(InputError, match="gates of self-slimming are not finite after step"):
-        slimming_scores(encoder, examples, replace(PRUNE, slim_learning_rate=1e37), TRAIN)
+        slimming_saliency(encoder, examples, replace(PRUNE, slim_learning_rate=1e37), TRAIN)
 
 
 def test_widths_round_to_multiples_and_keep_their_total() -> None:
@@ -151,14 +151,14 @@ def test_widths_round_to_multiples_and_keep_their_total() -> None:
 def test_a_run_scores_every_ranking_that_its_space_may_ask_for(
     checkpoints: dict[str, Path], collection: Path, tmp_path: Path
 ) -> None:
-    from effir_dist.importance.store import load_scores
-    from effir_dist.search.trial.preparation import compute_scores
+    from effir_dist.importance.store import load_importance, load_saliency
+    from effir_dist.search.trial.preparation import prepare
 
     values = {"model.path": str(checkpoints["qwen3"]), "data.paths": [str(collection)], "train.batch_size": 4}
     config = c.replace(RunConfig(), {**values, "prune.slim_steps": 3, "prune.calibration_texts": 5})
     run = Run.create(tmp_path / "run", c.to_dict(config))
-    compute_scores(run, config, RANKINGS)
-    importance, neurons = load_scores(run)
+    prepare(run, config, RANKINGS)
+    importance, neurons = load_importance(run), load_saliency(run)
     assert sorted(neurons) == sorted(RANKINGS)
     assert {scores.shape for scores in neurons.values()} == {(4, 48)}
     assert len(importance.mlp) == 4

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from effir_dist.data.sets import load_collection
-from effir_dist.evaluate import scoring
+from effir_dist.evaluate import evaluation
 from effir_dist.models import encoding, packed
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.models.families.registry import family
@@ -85,13 +85,13 @@ def test_vectors_on_disk_score_as_those_in_memory(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, collection = encoder_of(checkpoints["bert"]), load_collection(str(write_collection(tmp_path / "c")), "dev")
-    expected = scoring.score(encoder, collection)
-    monkeypatch.setattr(scoring, "ON_DISK_BYTES", 0)
-    monkeypatch.setattr(scoring, "PART", 7)
+    expected = evaluation.evaluate(encoder, collection)
+    monkeypatch.setattr(evaluation, "ON_DISK_BYTES", 0)
+    monkeypatch.setattr(evaluation, "PART", 7)
     seen: list[np.ndarray] = []
-    search = scoring.exact_search
-    monkeypatch.setattr(scoring, "exact_search", lambda q, d, k: seen.append(d) or search(q, d, k))
-    for found in (scoring.score(encoder, collection), scoring.score_texts(encoder, collection, 0)):
+    search = evaluation.exact_search
+    monkeypatch.setattr(evaluation, "exact_search", lambda q, d, k: seen.append(d) or search(q, d, k))
+    for found in (evaluation.evaluate(encoder, collection), evaluation.evaluate_texts(encoder, collection, 0)):
         assert found.metrics == pytest.approx(expected.metrics, abs=0.02)
     for vectors in seen:
         assert isinstance(vectors, np.memmap)

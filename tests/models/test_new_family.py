@@ -23,7 +23,7 @@ from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.export.command import export
 from effir_dist.export.model_folder import is_plain
-from effir_dist.importance.ranking import score_model
+from effir_dist.importance.ranking import calibrate
 from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.families import formulas
@@ -148,7 +148,7 @@ def test_scores_see_both_norms(path: Path) -> None:
     encoder = encoder_of(path)
     with torch.no_grad():
         encoder.backbone.layers[2].post_feedforward_layernorm.weight.fill_(-1.0)  # the norm multiplies by 1 + weight
-    scores = score_model(encoder, ["some text", "another one"]).importance
+    scores = calibrate(encoder, ["some text", "another one"]).importance
     assert scores.mlp[2] == pytest.approx(0, abs=1e-6)
     assert min(scores.mlp[index] for index in (0, 1, 3)) > 1e-3
 

@@ -189,8 +189,8 @@ def test_suggested_values_edited_by_hand_are_named(run: Run) -> None:
 
 
 def test_importance_scores_edited_by_hand_are_named(run: Run) -> None:
-    (run.scores_folder / "importance.json").write_text('{"mlp": "high"}')
-    with pytest.raises(InputError, match=r"importance.json holds no importance scores"):
+    (run.importance_folder / "importance.json").write_text('{"mlp": "high"}')
+    with pytest.raises(InputError, match=r"importance.json holds no importance of layers"):
         report_command.main([str(run.folder)])
 
 

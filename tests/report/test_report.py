@@ -152,9 +152,9 @@ def test_a_trial_that_failed_before_its_plan(tmp_path: Path) -> None:
 def test_a_run_with_scores_shows_its_widths(run: Run) -> None:
     with io.BytesIO() as packed:
         np.savez(packed, activation=np.random.default_rng(0).random((6, 1536)))
-        files.write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
+        files.write_bytes_atomic(run.importance_folder / "neurons.npz", packed.getvalue())
     importance = dict.fromkeys(("mlp", "attention", "block"), [0.1] * 6)
-    files.write_json_atomic(run.scores_folder / "importance.json", importance)
+    files.write_json_atomic(run.importance_folder / "importance.json", importance)
     assert set(write(run)) >= {f"widths.{kind}" for kind in ("csv", "parquet", "png", "svg")}
     table = pd.read_csv(run.report_folder / "widths.csv")
     assert table[table["width_ratio"] == 0.5]["width"].sum() == 0.5 * 6 * 1536

@@ -1,4 +1,4 @@
-"""`--plan`: sizes against counting, what a prediction is made of, and nothing that is started."""
+"""`--dry-run`: sizes against counting, what a prediction is made of, and nothing that is started."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def test_constraints_are_marked_and_a_run_is_told_by_its_own_seconds(tmp_path: P
 
 def test_a_plan_needs_no_weights_no_torch_and_writes_nothing(tmp_path: Path) -> None:
     code = (
-        "import runpy, sys\nsys.argv = ['x', '--plan', '--backbone', 'mistral', '--data', 'nowhere', '--tflops', '4']\n"
+        "import runpy, sys\n"
+        "sys.argv = ['x', '--dry-run', '--backbone', 'mistral', '--data', 'nowhere', '--tflops', '4']\n"
         "runpy.run_module('effir_dist.search', run_name='__main__')\n"
         "print(sorted({'torch', 'transformers', 'ray', 'deepspeed'} & set(sys.modules)))"
     )

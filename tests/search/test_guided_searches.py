@@ -13,8 +13,8 @@ from effir_dist.search.strategy import study
 from tests.driven import drive, make_run, smooth
 
 SPACE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.25, "high": 1.0, "step": 0.25, "groups": 2}}
-LADDER = {"search.strategy": "ladder", "search.rungs": [0.0, 0.25], "search.keep_share": 0.4}
-GUIDED = {"search.strategy": "guided", "search.screen_share": 0.3}
+LADDER = {"search.scheduler": "asha", "search.rungs": [0.0, 0.25], "search.promotion_fraction": 0.4}
+GUIDED = {"search.sampler": "guided", "search.scheduler": "screening", "search.screening_budget": 0.3}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_costs_on_disk_are_what_the_strategy_says_it_spent(tmp_path: Path) -> No
 def test_the_guided_search_covers_more_than_a_random_one_with_as_many_trials(tmp_path: Path) -> None:
     def reached(name: str, values: dict[str, Any]) -> float:
         run = make_run(tmp_path / name, {"search.trials": 12, **values}, SPACE)
-        drive(run, scored if "search.screen_share" in values else smooth)
+        drive(run, scored if "search.screening_budget" in values else smooth)
         return Goal().covered(run.results())
 
     plain = [reached(f"random{s}", {"search.sampler": "random", "search.seed": s}) for s in range(3)]
@@ -133,7 +133,7 @@ def test_objectives_that_no_plan_tells_are_learned_on_the_lowest_rung_and_again_
 def test_three_objectives_are_covered_better_than_by_chance(tmp_path: Path) -> None:
     def reached(name: str, values: dict[str, Any]) -> float:
         run = make_run(tmp_path / name, {"search.trials": 12, **THREE, **values}, CUT)
-        drive(run, scored if "search.screen_share" in values else smooth)
+        drive(run, scored if "search.screening_budget" in values else smooth)
         return Goal.of({"objectives": THREE["search.objectives"]}).covered(run.results())
 
     plain = [reached(f"random{s}", {"search.sampler": "random", "search.seed": s}) for s in range(3)]

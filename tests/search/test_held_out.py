@@ -47,7 +47,7 @@ def note(event: str, arguments: tuple[Any, ...]) -> None:
 def test_checks_scores_and_trials_open_no_held_out_file(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, held_out: Path
 ) -> None:
-    from effir_dist.search.trial.preparation import compute_scores
+    from effir_dist.search.trial.preparation import prepare
     from effir_dist.search.trial.trial import run_trial, score_saved
 
     sys.addaudithook(note)
@@ -57,7 +57,7 @@ def test_checks_scores_and_trials_open_no_held_out_file(
     space = space_file.parse_space({"drop_mlp": {"max": 2}}, "x")
     checks.check(space, config, source.config)
     run = Run.create(tmp_path / "run", c.to_dict(config), {"space": {}})
-    compute_scores(run, config, ["activation"])
+    prepare(run, config, ["activation"])
     run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
     score_saved(run, config, "0000", "test")
     assert OPENED == []
@@ -94,11 +94,11 @@ def test_wrong_data_sets_are_named(
 
 
 def test_quality_is_the_mean_over_the_chosen_data_sets() -> None:
-    from effir_dist.evaluate.scoring import Scores
+    from effir_dist.evaluate.evaluation import Evaluation
     from effir_dist.search.trial.trial import _means
 
     scores = {
-        n: Scores(dict.fromkeys(("ndcg_at_10", "recall_at_100", "mrr_at_10"), v), {}, 0.0)
+        n: Evaluation(dict.fromkeys(("ndcg_at_10", "recall_at_100", "mrr_at_10"), v), {}, 0.0)
         for n, v in zip("abc", (0.2, 0.4, 0.9), strict=True)
     }
     assert _means(scores, ())["ndcg_at_10"] == pytest.approx(0.5)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from effir_dist.core import config as config_module
-from effir_dist.importance.store import load_scores
+from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.search.strategy import guided, space_file
 from effir_dist.search.strategy.next_trial import TrialQueue
@@ -52,7 +52,7 @@ class Searched:
 
     def open(self) -> None:
         """Begin, or go on from what is on disk."""
-        self.queue = TrialQueue(self.run, self.config, self.space, MODEL, *load_scores(self.run))
+        self.queue = TrialQueue(self.run, self.config, self.space, MODEL, load_importance(self.run), load_saliency(self.run))
         self.queue.replay(self.run.results(), self.run.pending())
         self.records, self.trained = len(self.run.results()), set(self.run.trials())
 

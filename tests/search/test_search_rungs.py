@@ -14,7 +14,8 @@ from tests.search.test_search import OPTIONS, finish, kill_tree, start, wait_for
 
 
 def options(**search: Any) -> list[str]:
-    plain = [option for option in OPTIONS if not option.startswith(("search.strategy", "train.steps"))]
+    own = ("search.sampler", "search.scheduler", "train.steps")
+    plain = [option for option in OPTIONS if not option.startswith(own)]
     return [*plain, "train.steps=8", *(f"search.{name}={value}" for name, value in search.items())]
 
 
@@ -33,7 +34,7 @@ def test_a_ladder_killed_while_a_promoted_trial_trains_loses_nobody(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path
 ) -> None:
     path = tmp_path / "runs" / "mine"
-    climb = options(strategy="ladder", rungs="[0.0,0.5]", keep_share=0.5, sampler="random")
+    climb = options(scheduler="asha", rungs="[0.0,0.5]", promotion_fraction=0.5, sampler="random")
     process = start(tmp_path, *arguments(tmp_path, checkpoints, collection), "--trials", "3", *climb)
 
     def promoted() -> bool:
@@ -73,7 +74,7 @@ def test_a_guided_search_screens_first_and_shows_what_it_weeded_out(
     objectives: str, tmp_path: Path, checkpoints: dict[str, Path], collection: Path
 ) -> None:
     path = tmp_path / "runs" / "mine"
-    guided = [*options(screen_share=0.5, objectives=objectives), "--trials", "6"]
+    guided = [*options(screening_budget=0.5, objectives=objectives), "--trials", "6"]
     output = finish(start(tmp_path, *arguments(tmp_path, checkpoints, collection), *guided), tmp_path)
     run = Run.open(path)
     records, stopped = run.results(), [head for head in heads(path) if not run.finished(head["trial"])]

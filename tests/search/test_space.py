@@ -54,8 +54,8 @@ def test_every_shipped_file_is_some_backbones() -> None:
         ("drop_mlp: {max: 2.5}", "whole number of layers or a share below 1, got 2.5"),
         ("width_ratio: {low: 0, high: 1}", "must lie above 0 and up to 1"),
         ("width_ratio: {low: 0.5, high: 1, groups: 0}", "groups must be a whole number above 0"),
-        ("layers: sets", "layers must be one of set, prefix, flips"),
-        ("layers: flips", "`layers` says how those of drop_mlp"),
+        ("layers: sets", "layers must be one of subset, top_k, top_k_flips"),
+        ("layers: top_k_flips", "`layers` says how those of drop_mlp"),
         ("width_ratio: {low: 0.5}", "must be {low: A, high: B}"),
         ("train.learning_rate: {low: 1, high: 0.1}", "low <= high"),
         ("train.learning_rate: {low: 0, high: 1, log: true}", "got {'low': 0"),
@@ -173,7 +173,7 @@ def test_the_dimension_is_a_part_of_the_plan_whether_the_run_or_the_space_names_
         assert plan.dimension == (128 if asked == 128 else 0), "all of the model's are no truncation"
 
 
-def test_layers_are_a_set_a_prefix_or_a_prefix_with_flips() -> None:
+def test_layers_are_a_subset_the_top_k_or_the_top_k_with_flips() -> None:
     both = {"drop_mlp": 2, "drop_mlp.1": True, "drop_mlp.4": True}
     assert dropped({"drop_mlp.1": True, "drop_mlp.4": True}, "mlp", 4, IMPORTANCE) == [1, 4]
     assert dropped({"drop_mlp": 2}, "mlp", 4, IMPORTANCE) == [0, 1]
@@ -183,7 +183,7 @@ def test_layers_are_a_set_a_prefix_or_a_prefix_with_flips() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "names"),
-    [("set", 6), ("prefix", 1), ("flips", 7)],
+    [("subset", 6), ("top_k", 1), ("top_k_flips", 7)],
 )
 def test_a_space_with_layers_and_groups_reads_back_and_starts_by_importance(layers: str, names: int) -> None:
     text = f"{{drop_mlp: {{max: 4}}, layers: {layers}, width_ratio: {{low: 0.25, high: 1.0, step: 0.25, groups: 3}}}}"

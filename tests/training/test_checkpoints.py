@@ -28,7 +28,7 @@ from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.trial.preparation import compute_scores
+from effir_dist.search.trial.preparation import prepare
 from effir_dist.search.trial.trial import run_trial
 from effir_dist.training import preemption
 from effir_dist.training.train_state import TrainState, read_state, write_state
@@ -118,7 +118,7 @@ def test_a_training_that_stops_on_its_way_and_goes_on_is_one(
     assert keeper.saved == [3, 7]
     assert outcome.last_loss == pytest.approx(loss, rel=1e-6)
     assert_same(weights(encoder), weights(whole), atol=1e-6)
-    with pytest.raises(ValueError, match="leaves its state somewhere"):
+    with pytest.raises(ValueError, match="must save its state: pass checkpoints"):
         train(student(checkpoints["llama"]), make_pairs(), config, quiet, until=3)
 
 
@@ -171,7 +171,7 @@ def make_run(folder: Path, collection: Path, checkpoint: Path) -> tuple[Run, Run
     values = {"model.path": str(checkpoint), "data.paths": [str(collection)], "train.batch_size": 4, "train.steps": 200}
     config = c.replace(RunConfig(), {**values, "train.checkpoint_steps": 4, "train.dtype": "float32"})
     run = Run.create(folder, c.to_dict(config))
-    compute_scores(run, config, ["activation"])
+    prepare(run, config, ["activation"])
     return run, config, TrialSpec(0, {}, {}, PLAN)
 
 
@@ -248,7 +248,7 @@ def test_a_trial_that_runs_out_of_memory_is_tried_with_less(
     values |= {"train.steps": 1, "train.batch_size": 256, "data.max_documents": 50, "data.max_queries": 10}
     config = c.replace(RunConfig(), values)
     run = Run.create(tmp_path / "run", c.to_dict(config))
-    compute_scores(run, c.replace(config, {"prune.calibration_texts": 4}), ["activation"])
+    prepare(run, c.replace(config, {"prune.calibration_texts": 4}), ["activation"])
     arguments = [str(run.folder), json.dumps(TrialSpec(0, {}, {}, PLAN).to_json()), str(megabytes << 20)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], env=environment, capture_output=True, text=True)

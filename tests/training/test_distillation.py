@@ -23,12 +23,12 @@ from effir_dist.models.pruning import PruningPlan, make_plan
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.space import Space, needs_scores, teacher_settings
-from effir_dist.search.trial.preparation import compute_scores, load_teacher
+from effir_dist.search.trial.preparation import load_teacher, prepare
 from effir_dist.search.trial.trial import base_encoder, run_trial
 from effir_dist.training.batches import Batch, Examples, Teacher, batches, distinct, examples_of
-from effir_dist.training.collate import Maker
-from effir_dist.training.engine import Groups, start_distributed
-from effir_dist.training.gradcache import step_loss
+from effir_dist.training.collate import Collator
+from effir_dist.training.engine import ChunkEncoder, start_distributed
+from effir_dist.training.gradcache import batch_loss
 from effir_dist.training.losses import distillation
 from effir_dist.training.trainer import train
 from tests.tiny import write_collection
@@ -96,8 +96,8 @@ def test_the_whole_loss_is_the_sum_of_its_parts(checkpoints: dict[str, Path]) ->
 def whole_loss(
     encoder: Encoder, examples: Examples, batch: Batch, config: TrainConfig, teacher: Teacher | None
 ) -> torch.Tensor:
-    step = Maker(encoder, examples, config, teacher).step(batch)
-    return step_loss(Groups(encoder), step, config)
+    step = Collator(encoder, examples, config, teacher).collate(batch)
+    return batch_loss(ChunkEncoder(encoder), step, config)
 
 
 def _rank(rank: int, world_size: int, path: Path, out: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_student_comes_nearer_to_the_unpruned_model(kind: str, checkpoints: di
 
 
 def test_without_its_teacher_nothing_trains(checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="takes its embeddings"):
+    with pytest.raises(ValueError, match="needs its embeddings: pass teacher"):
         train(student_of(checkpoints["llama"]), make_pairs(), ALL, quiet)
 
 
@@ -216,7 +216,7 @@ def test_the_unpruned_model_is_asked_once_a_search(
 ) -> None:
     settings = {"train.distill_similarities": 1.0, "train.learning_rate": 1e-2}
     run, config = make_run(collection, checkpoints["qwen3"], tmp_path / "run", **settings)
-    compute_scores(run, config, ["activation"], teacher_settings(Space(), config))
+    prepare(run, config, ["activation"], teacher_settings(Space(), config))
     teacher = load_teacher(run, config.train)
     assert teacher is not None
     assert teacher.queries.dtype == np.float16
@@ -237,10 +237,10 @@ def test_the_unpruned_model_is_asked_once_a_search(
 def test_tuning_first_is_tuning_the_unpruned_model(
     collection: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    settings = {"train.before_pruning": True, "train.learning_rate": 1e-2}
+    settings = {"train.order": "tune_then_prune", "train.learning_rate": 1e-2}
     run, config = make_run(collection, checkpoints["bert"], tmp_path / "run", **settings)
-    compute_scores(run, config, ["activation"])
-    with np.load(run.scores_folder / "neurons.npz") as arrays:
+    prepare(run, config, ["activation"])
+    with np.load(run.importance_folder / "neurons.npz") as arrays:
         neurons = arrays["activation"]
     base = base_encoder(config)
     plan = make_plan(base.model_config, [1], [], 0.5, neurons, "activation")

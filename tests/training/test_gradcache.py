@@ -17,7 +17,7 @@ from effir_dist.models import packed
 from effir_dist.models.encoder import load_encoder
 from effir_dist.training import collate
 from effir_dist.training.batches import batches, examples_of
-from effir_dist.training.collate import Maker
+from effir_dist.training.collate import Collator
 from effir_dist.training.engine import running_engine, start_distributed
 from effir_dist.training.gradcache import backward
 from effir_dist.training.lora import adapted
@@ -37,12 +37,12 @@ def trained(path: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], f
     [
         ("llama", ALL, 1),
         ("llama", ALL, 5),
-        ("llama", replace(ALL, chunk=1), 2),
-        ("llama", replace(ALL, chunk=3), 3),
-        ("llama", replace(ALL, chunk_tokens=90), 1),
-        ("bert", replace(ALL, chunk_tokens=30), 1),
-        ("qwen3", replace(ALL, chunk=3), 0),
-        ("bert", replace(ALL, chunk_tokens=90), 0),
+        ("llama", replace(ALL, gradcache_queries=1), 2),
+        ("llama", replace(ALL, gradcache_queries=3), 3),
+        ("llama", replace(ALL, gradcache_tokens=90), 1),
+        ("bert", replace(ALL, gradcache_tokens=30), 1),
+        ("qwen3", replace(ALL, gradcache_queries=3), 0),
+        ("bert", replace(ALL, gradcache_tokens=90), 0),
     ],
 )
 @pytest.mark.parametrize("scores", [collate.MOST_SCORES, 50])
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_whole_batch(
         whole = whole_loss(encoder, examples, batch, ALL, teacher)
         found.append((whole.item(), torch.autograd.grad(whole, list(encoder.parameters()))))
         monkeypatch.setattr(collate, "MOST_SCORES", scores)
-        step = Maker(encoder, examples, config, teacher, packs=not groups, groups=groups).step(batch)
+        step = Collator(encoder, examples, config, teacher, packs=not groups, groups=groups).collate(batch)
         assert len(step.targets) == (1 if scores > 50 else 4)
         with contextlib.nullcontext() if groups else packed.attention(encoder.backbone):
             loss = backward(engine, step, config)
@@ -88,19 +88,19 @@ def test_trained_in_chunks(changes: dict[str, Any], checkpoints: dict[str, Path]
     config = replace(ALL, **changes)
     start = weights(student_of(checkpoints["llama"]))
     whole, loss = trained(checkpoints["llama"], config)
-    in_chunks, again = trained(checkpoints["llama"], replace(config, chunk=3))
+    in_chunks, again = trained(checkpoints["llama"], replace(config, gradcache_queries=3))
     assert again == pytest.approx(loss, rel=1e-4)
     assert_same_training(start, whole, in_chunks)
 
 
 LORA = {"lora_rank": 4, "gradient_checkpointing": True}
 AT_TWO_RANKS: list[dict[str, Any]] = [
-    {"zero_stage": 0, "chunk": 1},
-    {"zero_stage": 1, "chunk": 3},
-    {"zero_stage": 2, "chunk_tokens": 60},
-    {"zero_stage": 3, "chunk_tokens": 60},
-    {"zero_stage": 2, "chunk": 3, **LORA},
-    {"zero_stage": 3, "chunk": 3, **LORA},
+    {"zero_stage": 0, "gradcache_queries": 1},
+    {"zero_stage": 1, "gradcache_queries": 3},
+    {"zero_stage": 2, "gradcache_tokens": 60},
+    {"zero_stage": 3, "gradcache_tokens": 60},
+    {"zero_stage": 2, "gradcache_queries": 3, **LORA},
+    {"zero_stage": 3, "gradcache_queries": 3, **LORA},
 ]
 
 
@@ -114,7 +114,7 @@ def gradients(path: Path, changes: dict[str, Any]) -> dict[str, torch.Tensor]:
     batch = next(batches(examples, config))
     torch.manual_seed(0)  # adapters begin alike
     with adapted(encoder, config), running_engine(encoder, config) as engine:
-        step = Maker(encoder, examples, config, teacher).step(batch, dist.get_rank(), dist.get_world_size())
+        step = Collator(encoder, examples, config, teacher).collate(batch, dist.get_rank(), dist.get_world_size())
         backward(engine, step, config)
         named = [(name, p) for name, p in engine.module.encoder.named_parameters() if p.requires_grad]
         whole = safe_get_full_grad if config.zero_stage else lambda p: p.grad

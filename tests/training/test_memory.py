@@ -1,4 +1,4 @@
-"""The prediction of memory: against what torch saves and what engines hold, and what `--plan` makes of it."""
+"""The prediction of memory: against what torch saves and what engines hold, and what `--dry-run` makes of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from effir_dist.models.families.registry import FAMILIES
 from effir_dist.models.pruning import count_parameters
 from effir_dist.training import memory
 from effir_dist.training.batches import batches, examples_of
-from effir_dist.training.collate import Maker
+from effir_dist.training.collate import Collator
 from effir_dist.training.engine import running_engine, start_distributed, step
 from effir_dist.training.gradcache import backward
 from effir_dist.training.lora import adapted
@@ -88,10 +88,10 @@ def test_an_engine_holds_what_the_formula_says(stage: int, dtype: str, checkpoin
     config = replace(RunConfig(), train)
     with running_engine(encoder, config.train) as engine:
         examples = examples_of(encoder, make_pairs(), config.train, None)
-        maker, batch = Maker(encoder, examples, config.train), next(batches(examples, config.train))
-        backward(engine, maker.step(batch), config.train)
+        collator, batch = Collator(encoder, examples, config.train), next(batches(examples, config.train))
+        backward(engine, collator.collate(batch), config.train)
         step(engine, config.train)
-        backward(engine, maker.step(batch), config.train)
+        backward(engine, collator.collate(batch), config.train)
         held = live_bytes() - before
     predicted = memory.predict(encoder.model_config, config, dtype)
     lasting = predicted.weights + predicted.optimizer + predicted.gradients
@@ -111,7 +111,7 @@ def test_chunks_and_checkpointing_take_less() -> None:
     model, config = backbone("qwen3-0.6b").config, replace(RunConfig(), {"train.batch_size": 8192})
     whole = memory.predict(model, config, "bfloat16").peak
     small = memory.predict(model, replace(config, {"train.batch_size": 64}), "bfloat16").peak
-    chunks = memory.predict(model, replace(config, {"train.chunk": 64}), "bfloat16").peak
+    chunks = memory.predict(model, replace(config, {"train.gradcache_queries": 64}), "bfloat16").peak
     again = memory.predict(model, replace(config, {"train.gradient_checkpointing": True}), "bfloat16").peak
     # From the second chunk on the sum of the gradients is there beside activations: 4 bytes a parameter.
     beside = 4 * count_parameters(model)
@@ -123,8 +123,9 @@ def test_the_plan_says_what_would_fit() -> None:
     config = replace(RunConfig(), {"train.batch_size": 64, "resources.gpu_memory": 80.0})
     lines = memory.summary(model, config)
     assert lines[0].startswith("memory: at most 2")
-    assert lines[1] == "warning: a GPU has 80 GB, of which 10% stay free: train.lora_rank=16 train.chunk=16 would fit"
-    fits = replace(config, {"train.lora_rank": 16, "train.chunk": 16})
+    warning = "warning: a GPU has 80 GB, of which 10% stay free: "
+    assert lines[1] == f"{warning}train.lora_rank=16 train.gradcache_queries=16 would fit"
+    fits = replace(config, {"train.lora_rank": 16, "train.gradcache_queries": 16})
     assert memory.predict(model, fits, "bfloat16").peak < 72e9
     assert len(memory.summary(model, fits)) == 1
     several = replace(config, {"resources.workers_per_trial": 8, "resources.gpu_memory": 48.0})

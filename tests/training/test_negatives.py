@@ -107,7 +107,7 @@ def test_a_reranker_scores_and_judges(
 def test_a_killed_run_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(negatives, "CHUNK", 5)
+    monkeypatch.setattr(negatives, "QUERIES", 5)
     whole = run(monkeypatch, folder)
     final = folder / "negatives" / "train.jsonl"
     final.unlink()
@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on(
     calls.extend([0, 0])
     assert run(monkeypatch, folder) == whole
     assert calls == [5, 5, 0, 0, 5, 2]
-    assert "going on after 5 queries" in capsys.readouterr().out
+    assert "5 queries are in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_bm25_reaches_its_known_score() -> None:
     test = load_collection(str(SHARED), "test")
     ranked = BM25(test.documents).rank(test.queries, [[0] for _ in test.queries], 100)
     found = {
-        query: trec_order([test.document_ids[place] for place in row.places], row.scores)
+        query: trec_order([test.document_ids[index] for index in row.indices], row.scores)
         for query, row in zip(test.query_ids, ranked, strict=True)
     }
     assert mean(list(measure_all(found, test.qrels).values()))["ndcg_at_10"] == pytest.approx(0.678, abs=0.015)

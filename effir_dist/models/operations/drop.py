@@ -24,10 +24,14 @@ SHORT = {"mlp": "MLP", "attention": "attn"}
 KINDS = ("mlp", "attention", "block")
 """What a search space may drop; a block is its attention and its MLP."""
 KEYS = {f"drop_{kind}": kind for kind in KINDS}
-SET, PREFIX, FLIPS = "set", "prefix", "flips"
-LAYERS = {SET: "a set", PREFIX: "a prefix", FLIPS: "a prefix with flips"}
-"""How those that are dropped are suggested: a yes or no for each block; the first ones of the order of importance; or
-the first ones of that order, and a yes or no for each block that turns over what the order says of it."""
+SUBSET, TOP_K, TOP_K_FLIPS = "subset", "top_k", "top_k_flips"
+LAYERS = {
+    SUBSET: "any subset",
+    TOP_K: "the least important ones",
+    TOP_K_FLIPS: "the least important ones, with flips",
+}
+"""How dropped ones are suggested. `subset`: a yes or no for each block. `top_k`: a number k, and the k least important
+are dropped. `top_k_flips`: k, and a yes or no for each block that turns over what k says of it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class DropPart(SpacePart):
 
     maximum: dict[str, float] = field(default_factory=dict)
     """Kind -> the largest number of them to drop; below 1, a share of the blocks."""
-    layers: str = SET
+    layers: str = SUBSET
     """One of `LAYERS`."""
 
     keys: ClassVar[tuple[str, ...]] = (*KEYS, "layers")
@@ -109,16 +113,16 @@ class DropPart(SpacePart):
     @classmethod
     def parse(cls, tree: Mapping[str, Any], source: str) -> DropPart:
         maximum = {KEYS[key]: _maximum(f"{source}: {key}", value) for key, value in tree.items() if key in KEYS}
-        layers = tree.get("layers", SET)
+        layers = tree.get("layers", SUBSET)
         if layers not in LAYERS:
             raise InputError(f"{source}: layers must be one of {', '.join(LAYERS)}, got {layers!r}")
-        if layers != SET and not maximum:
+        if layers != SUBSET and not maximum:
             raise InputError(f"{source}: `layers` says how those of drop_mlp and the like are suggested; add drop_mlp")
         return cls(maximum, layers)
 
     def to_dict(self) -> dict[str, Any]:
         tree: dict[str, Any] = {f"drop_{kind}": {"max": value} for kind, value in self.maximum.items()}
-        return tree if self.layers == SET else {**tree, "layers": self.layers}
+        return tree if self.layers == SUBSET else {**tree, "layers": self.layers}
 
     @classmethod
     def parse_fixed(cls, key: str, value: Any, where: str) -> FixedValue:
@@ -137,9 +141,9 @@ class DropPart(SpacePart):
         found: dict[str, BaseDistribution] = {}
         for kind in KINDS:
             limit = self.limit(kind, blocks)
-            if limit and self.layers != SET:
+            if limit and self.layers != SUBSET:
                 found[f"drop_{kind}"] = IntDistribution(0, limit)
-            if limit and self.layers != PREFIX:
+            if limit and self.layers != TOP_K:
                 found.update({f"drop_{kind}.{i}": CategoricalDistribution([False, True]) for i in range(blocks)})
         return found
 
@@ -176,17 +180,17 @@ class DropPart(SpacePart):
 
     def count(self, blocks: int) -> int:
         limits = [self.limit(kind, blocks) for kind in KINDS]
-        if self.layers == PREFIX:
+        if self.layers == TOP_K:
             return math.prod(limit + 1 for limit in limits)
         return math.prod(sum(math.comb(blocks, k) for k in range(limit + 1)) for limit in limits)
 
     def describe(self, blocks: int) -> list[str]:
         kinds = [kind for kind in KINDS if kind in self.maximum]
-        return [f"drop_{kind}: {LAYERS[self.layers]} of 0 to {self.limit(kind, blocks)}" for kind in kinds]
+        return [f"drop_{kind}: {LAYERS[self.layers]}, 0 to {self.limit(kind, blocks)}" for kind in kinds]
 
     def _suggested(self, kind: str, blocks: list[int]) -> dict[str, Any]:
         """The first blocks of the order of importance, as the space suggests them."""
-        return {f"drop_{kind}": len(blocks)} if self.layers != SET else {f"drop_{kind}.{b}": True for b in blocks}
+        return {f"drop_{kind}": len(blocks)} if self.layers != SUBSET else {f"drop_{kind}.{b}": True for b in blocks}
 
 
 def _drop(gone: Mapping[str, Iterable[int]]) -> Drop:

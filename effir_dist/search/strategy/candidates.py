@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from effir_dist.core.renamed import sort_name
+
 DRAWS = 400
 """Points that are drawn for one proposal, at most: where none of them is new, all are taken to be tried."""
 
@@ -22,7 +24,8 @@ def points(
         point = {name: draw(distribution, rng) for name, distribution in distributions.items()}
         if best and attempt % 2:
             kept = best[rng.integers(len(best))]
-            new = set(rng.choice(sorted(point), size=min(len(point), int(rng.integers(1, 3))), replace=False))
+            order = sorted(point, key=sort_name)
+            new = set(rng.choice(order, size=min(len(point), int(rng.integers(1, 3))), replace=False))
             point = {name: value if name in new else kept[name] for name, value in point.items()}
         yield point
 

@@ -1,8 +1,8 @@
 """Search spaces as YAML files: reading, checking, writing.
 
-drop_mlp: {max: 4}                                  # a set of 0 to 4 MLP layers; below 1, a share of the layers
+drop_mlp: {max: 4}                                  # any 0 to 4 MLP layers; below 1, a share of the layers
 drop_attention: {max: 0.25}                         # likewise
-layers: flips                                       # how those are suggested: set (the default), prefix, flips
+layers: top_k_flips                                 # how those are suggested: subset (the default), top_k, top_k_flips
 width_ratio: {low: 0.3, high: 1.0, step: 0.1}       # of the neurons in the MLPs that stay; groups: 2 for two ratios
 train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
 train.temperature: [0.02, 0.05]                     # a list: any of these
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import effir_dist
-from effir_dist.core import config
+from effir_dist.core import config, renamed
 from effir_dist.core.config import SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
@@ -47,7 +47,8 @@ def read_space(path: str | Path) -> Space:
 
 def parse_space(tree: dict[str, Any], source: str) -> Space:
     """A search space from plain data; `source` names it in errors."""
-    for key in tree:
+    for key, value in tree.items():
+        _refuse_old(source, key, value)
         _check_key(key, source)
     parts = tuple(each.parse({k: v for k, v in tree.items() if k in each.keys}, source) for each in _parts())
     parameters = {k: _parameter(k, f"{source}: {k}", v) for k, v in tree.items() if k in config.setting_names()}
@@ -83,6 +84,13 @@ def _settings(source: str, value: Any) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{source}: settings: {error}") from None
     return settings
+
+
+def _refuse_old(source: str, key: str, value: Any) -> None:
+    try:
+        renamed.refuse(key, value)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _plans(where: str, value: Any) -> dict[str, FixedPlan]:

@@ -1,4 +1,4 @@
-"""What is computed once a search, on the unpruned model, and shared by its trials: the files in `runs/NAME/scores/`."""
+"""What is computed once a search on the unpruned model and shared by all trials: the files in a run's `importance/`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from effir_dist.data import pydocs
 from effir_dist.data.beir import lines
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import search_collection
-from effir_dist.importance.ranking import Method, score_model
-from effir_dist.importance.slimming import random_scores, slimming_scores, taylor_scores
-from effir_dist.importance.store import WORK_FILE
+from effir_dist.importance.ranking import Method, calibrate
+from effir_dist.importance.slimming import random_saliency, slimming_saliency, taylor_saliency
+from effir_dist.importance.store import IMPORTANCE_FILE, SALIENCY_FILE, WORK_FILE
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, build_encoder, default_device, make_settings, resolve_dtype
 from effir_dist.models.families.backbones import block_count, mlp_width
@@ -32,8 +32,8 @@ from effir_dist.training.schedule import count_steps
 TEACHER = ("teacher_queries.npy", "teacher_passages.npy")
 
 
-def compute_scores(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None = None) -> None:
-    """Score sub-layers and neurons of the unpruned model on training data, once a run, into `scores/`.
+def prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None = None) -> None:
+    """Write the importance of sub-layers and the saliency of neurons, once a run, and a teacher's embeddings.
 
     teacher: where a trial distils from the unpruned model, training settings that do, with hard negatives if any trial
     has them. Raises InputError where self-slimming diverges.
@@ -42,17 +42,17 @@ def compute_scores(run: Run, config: RunConfig, rankings: Sequence[str], teacher
         pretrained.find(config.model.backbone, config.model.path), resolve_dtype(config.score.dtype)
     )
     length = {"model.max_document_length": config.prune.calibration_length}
-    method = Method(config.prune.distance, config.prune.level, config.prune.greedy)
+    method = Method(config.prune.distance, config.prune.granularity, config.prune.greedy)
     encoder = _encoder(base, replace(config, length))
-    scores = score_model(encoder, calibration_texts(config), config.score.batch_tokens, method)
-    neurons = {**scores.neurons, **trained_rankings(base, config, rankings)}
+    found = calibrate(encoder, calibration_texts(config), config.score.batch_tokens, method)
+    saliency = {**found.saliency, **trained_saliency(base, config, rankings)}
     if teacher:
         _write_teacher(run, _encoder(base, config), config, teacher)
-    write_json_atomic(run.scores_folder / WORK_FILE, count_work(_encoder(base, config), config))
+    write_json_atomic(run.importance_folder / WORK_FILE, count_work(_encoder(base, config), config))
     packed = io.BytesIO()
-    np.savez(packed, **{name: neurons[name] for name in rankings})  # type: ignore[arg-type]
-    write_bytes_atomic(run.scores_folder / "neurons.npz", packed.getvalue())
-    write_json_atomic(run.scores_folder / "importance.json", dataclasses.asdict(scores.importance))
+    np.savez(packed, **{name: saliency[name] for name in rankings})  # type: ignore[arg-type]
+    write_bytes_atomic(run.importance_folder / SALIENCY_FILE, packed.getvalue())
+    write_json_atomic(run.importance_folder / IMPORTANCE_FILE, dataclasses.asdict(found.importance))
 
 
 def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
@@ -94,10 +94,10 @@ def _encoder(base: pretrained.Base, config: RunConfig) -> Encoder:
     return build_encoder(base, make_settings(config.model, base.config), dtype).to(default_device())
 
 
-def trained_rankings(base: pretrained.Base, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
-    """[L, F] for those rankings that need more than a look at the model: training pairs, or nothing at all."""
+def trained_saliency(base: pretrained.Base, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
+    """Ranking -> [L, F] saliency, of the rankings that need training pairs, and of the random one."""
     wanted = set(rankings) & {"slimming", "taylor"}
-    found = {"random": random_scores(block_count(base.config), mlp_width(base.config), config.search.seed)}
+    found = {"random": random_saliency(block_count(base.config), mlp_width(base.config), config.search.seed)}
     if not wanted:
         return found
     start_distributed()
@@ -105,7 +105,7 @@ def trained_rankings(base: pretrained.Base, config: RunConfig, rankings: Sequenc
     plain = dataclasses.replace(config.train, distill_scores=0.0)
     examples = examples_of(encoder, training_pairs(config.data, config.search.seed), plain, token_cache())
     torch.manual_seed(config.search.seed)
-    for name, rank in (("slimming", slimming_scores), ("taylor", taylor_scores)):
+    for name, rank in (("slimming", slimming_saliency), ("taylor", taylor_saliency)):
         if name in wanted:
             found[name] = rank(encoder, examples, config.prune, config.train)
     return found
@@ -129,7 +129,7 @@ def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainCo
         tokens = encoder.tokenize(wanted, kind, token_cache())
         packed = io.BytesIO()
         np.save(packed, encoder.encode_tokens(tokens, config.score.batch_tokens).astype(np.float16))
-        write_bytes_atomic(run.scores_folder / name, packed.getvalue())
+        write_bytes_atomic(run.importance_folder / name, packed.getvalue())
 
 
 def load_teacher(run: Run, train: TrainConfig) -> Teacher | None:
@@ -139,7 +139,7 @@ def load_teacher(run: Run, train: TrainConfig) -> Teacher | None:
     """
     if not distils_itself(train):
         return None
-    paths = [run.scores_folder / name for name in TEACHER]
+    paths = [run.importance_folder / name for name in TEACHER]
     if is_remote(run.folder):
         return Teacher(*(np.load(io.BytesIO(read_bytes(path))) for path in paths))
     return Teacher(*(np.load(path, mmap_mode="r") for path in paths))

@@ -18,9 +18,9 @@ from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.storage import read_locally, written_locally
 from effir_dist.data import sets
 from effir_dist.data.pairs import training_pairs
-from effir_dist.evaluate.scoring import Scores, score, speeds
+from effir_dist.evaluate.evaluation import Evaluation, evaluate, speeds
 from effir_dist.evaluate.speed import Speed, measure
-from effir_dist.importance.store import load_scores
+from effir_dist.importance.store import load_saliency
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
     Encoder,
@@ -95,10 +95,10 @@ def in_less_memory(config: RunConfig) -> RunConfig:
     """Settings that compute the same in less memory, and take longer: small chunks, activations computed again."""
     share = max(1, config.train.batch_size // config.resources.workers_per_trial // 8)
     less: dict[str, Any] = {"train.gradient_checkpointing": True}
-    if config.train.chunk_tokens:
-        less["train.chunk_tokens"] = max(1, config.train.chunk_tokens // 8)
+    if config.train.gradcache_tokens:
+        less["train.gradcache_tokens"] = max(1, config.train.gradcache_tokens // 8)
     else:
-        less["train.chunk"] = min(config.train.chunk or share, share)
+        less["train.gradcache_queries"] = min(config.train.gradcache_queries or share, share)
     return replace(config, {**less, "score.batch_tokens": max(1, (config.score.batch_tokens or 4096) // 8)})
 
 
@@ -149,8 +149,8 @@ def _trained(
     """The pruned model after a share of its training, ready to be scored."""
     plan = spec.plan
     report({"phase": "prune"})
-    encoder, neurons = base_encoder(config), load_scores(run)[1][plan.ranking] if plan.widths else None
-    if not config.train.before_pruning:
+    encoder, neurons = base_encoder(config), load_saliency(run)[plan.ranking] if plan.widths else None
+    if config.train.order == "prune_then_tune":
         prune_encoder(encoder, plan, neurons)
     outcome = TrainOutcome(0, 0.0, 0.0, math.nan)
     if share:
@@ -159,7 +159,7 @@ def _trained(
         until = max(1, round(share * steps)) if share < 1 and steps else 0
         checkpoints, teacher = _Checkpoints(run, spec), load_teacher(run, config.train)
         outcome = train(encoder, pairs, config.train, report, token_cache(), teacher, checkpoints, until)
-    if config.train.before_pruning:
+    if config.train.order == "tune_then_prune":
         prune_encoder(encoder, plan, neurons)
     release_memory()
     report({"phase": "score"})
@@ -263,14 +263,14 @@ def _score_saved(
 
 def _score_all(
     encoder: Encoder, config: RunConfig, paths: Sequence[str], read: Callable[[str, DataConfig, int], sets.Collection]
-) -> dict[str, Scores]:
+) -> dict[str, Evaluation]:
     """Data set -> scores of the collection that `read` gives of it."""
     collections = [read(path, config.data, config.search.seed) for path in paths]
     options = (config.score.batch_tokens, token_cache(), config.score.compile)
-    return {c.name: score(encoder, c, *options) for c in collections}
+    return {c.name: evaluate(encoder, c, *options) for c in collections}
 
 
-def _means(scores: dict[str, Scores], chosen: Sequence[str]) -> dict[str, float]:
+def _means(scores: dict[str, Evaluation], chosen: Sequence[str]) -> dict[str, float]:
     """Metric -> its mean over the chosen data sets, or all of them."""
     counted = [scores[name].metrics for name in chosen or scores]
     return {metric: float(np.mean([metrics[metric] for metrics in counted])) for metric in METRICS}

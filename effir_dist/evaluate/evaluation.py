@@ -1,4 +1,4 @@
-"""Scores of an encoder on one collection: exact inner-product search, then metrics per query."""
+"""An encoder evaluated on one collection: exact inner-product search, then metrics per query."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DEPTH = 100
 """Documents retrieved for a query: what Recall@100 needs."""
 ENCODED = {"query": "queries", "document": "documents"}
 ON_DISK_BYTES = 4 * 2**30
-"""Of vectors in memory; more are written to a temporary file (TMPDIR) while they are scored."""
+"""Of vectors in memory. More of them are written to a temporary file (TMPDIR) for the time of the evaluation."""
 PART = 65536
-"""Documents whose vectors are made at a time where others may make them."""
+"""Documents that any `Retriever` encodes at a time."""
 Ranked = dict[str, list[tuple[str, float]]]
 """Query id -> (document id, similarity) from best to worst."""
 
 
 @dataclass(frozen=True)
-class Scores:
+class Evaluation:
     """What one encoder reached on one collection."""
 
     metrics: dict[str, float]
@@ -38,27 +38,27 @@ class Scores:
     per_query: dict[str, dict[str, float]]
     """Query id -> the same three."""
     seconds: float
-    """From the first text tokenised (or the first vector searched) to the metrics."""
+    """From the first text tokenised, or the first vector searched, to the metrics."""
     ranked: Ranked = field(default_factory=dict, repr=False)
-    """What was retrieved, DEPTH documents a query at most."""
+    """What was retrieved, at most DEPTH documents a query."""
     encoded: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """queries, documents -> how many, and the seconds from token ids to vectors on all ranks; none of given vectors."""
+    """queries, documents -> how many, and seconds from token ids to vectors on all ranks. Empty for given vectors."""
 
 
 class Retriever(Protocol):
-    """Whatever makes vectors of texts."""
+    """Anything that encodes texts as vectors."""
 
     def encode(self, texts: list[str], kind: str = ..., batch_tokens: int = ...) -> np.ndarray:
         """Embeddings of queries or documents (`kind`): [N, D] float32."""
 
 
-def score(
+def evaluate(
     encoder: Encoder, collection: Collection, batch_tokens: int = 0, cache: Path | None = None, compiled: str = "auto"
-) -> Scores:
+) -> Evaluation:
     """Tokenise, encode, search and measure `collection`.
 
-    batch_tokens and compiled are as for `encoding.encode`; `cache` is a folder that keeps token ids between calls.
-    Vectors of more than ON_DISK_BYTES are kept as float16 in a temporary file. Raises as `score_embeddings`.
+    batch_tokens and compiled are as for `encoding.encode`. cache: a folder that keeps token ids between calls.
+    Vectors of more than ON_DISK_BYTES are kept as float16 in a temporary file. Raises as `evaluate_embeddings`.
     """
     start = time.perf_counter()
     vectors, encoded = {}, {}
@@ -69,22 +69,22 @@ def score(
             room = _room(Path(folder) / f"{kind}.npy", len(tokens), encoder.dimension)
             vectors[kind] = encode_shared(encoder, tokens, batch_tokens, compiled, room)
             encoded[ENCODED[kind]] = len(tokens), time.perf_counter() - begun
-        scores = score_embeddings(vectors["query"], vectors["document"], collection)
-    return replace(scores, seconds=time.perf_counter() - start, encoded=encoded)
+        found = evaluate_embeddings(vectors["query"], vectors["document"], collection)
+    return replace(found, seconds=time.perf_counter() - start, encoded=encoded)
 
 
-def score_texts(retriever: Retriever, collection: Collection, batch_tokens: int) -> Scores:
-    """`score` for whatever makes vectors of texts, without a cache, on one rank. Raises as `score_embeddings`."""
+def evaluate_texts(retriever: Retriever, collection: Collection, batch_tokens: int) -> Evaluation:
+    """`evaluate` for any retriever, without a cache, on one rank. Raises as `evaluate_embeddings`."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
         queries = retriever.encode(collection.queries, "query", batch_tokens)
         documents = _in_parts(retriever, collection.documents, batch_tokens, Path(folder) / "document.npy")
-        scores = score_embeddings(queries, documents, collection)
-    return replace(scores, seconds=time.perf_counter() - start)
+        found = evaluate_embeddings(queries, documents, collection)
+    return replace(found, seconds=time.perf_counter() - start)
 
 
 def _in_parts(retriever: Retriever, documents: list[str], batch_tokens: int, file: Path) -> np.ndarray:
-    """[P, D] of documents, PART at a time into memory or `file`."""
+    """[P, D] vectors of documents, encoded PART at a time, in memory or in `file`."""
     room: np.ndarray | None = None
     for start in range(0, len(documents), PART):
         vectors = retriever.encode(documents[start : start + PART], "document", batch_tokens)
@@ -93,17 +93,17 @@ def _in_parts(retriever: Retriever, documents: list[str], batch_tokens: int, fil
     return np.empty((0, 0), np.float32) if room is None else room
 
 
-def speeds(scores: list[Scores]) -> dict[str, float]:
-    """queries_per_second, documents_per_second: over all collections, batched, tokenising left out."""
+def speeds(evaluations: list[Evaluation]) -> dict[str, float]:
+    """queries_per_second, documents_per_second: over all collections, in batches, without tokenising."""
     found = {}
     for name in ENCODED.values():
-        counts, seconds = zip(*(s.encoded[name] for s in scores), strict=True)
+        counts, seconds = zip(*(each.encoded[name] for each in evaluations), strict=True)
         found[f"{name}_per_second"] = sum(counts) / sum(seconds)
     return found
 
 
 def _room(file: Path, count: int, size: int) -> np.ndarray:
-    """Where `count` vectors go: memory, or a file of float16 where they are many."""
+    """An array for `count` vectors of `size` numbers: in memory, or a file of float16 where they are many."""
     if 4 * count * size <= ON_DISK_BYTES:
         return np.empty((count, size), np.float32)
     return np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
@@ -112,7 +112,7 @@ def _room(file: Path, count: int, size: int) -> np.ndarray:
 def encode_shared(
     encoder: Encoder, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto", out: np.ndarray | None = None
 ) -> np.ndarray:
-    """`encoding.encode`, [N, D]; where there are several ranks each encodes a part, and all have the whole."""
+    """`encoding.encode`, [N, D]. Of several ranks each encodes a part, and all of them get all vectors."""
     import torch.distributed as dist
 
     from effir_dist.models.encoding import encode
@@ -120,42 +120,42 @@ def encode_shared(
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     if ranks == 1:
         return encode(encoder, tokens, batch_tokens, compiled, out)
-    # Every W-th of the texts by length: parts of equal work.
+    # Every W-th of the texts by length: the parts are equal work.
     shares = [np.argsort(tokens.lengths, kind="stable")[rank::ranks] for rank in range(ranks)]
     own = encoder.encode_tokens(tokens.select(shares[dist.get_rank()]), batch_tokens, compiled)
     parts: list[np.ndarray] = [own] * ranks
     dist.all_gather_object(parts, own)
-    whole = np.empty((len(tokens), own.shape[1]), np.float32) if out is None else out
+    vectors = np.empty((len(tokens), own.shape[1]), np.float32) if out is None else out
     for share, part in zip(shares, parts, strict=True):
-        whole[share] = part
-    return whole
+        vectors[share] = part
+    return vectors
 
 
-def score_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray, collection: Collection) -> Scores:
-    """Search and measure vectors that are there already: queries [Q, D], documents [P, D], in the collection's order.
+def evaluate_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray, collection: Collection) -> Evaluation:
+    """Search and measure given vectors: queries [Q, D], documents [P, D], in the collection's order.
 
-    Every judged query counts, one without results as 0. Raises ValueError for shapes that do not fit the collection,
-    FloatingPointError for vectors that are not finite (a training that diverged).
+    Every judged query counts; one without results counts 0. Raises ValueError for shapes that do not fit the
+    collection, FloatingPointError for vectors that are not finite (the training diverged).
     """
     start = time.perf_counter()
     _check_vectors("query", query_vectors, len(collection.query_ids))
     _check_vectors("document", document_vectors, len(collection.document_ids))
-    # A query's own id takes one place, so one more keeps DEPTH after it has left.
+    # A query's own id takes one rank: with one document more, DEPTH are left without it.
     depth = DEPTH + 1 if collection.ignore_identical_ids else DEPTH
     similarities, indices = exact_search(query_vectors, document_vectors, depth)
     ranked = rankings(similarities, indices, collection)
     per_query = measure_all({q: [d for d, _ in documents] for q, documents in ranked.items()}, collection.qrels)
-    return Scores(mean(list(per_query.values())), per_query, time.perf_counter() - start, ranked)
+    return Evaluation(mean(list(per_query.values())), per_query, time.perf_counter() - start, ranked)
 
 
 def rankings(similarities: np.ndarray, indices: np.ndarray, collection: Collection) -> Ranked:
-    """What search results [Q, k] say of each query, ties broken as trec_eval does.
+    """The ranking of each query from search results [Q, k], ties broken as trec_eval does.
 
     The document with the query's own id is left out where the collection asks for it.
     """
     ranked: Ranked = {}
-    for query_id, row, places in zip(collection.query_ids, similarities, indices, strict=True):
-        near = dict(zip((collection.document_ids[place] for place in places), row.tolist(), strict=True))
+    for query_id, row, columns in zip(collection.query_ids, similarities, indices, strict=True):
+        near = dict(zip((collection.document_ids[column] for column in columns), row.tolist(), strict=True))
         own = query_id if collection.ignore_identical_ids else None
         ranked[query_id] = [(d, near[d]) for d in trec_order(list(near), list(near.values())) if d != own]
     return ranked
@@ -164,6 +164,6 @@ def rankings(similarities: np.ndarray, indices: np.ndarray, collection: Collecti
 def _check_vectors(kind: str, vectors: np.ndarray, count: int) -> None:
     if vectors.ndim != 2 or len(vectors) != count:
         raise ValueError(f"{kind} vectors must be [{count}, D], got {list(vectors.shape)}")
-    # The extremes show every NaN and infinity, without a mask the size of the vectors.
+    # The extremes show every NaN and infinity, without a mask of the vectors' size.
     if vectors.size and not (np.isfinite(vectors.min()) and np.isfinite(vectors.max())):
         raise FloatingPointError(f"{kind} vectors hold values that are not finite: the model has diverged")

@@ -1,0 +1,158 @@
+"""Settings of what is pruned, on which data, and how it is evaluated: `model`, `data`, `prune`, `score`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from effir_dist.core.errors import check, one_of
+
+DTYPES = ("auto", "float32", "bfloat16")
+COMPILE = ("auto", "always", "never")
+DISTANCES = ("cosine", "l2")
+GRANULARITIES = ("token", "pooled")
+RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
+POOLINGS = ("", "mean", "last", "cls")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which retriever is pruned. An empty string or None takes the value of the backbone's row."""
+
+    backbone: str = "minilm"
+    """Name of a backbone (effir_dist/models/families/backbones.py)."""
+    path: str = ""
+    """Folder or hub id of a checkpoint; overrides the backbone's own hub id."""
+    pooling: str = ""
+    """`mean`, `last` (the last token, `<eos>`) or `cls`."""
+    query_prompt: str | None = None
+    """Text put before every query."""
+    document_prompt: str | None = None
+    """Text put before every document."""
+    max_query_length: int = 64
+    """Tokens kept of a query, special tokens included."""
+    max_document_length: int = 256
+    """Tokens kept of a document, special tokens included."""
+    dimension: int = 0
+    """Numbers kept of an embedding: the first ones, as Matryoshka models are cut. They are l2-normalised then. 0 keeps
+    all."""
+
+    def __post_init__(self) -> None:
+        one_of("model.pooling", self.pooling, POOLINGS)
+        for name in ("max_query_length", "max_document_length"):
+            value = getattr(self, name)
+            check(4 <= value <= 131072, f"model.{name}", value, "between 4 and 131072 tokens")
+        check(self.dimension >= 0, "model.dimension", self.dimension, "0 (all) or more")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on and evaluated on. A path is a BEIR-format folder, or `pydocs`, the built-in data."""
+
+    paths: tuple[str, ...] = ("pydocs",)
+    """Data sets. Each is evaluated on, and trained on where it has the training split."""
+    train_split: str = "train"
+    search_split: str = "dev"
+    """The split that evaluates the trials. Where a data set lacks it, `search_share` of the training queries is set
+    aside."""
+    test_split: str = "test"
+    """The split that evaluates the finished front, once. It is never read before. Empty for none: a comparison in which
+    nothing is selected may then take the test split as its `search_split`."""
+    search_share: float = 0.1
+    """Share of the training queries that evaluates the trials where there is no `search_split`."""
+    max_train_pairs: int = 0
+    """Training pairs kept of each data set (a seeded sample); 0 keeps all."""
+    max_queries: int = 0
+    """Queries evaluated of each data set (a seeded sample); 0 keeps all."""
+    max_documents: int = 0
+    """Documents searched of each data set: the judged ones and a seeded sample of the rest; 0 keeps all."""
+    held_out: tuple[str, ...] = ()
+    """Data sets that evaluate the finished front too, on `test_split`. They are never read before."""
+
+    def __post_init__(self) -> None:
+        check(len(self.paths) > 0, "data.paths", self.paths, "at least one data folder")
+        check(0.0 < self.search_share < 1.0, "data.search_share", self.search_share, "between 0 and 1, both excluded")
+        for name in ("max_train_pairs", "max_queries", "max_documents"):
+            check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 (all) or more")
+        check(
+            self.test_split not in (self.search_split, self.train_split),
+            "data.test_split",
+            self.test_split,
+            "a split that neither trains nor steers the search",
+        )
+        both = sorted(set(self.held_out) & set(self.paths))
+        check(not both, "data.held_out", both, "data sets that are not in data.paths")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How sub-layers and neurons are ranked, once a search: importance of sub-layers, saliency of neurons."""
+
+    calibration_texts: int = 64
+    """Texts that the importance is averaged over: passages of the training pairs, or lines of `calibration_file`."""
+    calibration_file: str = ""
+    """A file with a text on each line, in place of the training data's own. The paper takes general text."""
+    distance: str = "cosine"
+    """Between the residual stream before and after a sub-layer: `cosine`, the paper's, or `l2`, relative to the norm
+    before."""
+    granularity: str = "token"
+    """What the distance is taken of: of each `token`, as in the paper, or of the `pooled` stream, one vector a text."""
+    greedy: bool = False
+    """Measure the importance again after each drop, in place of once for all drops."""
+    ranking: str = "activation"
+    """How neurons are ranked: `slimming` (the paper's gates), `activation`, `magnitude`, `taylor` or `random`."""
+    width_multiple: int = 1
+    """Widths are multiples of this (8, 64 and 128 suit GPUs). The total stays as near as that allows."""
+    slim_steps: int = 500
+    """Steps that train the gates of `slimming`. `taylor` averages gradients over as many batches."""
+    slim_lambda: float = 1e-8
+    """Weight of the gates' regulariser (paper, section 3.2)."""
+    slim_beta: float = 5.0
+    """Slope of the regulariser's sigmoid."""
+    slim_learning_rate: float = 5e-3
+    """Of the gates. The paper does not state it."""
+    slim_weights: bool = False
+    """Whether the other weights train along with the gates. They are put back afterwards."""
+    calibration_length: int = 256
+    """Tokens kept of each calibration text."""
+
+    def __post_init__(self) -> None:
+        check(self.calibration_texts >= 1, "prune.calibration_texts", self.calibration_texts, "1 or more")
+        check(self.calibration_length >= 4, "prune.calibration_length", self.calibration_length, "4 or more")
+        one_of("prune.distance", self.distance, DISTANCES)
+        one_of("prune.granularity", self.granularity, GRANULARITIES)
+        one_of("prune.ranking", self.ranking, RANKINGS)
+        check(self.width_multiple >= 1, "prune.width_multiple", self.width_multiple, "1 or more")
+        check(self.slim_steps >= 1, "prune.slim_steps", self.slim_steps, "1 or more")
+        check(self.slim_lambda >= 0, "prune.slim_lambda", self.slim_lambda, "0 or more")
+        check(self.slim_beta > 0, "prune.slim_beta", self.slim_beta, "above 0")
+        check(self.slim_learning_rate > 0, "prune.slim_learning_rate", self.slim_learning_rate, "above 0")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Evaluation of a trained model: encoding and exact search."""
+
+    dtype: str = "auto"
+    batch_tokens: int = 0
+    """Tokens of a batch that is encoded, padding included; 0 takes what suits the device."""
+    compile: str = "auto"
+    """Whether the model's blocks are compiled for encoding: `always`, `never` or `auto`. `auto` compiles on a GPU where
+    the work is long enough to win back the half minute that compiling takes."""
+    speed: bool = False
+    """Measure speed and memory next to the unpruned model (evaluate/speed.py). It is done anyway where an objective or
+    a constraint needs it."""
+    speed_query_length: int = 16
+    """Tokens of the query whose latency is measured, alone in its batch."""
+    speed_document_length: int = 64
+    """Tokens of each document in the batch whose throughput is measured."""
+    speed_batch: int = 8
+    """Documents in that batch; 64 or more keep a GPU busy."""
+    speed_repeats: int = 9
+    """Timed passes of each model, in turns. The median counts."""
+
+    def __post_init__(self) -> None:
+        one_of("score.dtype", self.dtype, DTYPES)
+        check(self.batch_tokens >= 0, "score.batch_tokens", self.batch_tokens, "0 (what suits the device) or more")
+        one_of("score.compile", self.compile, COMPILE)
+        for name in ("speed_query_length", "speed_document_length", "speed_batch", "speed_repeats"):
+            check(getattr(self, name) >= 1, f"score.{name}", getattr(self, name), "1 or more")

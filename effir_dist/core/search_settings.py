@@ -1,0 +1,116 @@
+"""Settings of the search and of what its trials take of the cluster: `search`, `resources`."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from effir_dist.core.errors import check, one_of
+from effir_dist.core.measures import DEFAULT, check_objectives, parse_constraint
+
+SAMPLERS = ("guided", "tpe", "nsga2", "gp", "random")
+SCHEDULERS = ("screening", "asha", "plain")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The search itself."""
+
+    trials: int = 14
+    """Trials trained in full. Those that stop on a lower rung come on top."""
+    sampler: str = "guided"
+    """What proposes plans. `guided`: our surrogate, by the expected improvement of the hypervolume for a plan's cost.
+    `tpe`, `nsga2`, `gp`, `random`: Optuna's samplers."""
+    scheduler: str = "screening"
+    """Which plans are trained, and how far. `screening`: plans are scored on the lower rungs, and the most promising
+    are trained in full. `asha`: the best of each rung train on to the next, by non-dominated rank and crowding.
+    `plain`: every plan is trained in full."""
+    rungs: tuple[float, ...] = (0.0,)
+    """Shares of a training after which a trial is scored, and goes on only if it is chosen; 0 is before any."""
+    screening_budget: float = 0.1
+    """Of `screening`: the share of the search's cost that is spent on the lowest rung."""
+    promotion_fraction: float = 0.25
+    """Of `asha`: the share of the trials on a rung that goes on to the next."""
+    rung_queries: int = 100
+    """Queries of each data set that score a trial on a lower rung; 0 takes as many as on the top rung."""
+    rung_documents: int = 300
+    """Documents that are searched on a lower rung: the judged ones and a sample; 0 takes as many as on the top rung."""
+    time_budget: float = 0.0
+    """Seconds after which no trial runs any more; 0 is no limit."""
+    seed: int = 0
+    keep_weights: str = "front"
+    """Weights kept on disk: of the `front`, of `all` trials, or `none` (then the front cannot be exported)."""
+    objectives: tuple[str, ...] = DEFAULT
+    """Two or three, quality and cost among them (effir_dist/core/measures.py)."""
+    constraints: tuple[str, ...] = ()
+    """Such as `parameters <= 0.5` and `ndcg_at_10 >= 0.98`: shares of the unpruned model's value."""
+    quality_sets: tuple[str, ...] = ()
+    """Names of the data sets whose mean is a trial's quality. By default all of `data.paths`."""
+    gpu_hours: float = 0.0
+    """GPU hours of all trials together after which no trial is started; 0 is no limit."""
+    patience_trials: int = 0
+    """The search ends when this many trials have not raised the hypervolume by `patience_percent`; 0 turns it off."""
+    patience_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.trials >= 1, "search.trials", self.trials, "1 or more")
+        check(self.time_budget >= 0, "search.time_budget", self.time_budget, "0 or more seconds")
+        one_of("search.sampler", self.sampler, SAMPLERS)
+        one_of("search.scheduler", self.scheduler, SCHEDULERS)
+        rising = all(0 <= a < b for a, b in itertools.pairwise((*self.rungs, 1.0)))
+        check(rising and bool(self.rungs), "search.rungs", self.rungs, "rising shares from 0 to below 1, one or more")
+        for name in ("screening_budget", "promotion_fraction"):
+            check(0 < getattr(self, name) < 1, f"search.{name}", getattr(self, name), "between 0 and 1, both excluded")
+        for name in ("rung_queries", "rung_documents"):
+            check(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "0 (all) or more")
+        one_of("search.keep_weights", self.keep_weights, ("front", "all", "none"))
+        check_objectives(self.objectives)
+        for text in self.constraints:
+            parse_constraint(text)
+        check(self.gpu_hours >= 0, "search.gpu_hours", self.gpu_hours, "0 (no limit) or more")
+        check(self.patience_trials >= 0, "search.patience_trials", self.patience_trials, "0 (off) or more")
+        check(self.patience_percent >= 0, "search.patience_percent", self.patience_percent, "0 or more")
+
+    @property
+    def strategy(self) -> str:
+        """Sampler and scheduler as one word. Temporary: it goes when the search package stops using it."""
+        if self.scheduler == "plain":
+            return "plain"
+        return "guided" if (self.sampler, self.scheduler) == ("guided", "screening") else "ladder"
+
+
+@dataclass(frozen=True)
+class ResourceConfig:
+    """What a trial takes of the cluster. None is settled at the start, from what there is."""
+
+    workers_per_trial: int = 1
+    gpus_per_trial: float | None = None
+    """GPUs of all workers of a trial together. By default one for each worker where there are GPUs."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker. Give this or `gpus_per_trial`, not both."""
+    cpus_per_trial: float | None = None
+    """CPUs of all workers of a trial together. By default the machine's, or with GPUs each GPU's share of them."""
+    max_concurrent: int | None = None
+    """Trials that run at a time. By default as many as fit."""
+    gpu_memory: float = 0.0
+    """GB of a GPU's memory, which `--dry-run` compares its prediction with; 0 asks this machine's driver."""
+
+    def __post_init__(self) -> None:
+        check(self.workers_per_trial >= 1, "resources.workers_per_trial", self.workers_per_trial, "1 or more")
+        for name in ("gpus_per_trial", "gpus_per_worker", "cpus_per_trial"):
+            value = getattr(self, name)
+            check(value is None or value >= 0, f"resources.{name}", value, "0 or more")
+        check(self.gpu_memory >= 0, "resources.gpu_memory", self.gpu_memory, "0 (this machine's) or more GB")
+        both = self.gpus_per_trial is not None and self.gpus_per_worker is not None
+        check(not both, "resources.gpus_per_worker", self.gpus_per_worker, "left out where gpus_per_trial is given")
+        check(
+            self.max_concurrent is None or self.max_concurrent >= 1,
+            "resources.max_concurrent",
+            self.max_concurrent,
+            "1 or more",
+        )
+
+    @property
+    def gpus(self) -> float | None:
+        """GPUs of all workers of a trial together, as they were asked for; None where they were not."""
+        return self.gpus_per_trial if self.gpus_per_worker is None else self.gpus_per_worker * self.workers_per_trial

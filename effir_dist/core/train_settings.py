@@ -1,0 +1,95 @@
+"""Settings of one fine-tuning: `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from effir_dist.core.errors import check, one_of
+from effir_dist.core.model_settings import DTYPES
+
+ORDERS = ("prune_then_tune", "tune_then_prune")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Contrastive fine-tuning of one trial (paper, section 4.1, or where it says nothing, the usual values)."""
+
+    steps: int = 0
+    """Optimizer steps; 0 trains for `epochs`."""
+    epochs: float = 1.0
+    """Passes over the training pairs where `steps` is 0. With both at 0 nothing is trained."""
+    batch_size: int = 32
+    """Query-positive pairs in a step, over all workers."""
+    gradcache_queries: int = 0
+    """GradCache: queries of a worker whose activations, and those of their passages, are in memory at a time. The
+    gradient is that of the whole batch, for one more forward pass. 0 takes the batch at once."""
+    gradcache_tokens: int = 0
+    """GradCache by size: texts in the order of their length, in chunks of so many tokens, padding included. It takes
+    the place of `gradcache_queries`. 0 turns it off."""
+    hard_negatives: int = 0
+    """Hard negatives of a query, where the data has them."""
+    learning_rate: float = 1e-4
+    warmup_ratio: float = 0.1
+    """Share of the steps in which the learning rate rises from 0. It then falls linearly to 0."""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """The gradient's global l2 norm is clipped to this; 0 turns it off."""
+    temperature: float = 0.05
+    """Divides the cosine similarities in InfoNCE, and those of student and unpruned model in the distillations."""
+    distill_scores: float = 0.0
+    """Weight of the KL divergence from a teacher's scores of a query's positive and hard negatives (paper, section
+    4.1). The teacher is such as a cross-encoder; `negatives/SPLIT.jsonl` holds its scores."""
+    teacher_temperature: float = 1.0
+    """Divides the teacher's scores."""
+    distill_similarities: float = 0.0
+    """Weight of the KL divergence from the unpruned model's similarities of a query with all passages of the batch."""
+    distill_embeddings: float = 0.0
+    """Weight of 1 - cosine between a text's embedding and the unpruned model's. The unpruned model encodes the training
+    texts once a search. The vectors stay in the run's folder, 2 bytes a dimension."""
+    order: str = "prune_then_tune"
+    """`prune_then_tune`, or `tune_then_prune`: the paper's control, at the unpruned model's cost."""
+    dropout: float = 0.0
+    """Dropout while tuning. With 0, one rank and several ranks compute the same."""
+    zero_stage: int = 0
+    """DeepSpeed ZeRO stage, 0 to 3. One worker has nothing to partition: 0 and 1 are plain PyTorch there."""
+    dtype: str = "auto"
+    """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it faster."""
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0
+    """Rank of LoRA adapters on every linear layer of the blocks, merged at the end; 0 trains all weights."""
+    lora_alpha: int = 64
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints of a training, 12 bytes a trained parameter each; 0 turns this off."""
+    checkpoint_steps: int = 0
+    """Steps between two checkpoints, rounded up to a multiple of 4; 0 turns this off."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes", self.checkpoint_minutes, "0 (off) or more")
+        check(self.checkpoint_steps >= 0, "train.checkpoint_steps", self.checkpoint_steps, "0 (off) or more")
+        check(self.steps >= 0, "train.steps", self.steps, "0 or more")
+        check(self.epochs >= 0, "train.epochs", self.epochs, "0 or more")
+        check(self.batch_size >= 2, "train.batch_size", self.batch_size, "2 or more (in-batch negatives)")
+        queries, tokens = self.gradcache_queries, self.gradcache_tokens
+        check(queries >= 0, "train.gradcache_queries", queries, "0 (the batch at once) or more")
+        check(tokens >= 0, "train.gradcache_tokens", tokens, "0 (off) or more")
+        both = queries > 0 and tokens > 0
+        check(not both, "train.gradcache_tokens", tokens, "left out where train.gradcache_queries is given")
+        check(self.hard_negatives >= 0, "train.hard_negatives", self.hard_negatives, "0 or more")
+        check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
+        check(0 <= self.warmup_ratio <= 1, "train.warmup_ratio", self.warmup_ratio, "between 0 and 1")
+        check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        check(self.max_grad_norm >= 0, "train.max_grad_norm", self.max_grad_norm, "0 or more")
+        check(self.temperature > 0, "train.temperature", self.temperature, "above 0")
+        check(self.lora_rank >= 0, "train.lora_rank", self.lora_rank, "0 (train all weights) or more")
+        check(self.lora_alpha > 0, "train.lora_alpha", self.lora_alpha, "above 0")
+        check(0 <= self.dropout < 1, "train.dropout", self.dropout, "from 0 to below 1")
+        for name in ("distill_scores", "distill_similarities", "distill_embeddings"):
+            check(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")
+        check(self.teacher_temperature > 0, "train.teacher_temperature", self.teacher_temperature, "above 0")
+        scored = self.hard_negatives > 0 or not self.distill_scores
+        check(scored, "train.hard_negatives", self.hard_negatives, "1 or more where train.distill_scores is above 0")
+        one_of("train.order", self.order, ORDERS)
+        one_of("train.zero_stage", self.zero_stage, (0, 1, 2, 3))
+        one_of("train.dtype", self.dtype, DTYPES)
