@@ -1,0 +1,1 @@
+"""What a search writes and reads back: records, the run folder, and the front that follows from them."""
