@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from tests import ROOT
+from tests import ROOT, needs
 from tests.bucket import CREDENTIALS
 
 SCRIPT = ROOT.parent / "shared" / "hosts" / "hosts.sh"
@@ -143,7 +142,7 @@ def up(folder: Path, runs: Path) -> Iterator[Path]:
     """The hosts and the cluster on them; yields its file."""
     reason = missing()
     if reason:
-        pytest.skip(reason)
+        needs.lacking(reason)
     runs.mkdir(parents=True, exist_ok=True)
     script("down")
     try:

@@ -18,11 +18,11 @@ from effir_dist.export.command import export
 from effir_dist.export.model_folder import is_plain, save_tokenizer
 from effir_dist.models.encoder import Encoder, load_encoder
 from effir_dist.runs.run_folder import Run
-from tests import ROOT
+from tests import ROOT, needs
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
 from tests.tiny import FAMILY_NAMES
 
-pytest.importorskip("sentence_transformers")
+needs.module("sentence_transformers")
 CLOSE = 0.9999
 DECODERS = ("qwen2", "qwen3", "llama", "mistral")
 
