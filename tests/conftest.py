@@ -15,7 +15,10 @@ from tests import needs
 from tests.browser import CHROMIUM
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
 
-LONGEST = ("test_search.py", "test_evaluation.py", "test_search_rungs.py", "test_bucket.py")
+LONGEST = (
+    *("test_search.py", "test_search_rungs.py", "test_evaluation.py", "test_bucket.py"),
+    *("test_old_runs.py", "test_wheel.py"),
+)
 """Files that take minutes."""
 
 
