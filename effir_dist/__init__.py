@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from effir_dist.report.frames import load_run
 
 __all__ = ["load", "load_run"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {"load": ("effir_dist.models.encoder", "load_encoder"), "load_run": ("effir_dist.report.frames", "load_run")}
 """Public name -> (module, name there), imported when it is asked for: `import effir_dist` stays light."""

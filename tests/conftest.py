@@ -11,15 +11,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+from tests import needs
 from tests.browser import CHROMIUM
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
 
-LONGEST = ("test_search.py", "test_evaluation.py", "test_search_rungs.py", "test_bucket.py")
+LONGEST = (
+    *("test_search.py", "test_search_rungs.py", "test_evaluation.py", "test_bucket.py"),
+    *("test_old_runs.py", "test_wheel.py"),
+)
 """Files that take minutes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Suites that this machine cannot run skip themselves; the longest files come first, since a file is one process's
+    """Tests of GPUs skip themselves where there is none; the longest files come first, since a file is one process's
     and one that begins last keeps the other waiting."""
     import torch
 
@@ -27,8 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
-        if item.get_closest_marker("browser") and not CHROMIUM.exists():
-            item.add_marker(pytest.mark.skip(reason=f"needs {CHROMIUM} (Debian: apt install chromium)"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("browser") and not CHROMIUM.exists():
+        needs.lacking(f"needs {CHROMIUM} (Debian: apt install chromium)")
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from tests import ROOT
+from tests import ROOT, needs
 from tests.bucket import CREDENTIALS
 
 SCRIPT = ROOT.parent / "shared" / "hosts" / "hosts.sh"
@@ -24,6 +23,14 @@ KEY = "/var/tmp/test-hosts/key"
 BIN = Path(sys.executable).parent
 COUNT = 3
 S3_PORT = 5055
+SOON = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "2",
+    "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "20",
+}
+"""Ray notices a lost host or head within half a minute: by its own settings it takes up to a minute for each."""
 
 
 def missing() -> str:
@@ -103,7 +110,7 @@ def cluster_file(folder: Path, runs: Path, head: int = 1) -> Path:
     config["setup_commands"] = [f"ln -sfn {BIN.parent} ~/env", *commands[2:]]
     config["setup_commands"] = [c.replace("/mnt/share/runs", str(runs)) for c in config["setup_commands"]]
     bucket = {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://{address(1)}:{S3_PORT}"}
-    exports = " ".join(f"{name}={value}" for name, value in bucket.items())
+    exports = " ".join(f"{name}={value}" for name, value in {**bucket, **SOON}.items())
     config["setup_commands"].append(f"echo 'export {exports}' >> ~/.effir")
     path = folder / f"onprem-{head}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -143,7 +150,7 @@ def up(folder: Path, runs: Path) -> Iterator[Path]:
     """The hosts and the cluster on them; yields its file."""
     reason = missing()
     if reason:
-        pytest.skip(reason)
+        needs.lacking(reason)
     runs.mkdir(parents=True, exist_ok=True)
     script("down")
     try:

@@ -10,7 +10,13 @@ import pytest
 HEAVY = {"torch", "transformers", "ray", "deepspeed", "optuna", "pandas", "matplotlib", "faiss", "scipy"}
 
 
-@pytest.mark.parametrize("name", ["search", "report", "evaluate", "importance", "negatives", "preemption", "export"])
+COMMANDS = (
+    *("search", "report", "evaluate", "importance", "negatives", "preemption", "export", "encode"),
+    "cluster_files",
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_loads_nothing_heavy(name: str) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['x', '--help']\n"

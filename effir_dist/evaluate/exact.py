@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effir_dist.models.processor import multiplies_by_mkl
+from effir_dist.models.processor import Processor, this_processor
 
 if TYPE_CHECKING:
     import torch
@@ -26,15 +26,18 @@ Found = tuple[np.ndarray, np.ndarray]
 """Similarities float32 [Q, k] and indices int64 [Q, k], best first."""
 
 
-def exact_search(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
+def exact_search(
+    queries: np.ndarray, documents: np.ndarray, k: int, processor: Processor | None = None
+) -> Found:
     """The k documents [P, D] of the largest inner product with each query [Q, D]; fewer columns where P < k.
 
     On a GPU it is a matrix product, on a CPU faiss or a matrix product, whichever is faster there (docs/speed.md).
     `documents` may be a memory map of any float type: BLOCK_BYTES of it are in memory at a time, as float32.
+    processor: this machine's where none is given.
     """
     import torch
 
-    by_product = len(queries) >= BLAS_FROM and multiplies_by_mkl()
+    by_product = len(queries) >= BLAS_FROM and (processor or this_processor()).multiplies_by_mkl
     by_product = by_product or torch.cuda.is_available() or importlib.util.find_spec("faiss") is None
     return (search_by_product if by_product else search_by_faiss)(queries, documents, k)
 

@@ -18,7 +18,7 @@ from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.models import pretrained
 from effir_dist.models.families.backbones import ModelDict, family
-from effir_dist.models.processor import multiplies_bfloat16
+from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
 
 if TYPE_CHECKING:
@@ -61,13 +61,16 @@ def make_settings(config: ModelConfig, model_config: ModelDict) -> EncoderSettin
     )
 
 
-def resolve_dtype(name: str) -> str:
-    """`auto` -> bfloat16 where it is the faster: on a GPU, a CPU with AMX, AMD's from Zen 4 on; else float32."""
+def resolve_dtype(name: str, processor: Processor | None = None) -> str:
+    """`auto` -> bfloat16 where it is the faster: on a GPU, a CPU with AMX, AMD's from Zen 4 on; else float32.
+
+    processor: this machine's where none is given.
+    """
     if name != "auto":
         return name
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if multiplies_bfloat16() else "float32"
+    return "bfloat16" if (processor or this_processor()).multiplies_bfloat16 else "float32"
 
 
 def default_device() -> torch.device:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +68,33 @@ def test_the_token_goes_to_every_node(name: str) -> None:
         assert all(". ~/.effir;" in command for command in start)
         assert len(start) == 1
     assert "ray get-auth-token --generate" in (CLUSTERS / name).read_text()
+
+
+@pytest.mark.parametrize("name", RAY_FILES)
+@pytest.mark.parametrize("wheel", ["", "effir_dist-0.2.0-py3-none-any.whl"])
+def test_a_node_installs_the_wheel_that_lies_there_or_the_checkout(name: str, wheel: str, tmp_path: Path) -> None:
+    pip = tmp_path / "env" / "bin" / "pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text('#!/bin/sh\nfor last; do :; done\necho "$last"\n')
+    pip.chmod(0o755)
+    (tmp_path / "effir_dist").mkdir()
+    if wheel:
+        (tmp_path / "effir_dist" / wheel).touch()
+    (command,) = [command for command in read(name)["setup_commands"] if "pip install" in command]
+    done = subprocess.run(["bash", "-c", command], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    place, extras = done.stdout.strip().rstrip("]").split("[")
+    assert Path(place) == tmp_path / "effir_dist" / wheel
+    assert "gpu" in extras.split(",")
+
+
+@pytest.mark.parametrize("name", RAY_FILES)
+def test_no_module_is_left_behind(name: str) -> None:
+    """`file_mounts` of a checkout leave out runs, not the package of that name."""
+    left_out = {pattern.removeprefix("**/") for pattern in read(name)["rsync_exclude"] if pattern.startswith("**/")}
+    modules = [path.relative_to(ROOT) for path in (ROOT / "effir_dist").rglob("*.py")]
+    assert not [path for path in modules if left_out & {*path.parts}]
+    assert "/runs" in read(name)["rsync_exclude"]
 
 
 def test_the_pinned_environment_is_the_one_tested() -> None:

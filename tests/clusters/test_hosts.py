@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from effir_dist.runs.records import TrialRecord
+from effir_dist import load_run
 from effir_dist.runs.run_folder import Run
 from tests import hosts
 from tests.hosts import address, nodes, on, ray_processes, script, start_on, wait_until
@@ -26,6 +27,7 @@ SHARE = Path("/var/tmp/effir-share")
 """The hosts share all of the file system but /tmp and their homes."""
 SMALL = (
     "search.sampler=tpe search.scheduler=plain "  # so that trials are as many as were asked for, and alike
+    "data.test_split='\"\"' "  # scoring the front costs each search several processes; the first one does it
     "train.batch_size=4 prune.calibration_texts=4 model.max_query_length=32 model.max_document_length=64 "
     "train.dtype=float32 score.dtype=float32"  # so that weights compare on processors with matrix units, too
 )
@@ -55,9 +57,9 @@ def all_are_nodes() -> bool:
     return len(nodes()) == hosts.COUNT
 
 
-def search(name: str, *more: str) -> str:
+def search(name: str, *more: str, test: str = "") -> str:
     data = f"--model {SHARE}/tiny-llama --data {SHARE}/toy --space {SHARE}/space.yaml"
-    options = " ".join([f"--name {name}", data, *more, SMALL])
+    options = " ".join([f"--name {name}", data, *more, SMALL, test])
     return f"cd ~/effir_dist && python -m effir_dist.search --address auto {options}"
 
 
@@ -110,8 +112,9 @@ def test_who_lacks_the_token_is_refused(cluster: Path) -> None:
 
 
 def test_a_search_spreads_over_all_hosts(cluster: Path) -> None:
-    on(1, search("spread", "--trials 9", "--cpus-per-trial 1", "train.steps=40"))
+    on(1, search("spread", "--trials 9", "--cpus-per-trial 1", "train.steps=40", test="data.test_split=test"))
     assert {r.host for r in assert_all_complete("spread", 9)} == {"host1", "host2", "host3"}
+    assert run_of("spread").split_scores("test").keys() == {*load_run(run_of("spread").folder).front["trial"]}
 
 
 def test_workers_on_two_hosts_train_the_weights_that_one_trains(cluster: Path) -> None:
@@ -145,11 +148,11 @@ def test_a_bucket_holds_what_a_network_folder_holds(cluster: Path, tmp_path: Pat
 
 
 def test_two_hundred_trials_leave_nothing_behind(cluster: Path) -> None:
-    """Stand-ins that wait a second. What is left over counts after a first run, which leaves Ray's own helpers."""
+    """Stand-ins that wait for 0.3 seconds. What is left over counts after a first run, which leaves Ray's own helpers."""
 
     def measure(name: str, trials: int) -> dict[str, Any]:
         command = f"cd ~/effir_dist && python -m benchmarks.cluster {SHARE}/runs/{name} --address auto"
-        return dict(json.loads(on(1, f"{command} --trials {trials}").splitlines()[-1]))
+        return dict(json.loads(on(1, f"{command} --trials {trials} --seconds 0.3").splitlines()[-1]))
 
     measure("few", 12)
     wait_until(lambda: not busy_workers(), "the first run's workers end")

@@ -15,9 +15,8 @@ from effir_dist.core.settings import DataConfig
 from effir_dist.data import beir, sets
 from effir_dist.data.pairs import check, check_training, training_pairs
 from effir_dist.models.tokens import Tokens, tokenize
-from tests import ROOT
+from tests import needs
 
-SHARED = ROOT.parent / "shared" / "data"
 Rows = list[tuple[str, str, int]]
 
 
@@ -389,15 +388,15 @@ def test_fingerprint_follows_the_content(folder: Path, tmp_path: Path) -> None:
     assert sets.fingerprint(str(folder))["sha256"] != before["sha256"]
 
 
-@pytest.mark.skipif(not (SHARED / "scifact").is_dir(), reason=f"no SciFact in {SHARED}")
 def test_scifact_equals_beir() -> None:
     from beir.datasets.data_loader import GenericDataLoader
 
-    found = sets.load_collection(str(SHARED / "scifact"), "test")
+    folder = str(needs.data("scifact"))
+    found = sets.load_collection(folder, "test")
     assert len(found.documents) == 5183
     assert len(found.queries) == 300
     assert sum(len(grades) for grades in found.qrels.values()) == 339
-    corpus, queries, qrels = GenericDataLoader(str(SHARED / "scifact")).load(split="test")
+    corpus, queries, qrels = GenericDataLoader(folder).load(split="test")
     texts = {i: f"{d['title']} {d['text']}".strip() for i, d in corpus.items()}
     assert dict(zip(found.document_ids, found.documents, strict=True)) == texts
     assert dict(zip(found.query_ids, found.queries, strict=True)) == queries

@@ -13,6 +13,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
 from effir_dist.data import pydocs, sets
 from effir_dist.data.pairs import check, training_pairs
+from tests import needs
 
 SOURCE = '''
 """Copyright 2020 The Authors, all of them.
@@ -217,7 +218,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
         try:
             return pydocs.folder()
         except InputError as error:
-            pytest.skip(str(error))
+            needs.lacking(str(error))
 
 
 def test_the_real_data_set(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:

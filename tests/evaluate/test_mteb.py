@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-mteb = pytest.importorskip("mteb", reason="mteb is not installed")
+from tests import needs
+
+mteb = needs.module("mteb")
 
 from effir_dist.data.sets import load_collection  # noqa: E402
 from effir_dist.evaluate.evaluation import evaluate_texts  # noqa: E402

@@ -19,11 +19,11 @@ from effir_dist.export.model_folder import is_plain, save_tokenizer
 from effir_dist.models.encoder import Encoder, load_encoder
 from effir_dist.models.families.registry import FAMILIES
 from effir_dist.runs.run_folder import Run
-from tests import ROOT
+from tests import ROOT, needs
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
 from tests.tiny import FAMILY_NAMES
 
-pytest.importorskip("sentence_transformers")
+needs.module("sentence_transformers")
 CLOSE = 0.9999
 DECODERS = tuple(name for name, row in FAMILIES.items() if row.decoder)
 

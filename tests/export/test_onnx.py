@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,25 +14,23 @@ from effir_dist.data.sets import load_collection
 from effir_dist.evaluate.evaluation import evaluate_texts
 from effir_dist.export.command import export
 from effir_dist.models.encoder import load_encoder
+from tests import needs
 from tests.exports import MIXED, cosines, texts, write_run
 from tests.tiny import FAMILY_NAMES
 
-needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="onnx, onnxscript or onnxruntime is not installed",
-)
 # torch.export takes ten seconds and more a family.
 QUICK = "bert"
 FAMILIES = [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILY_NAMES if name != QUICK)]
 
 
-@needs_onnx
 @pytest.mark.parametrize("family", FAMILIES)
 def test_onnxruntime_gives_the_same_embeddings_and_int8_is_measured(
     family: str, checkpoints: dict[str, Path], collection: Path, tmp_path: Path
 ) -> None:
     from effir_dist.export.onnx_model import OnnxEncoder
 
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        needs.module(name)
     run = write_run(tmp_path / "run", checkpoints[family], collection)
     export(run, run.result(MIXED), tmp_path / "out", onnx=True, int8=True)
     encoder = load_encoder(str(run.trial_folder(MIXED)))

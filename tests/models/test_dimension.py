@@ -21,6 +21,7 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.training.losses import truncated
+from tests import needs
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
 
 
@@ -59,7 +60,7 @@ def test_vectors_are_cut_and_then_normalised(run: Run) -> None:
 
 @pytest.mark.parametrize("trial", [MIXED, EQUAL])
 def test_an_export_gives_the_same_vectors_in_sentence_transformers(run: Run, trial: str, tmp_path: Path) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    sentence_transformers = needs.module("sentence_transformers")
     import effir_dist.auto  # noqa: F401
 
     export(run, run.result(trial), tmp_path / "out")

@@ -16,6 +16,7 @@ from effir_dist.models import encoding, packed
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
+from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint, windowed, write_collection
 
@@ -152,20 +153,24 @@ def test_a_gpu_packs_and_agrees_with_the_cpu(name: str, checkpoints: dict[str, P
 
 
 @pytest.mark.parametrize(
-    ("amx", "instructions", "maker", "expected"),
+    ("processor", "expected"),
     [
-        (True, True, "GenuineIntel", "bfloat16"),
-        (False, True, "AuthenticAMD", "bfloat16"),
-        (False, True, "GenuineIntel", "float32"),
-        (False, False, "AuthenticAMD", "float32"),
+        (Processor(amx=True, avx512_bf16=True), "bfloat16"),
+        (Processor(amd=True, avx512_bf16=True), "bfloat16"),
+        (Processor(avx512_bf16=True), "float32"),
+        (Processor(amd=True), "float32"),
     ],
 )
 def test_auto_is_bfloat16_on_processors_that_are_faster_in_it(
-    amx: bool, instructions: bool, maker: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    processor: Processor, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
-    monkeypatch.setattr(Path, "is_file", lambda path: True)
-    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {maker}\n")
-    assert resolve_dtype("auto") == expected
+    assert resolve_dtype("auto", processor) == expected
+
+
+@pytest.mark.parametrize(("maker", "amd"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_the_maker_of_the_processor_is_as_linux_says(maker: str, amd: bool, tmp_path: Path) -> None:
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(f"vendor_id\t: {maker}\n")
+    assert this_processor(facts).amd is amd
+    assert not this_processor(tmp_path / "nowhere").amd

@@ -21,6 +21,7 @@ from effir_dist.runs import pareto
 from effir_dist.runs.objectives import Goal, goal_of
 from effir_dist.search import checks
 from effir_dist.search.strategy import space_file
+from tests import needs
 from tests.driven import MODEL, SPACE, drive, make_run
 from tests.synthetic import synthetic_run
 
@@ -49,7 +50,7 @@ def test_the_front_of_three_is_optunas(seed: int, grid: int) -> None:
 @pytest.mark.parametrize("grid", [3, 1000])
 @pytest.mark.parametrize("seed", range(8))
 def test_the_hypervolume_of_three_is_optunas(seed: int, grid: int) -> None:
-    compute_hypervolume = pytest.importorskip("optuna._hypervolume").compute_hypervolume
+    compute_hypervolume = needs.module("optuna._hypervolume").compute_hypervolume
     losses = points(seed, 30, grid)
     reference = (0.9, 1.0, 0.8)
     inside = np.array([p for p in losses if all(v < r for v, r in zip(p, reference, strict=True))]).reshape(-1, 3)

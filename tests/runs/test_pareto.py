@@ -11,6 +11,7 @@ from effir_dist.runs import pareto
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
 from tests.synthetic import record
+from tests import needs
 
 
 def random_points(seed: int, count: int, grid: int) -> list[pareto.Point]:
@@ -40,14 +41,14 @@ def test_non_dominated_is_brute_force(seed: int, grid: int) -> None:
 @pytest.mark.parametrize("grid", [4, 10_000])
 @pytest.mark.parametrize("seed", range(10))
 def test_hypervolume_is_optunas(seed: int, grid: int) -> None:
-    compute_hypervolume = pytest.importorskip("optuna._hypervolume").compute_hypervolume
+    compute_hypervolume = needs.module("optuna._hypervolume").compute_hypervolume
     points = random_points(seed, 40, grid)
     losses = np.array([(x, -y) for x, y in points])
     assert pareto.hypervolume(points) == pytest.approx(compute_hypervolume(losses, np.array([1.0, 0.0])), abs=1e-12)
 
 
 def test_the_front_is_optunas_best_trials() -> None:
-    optuna = pytest.importorskip("optuna")
+    optuna = needs.module("optuna")
     points = random_points(0, 40, 10_000)
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.add_trials([optuna.trial.create_trial(values=list(p)) for p in points])

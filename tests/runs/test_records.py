@@ -17,7 +17,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.files import TEMPORARY
 from effir_dist.runs import run_folder
 from effir_dist.runs.run_folder import Run
-from tests import ROOT
+from tests import ROOT, needs
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
     if done.returncode:
-        pytest.skip(f"needs a right to mount a tmpfs: {done.stderr.decode().strip()}")
+        needs.lacking(f"needs a right to mount a tmpfs: {done.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 

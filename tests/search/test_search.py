@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests import ROOT
+from tests import ROOT, needs
 from tests.bucket import CREDENTIALS, BadWire, s3_server
 
 OPTIONS = [
@@ -233,14 +233,14 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     assert "search.time_budget" in (run / "config.yaml").read_text().split("ended:")[1]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
 def test_a_full_disk_ends_the_search_and_room_lets_it_go_on(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
 ) -> None:
+    needs.root()
     disk = tmp_path / "runs"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", disk]).returncode:
-        pytest.skip("no file system can be mounted here")
+        needs.lacking("no file system can be mounted here")
     try:
         arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
         options = ["--name", "mine", "--trials", "6", "search.keep_weights=all", *OPTIONS]

@@ -19,10 +19,8 @@ from effir_dist.evaluate.metrics import mean, measure_all, trec_order
 from effir_dist.models.encoder import load_encoder
 from effir_dist.training import negatives
 from effir_dist.training.mining import BM25, Ranked, choose, load_reranker
-from tests import ROOT
+from tests import needs
 from tests.tiny import write_collection
-
-SHARED = ROOT.parent / "shared" / "data" / "scifact"
 
 
 @pytest.fixture
@@ -163,10 +161,9 @@ def test_what_was_mined_is_not_overwritten(
     assert "is there already" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/scifact")
 def test_bm25_reaches_its_known_score() -> None:
     """SciFact: 67.6 to 67.9 are published for BM25."""
-    test = load_collection(str(SHARED), "test")
+    test = load_collection(str(needs.data("scifact")), "test")
     ranked = BM25(test.documents).rank(test.queries, [[0] for _ in test.queries], 100)
     found = {
         query: trec_order([test.document_ids[index] for index in row.indices], row.scores)
