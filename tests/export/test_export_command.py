@@ -64,7 +64,8 @@ def test_the_card_holds_plan_scores_with_intervals_data_and_command(finished: Ru
     widths = json.loads((tmp_path / "out" / "plan.json").read_text())["mlp_widths"]
     assert f"| MLP width | {' | '.join(map(str, widths))} |" in card
     for said in ("1 of 4 MLPs (2) and 1 of 4 attentions (1)", "toy (sha256 000000000000)", "torch 2", "--name tiny",
-                 "- training time: 3.0 s", "trust_remote_code=True", "effir_dist.load", "vllm serve", "no LM head", "learning_rate"):  # fmt: skip
+                 "- training time: 3.0 s",
+                 "trust_remote_code=True", "effir_dist.load", "vllm serve", "no LM head", "learning_rate"):  # fmt: skip
         assert said in card, said
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
     weights = [path.name for path in (tmp_path / "out").rglob("*") if path.suffix in (".bin", ".pt", ".safetensors")]
