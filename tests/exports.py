@@ -12,8 +12,8 @@ from effir_dist.core import config
 from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import written_locally
 from effir_dist.models.encoder import load_encoder, make_settings, prune_encoder
-from effir_dist.models.facts import plan_facts
 from effir_dist.models.pruning import PruningPlan, make_plan
+from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
 
 MODEL = {"model.max_query_length": 48, "model.max_document_length": 96, "model.document_prompt": "d: "}
@@ -49,12 +49,11 @@ def write_run(folder: str | Path, checkpoint: Path, data: Path) -> Run:
             prune_encoder(encoder, plan, neurons).save(trial_folder)
         per_query = {"toy": {f"q{i}": dict.fromkeys(METRICS, i % (3 + number) / 4) for i in range(20)}}
         write_queries(run.queries_path(trial), per_query)
-        ndcg = float(np.mean([v["ndcg_at_10"] for v in per_query["toy"].values()]))
-        head = {"trial": trial, "number": number, "plan": plan.to_dict(), "suggested": {}, "key": trial}
-        means = dict.fromkeys(METRICS, ndcg)
-        facts = plan_facts(encoder.model_config, head)
-        scores = {**means, "datasets": {"toy": means}, "train_seconds": 3.0}
-        run.write_result(trial, {**head, "state": "complete", "reason": "", **facts, **scores})
+        means = dict.fromkeys(METRICS, float(np.mean([v["ndcg_at_10"] for v in per_query["toy"].values()])))
+        spec = TrialSpec(number, suggested={}, distributions={}, plan=plan)
+        values = {**spec.values(encoder.model_config), **means, "train_seconds": 3.0}
+        facts = spec.facts(encoder.model_config)
+        run.write_result(TrialRecord(spec, "complete", facts=facts, values=values, datasets={"toy": means}))
     return run
 
 

@@ -72,7 +72,7 @@ def replay(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results and curves of all strategies on one table."""
     table = load(folder)
-    best, best_test = table.best(), table.covered(range(len(table.points)), test=True)
+    best, best_test = table.best(), table.hypervolume(range(len(table.points)), test=True)
     recipe = curves(table, "recipe", 1, workers, budget)
     print(f"{folder.name}: {len(table.points)} plans, {recipe[0].evaluations[-1]} of them the recipe's, ", end="")
     print(f"best hypervolume {best:.4f}", flush=True)

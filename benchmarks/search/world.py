@@ -62,9 +62,9 @@ class Table:
 
     def best(self) -> float:
         """Hypervolume of all plans, fully trained."""
-        return self.covered(range(len(self.points)))
+        return self.hypervolume(range(len(self.points)))
 
-    def covered(self, plans: list[int] | range, test: bool = False) -> float:
+    def hypervolume(self, plans: list[int] | range, test: bool = False) -> float:
         """Hypervolume of some plans, fully trained."""
         quality = self.test if test else self.scores[:, -1]
         return hypervolume([(float(self.sizes[i]), float(quality[i])) for i in plans])
@@ -113,7 +113,7 @@ class Curve:
     """What a search had after each full training: cost of all that ended, hypervolume, that on the test split."""
 
     cost: list[float]
-    covered: list[float]
+    hypervolume: list[float]
     test: list[float]
     evaluations: list[int]
     """How many ended on each rung."""
@@ -121,11 +121,11 @@ class Curve:
     def at(self, cost: float) -> float:
         """Hypervolume after so much was spent."""
         place = int(np.searchsorted(self.cost, cost, "right"))
-        return self.covered[place - 1] if place else 0.0
+        return self.hypervolume[place - 1] if place else 0.0
 
-    def needs(self, covered: float) -> float:
-        """The cost after which so much was covered; infinite where it never was."""
-        place = next((i for i, value in enumerate(self.covered) if value >= covered), None)
+    def needs(self, reached: float) -> float:
+        """The cost after which the hypervolume was reached; infinite where it never was."""
+        place = next((i for i, value in enumerate(self.hypervolume) if value >= reached), None)
         return self.cost[place] if place is not None else float("inf")
 
 
@@ -168,5 +168,5 @@ class World:
             if rung == table.rungs - 1:
                 full.append(plan)
                 curve.cost.append(done)
-                curve.covered.append(table.covered(full))
-                curve.test.append(table.covered(full, test=True))
+                curve.hypervolume.append(table.hypervolume(full))
+                curve.test.append(table.hypervolume(full, test=True))

@@ -193,6 +193,11 @@ def objectives() -> tuple[str, ...]:
     return tuple(entry.name for entry in MEASURES.values() if entry.objective)
 
 
+def costs() -> tuple[str, ...]:
+    """The objectives that are traded off against quality."""
+    return tuple(name for name in objectives() if not MEASURES[name].quality)
+
+
 def constraints() -> tuple[str, ...]:
     """What `search.constraints` may bound."""
     return tuple(entry.name for entry in MEASURES.values() if entry.constraint)
@@ -213,12 +218,11 @@ def check_objectives(names: Sequence[str]) -> None:
             raise InputError(f"search.objectives: {name!r} {reason}; use {entry.instead!r}")
         if not entry or not (entry.objective or entry.quality):
             raise InputError(f"search.objectives: unknown objective {name!r}; {suggest(name, objectives())}")
-    costs = [name for name in names if not MEASURES[name].quality]
-    if QUALITY not in names or len(costs) != len(names) - 1 or len(set(costs)) < len(costs) or not 1 <= len(costs) <= 2:
-        known = ", ".join(name for name in objectives() if not MEASURES[name].quality)
-        raise InputError(
-            f"search.objectives must be {QUALITY} and one or two costs, got {list(names)}; the costs: {known}"
-        )
+    chosen = [name for name in names if not MEASURES[name].quality]
+    distinct = len(set(chosen)) == len(chosen)
+    if QUALITY not in names or len(chosen) != len(names) - 1 or not distinct or not 1 <= len(chosen) <= 2:
+        known = f"the costs: {', '.join(costs())}"
+        raise InputError(f"search.objectives must be {QUALITY} and one or two costs, got {list(names)}; {known}")
 
 
 @dataclass(frozen=True)

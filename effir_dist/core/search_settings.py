@@ -71,13 +71,6 @@ class SearchConfig:
         check(self.patience_trials >= 0, "search.patience_trials", self.patience_trials, "0 (off) or more")
         check(self.patience_percent >= 0, "search.patience_percent", self.patience_percent, "0 or more")
 
-    @property
-    def strategy(self) -> str:
-        """Sampler and scheduler as one word. Temporary: it goes when the search package stops using it."""
-        if self.scheduler == "plain":
-            return "plain"
-        return "guided" if (self.sampler, self.scheduler) == ("guided", "screening") else "ladder"
-
 
 @dataclass(frozen=True)
 class ResourceConfig:

@@ -38,7 +38,7 @@ class Unit:
         return (fitting or list(self.axis[:1]) or [("", 1.0)])[-1]
 
 
-PARAMETERS = Unit("parameters", axis=(("million", 1e6), ("billion", 1e9)), counted=True)
+PARAMETERS = Unit("count", axis=(("million", 1e6), ("billion", 1e9)), counted=True)
 SHARE = Unit("of the unpruned model", 1, scale=100, suffix=" %", axis=(("%", 0.01),))
 RATIO = Unit("times the unpruned model", 2, suffix="×")
 SCORE = Unit("", 4)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError, check_least, command
+from effir_dist.core.measures import MEASURES, METRICS
 from effir_dist.core.settings import DTYPES, ScoreConfig
 from effir_dist.evaluate.comparison import differences
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from effir_dist.evaluate.evaluation import Retriever
 
 KINDS = ("query", "document")
-COLUMNS = {"ndcg_at_10": "nDCG@10", "recall_at_100": "Recall@100", "mrr_at_10": "MRR@10"}
+COLUMNS = {name: MEASURES[name].label for name in METRICS}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
-"""The page as one HTML file: data and scripts inside, nothing fetched, nothing in the data able to run.
+"""The page as one HTML file with data and scripts inside. It fetches nothing, and nothing in the data can run.
 
-A record may come from anybody, so its texts reach the page as JSON in a script that is no program, with every `<`
-escaped, and the page's own scripts put them in place as text. Its security policy names the two scripts by their hash:
-a script that slipped in all the same would not start, and could send nothing anywhere.
+A record may come from anybody. Its texts reach the page as JSON with every `<` escaped, in a script element that is
+not executed, and the page's scripts insert them as text. The security policy names the two scripts by their hash: any
+other script would not start, and could not send anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCRIPTS = ("format.js", "charts.js", "trial.js", "search.js", "table.js", "main.
 
 def page_html(data: dict[str, Any]) -> str:
     """The page of `page_data.page_data`."""
-    # Closed functions of their own: plotly's names and the page's do not meet.
+    # In a function of its own, so that plotly's names and the page's do not clash.
     own = "(() => {\n'use strict';\n" + "\n".join(_part(name) for name in SCRIPTS) + "\n})();"
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in (plotly(), own))
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; connect-src "
@@ -38,14 +38,14 @@ def page_html(data: dict[str, Any]) -> str:
 
 
 def json_in_html(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element around it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache
 def plotly() -> str:
-    """plotly.js, as plotly's Python package brings it."""
+    """plotly.js, from plotly's Python package."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())

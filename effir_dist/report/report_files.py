@@ -1,4 +1,4 @@
-"""What a report leaves on disk: the page, each table as CSV and parquet, each plot as PNG and SVG."""
+"""The files of a report: the page, each table as CSV and parquet, each plot as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def write_run(loaded: Loaded, folder: Path) -> list[Path]:
-    """Write the page and the tables of a run with a finished trial; once one is complete, also its plots.
+    """Write the page and tables of a run with a finished trial, and plots once a trial is complete.
 
     Returns what was written, the page first. Raises InputError when the disk is full.
     """

@@ -20,11 +20,11 @@ from effir_dist.runs.run_folder import Run
 
 HOST = "127.0.0.1"
 DISK_SECONDS, BUCKET_SECONDS = 1.0, 60.0
-"""The least time between two looks at the runs: in a bucket a look is a request a trial."""
+"""The least time between two readings of the runs: in a bucket each takes a request a trial."""
 
 
 class Pages:
-    """The page's data, made again when a run has changed. Any thread may ask."""
+    """The page's data, computed again when a run has changed. Safe to call from any thread."""
 
     def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
@@ -34,7 +34,7 @@ class Pages:
         self._next_look = 0.0
 
     def data(self) -> dict[str, Any]:
-        """`page_data`, and under `stamp` what names this state of the runs. Raises InputError as `load`."""
+        """`page_data`, and under `stamp` a name for this state of the runs. Raises InputError as `load`."""
         with self._lock:
             if time.monotonic() >= self._next_look:
                 stamp = _stamp(self.runs)
@@ -45,13 +45,13 @@ class Pages:
 
 
 def _stamp(runs: list[Run]) -> str:
-    """Different once a trial started, ended or was scored on test: a record never changes once it is there."""
+    """Changes when a trial starts, ends or is scored on test: a record that is written never changes."""
     seen = [(run.location, trial, names(run.trial_folder(trial))) for run in runs for trial in run.trials()]
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
 def make_server(runs: list[Run], port: int) -> ThreadingHTTPServer:
-    """A server of the page, bound and not yet serving; port 0 takes a free one.
+    """A server of the page that does not serve yet; port 0 takes a free one.
 
     Raises InputError where the port is taken.
     """
@@ -62,7 +62,7 @@ def make_server(runs: list[Run], port: int) -> ThreadingHTTPServer:
             _answer(self, pages)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """A page that asks every few seconds is no news."""
+            """Silent: the page asks every few seconds."""
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
@@ -71,9 +71,9 @@ def make_server(runs: list[Run], port: int) -> ThreadingHTTPServer:
 
 
 def _answer(request: BaseHTTPRequestHandler, pages: Pages) -> None:
-    # Any site may point a name of its own at 127.0.0.1 and have a browser ask here: it asks by that name.
+    # Another site may resolve its own name to 127.0.0.1; the browser then asks here under that name.
     if request.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
-        _send(request, HTTPStatus.FORBIDDEN, "text/plain", "ask for 127.0.0.1")
+        _send(request, HTTPStatus.FORBIDDEN, "text/plain", "use the address 127.0.0.1")
         return
     address = urlsplit(request.path)
     try:
@@ -86,7 +86,7 @@ def _answer(request: BaseHTTPRequestHandler, pages: Pages) -> None:
             else:
                 _send(request, HTTPStatus.OK, "application/json", json.dumps(data, allow_nan=False))
         else:
-            _send(request, HTTPStatus.NOT_FOUND, "text/plain", "there is / and /data.json")
+            _send(request, HTTPStatus.NOT_FOUND, "text/plain", "known: / and /data.json")
     except InputError as error:
         _send(request, HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error}")
 

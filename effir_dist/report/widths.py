@@ -1,4 +1,4 @@
-"""How wide each MLP stays at several width ratios, by each ranking of neurons that a search made: table, then plot."""
+"""The width of each MLP at several width ratios, for each ranking of neurons: a table, then a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATIOS = (0.9, 0.7, 0.5, 0.3)
 def widths_table(neurons: dict[str, np.ndarray]) -> pd.DataFrame:
     """Columns ranking, width_ratio (of all MLPs together), block, width (neurons), share (of the full width).
 
-    neurons: [L, F] scores for each ranking, ranked over all blocks as a plan that drops no MLP does.
+    neurons: ranking -> [L, F] scores, ranked over all blocks as in a plan that drops no MLP.
     """
     import pandas as pd
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from effir_dist.core.config import settings_of
 from effir_dist.core.files import SCHEMA
-from effir_dist.core.measures import MEASURES, METRICS, QUALITY, SIZE
+from effir_dist.core.measures import MEASURES, METRICS, QUALITY, SCORE_SECONDS, SIZE
 from effir_dist.models.facts import PlanFacts, plan_facts, plan_values
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.models.pruning import PruningPlan, truncated_plan
@@ -248,7 +248,7 @@ class SplitScores:
 
     def to_json(self) -> Json:
         own: Json = {**self.values, "datasets": {n: dict(v) for n, v in self.datasets.items()}}
-        own["score_seconds"] = self.score_seconds
+        own[SCORE_SECONDS] = self.score_seconds
         return {**own, "data": [dict(each) for each in self.data]} if self.data else own
 
     @staticmethod
@@ -256,7 +256,7 @@ class SplitScores:
         """Raises InputError, which names the file and the field, for what no search wrote."""
         read = Reader(tree, path)
         values = {name: value for name, value in read.values().items() if name in METRICS}
-        return SplitScores(values, read.datasets(), read.number("score_seconds", 0.0), tuple(read.objects("data")))
+        return SplitScores(values, read.datasets(), read.number(SCORE_SECONDS, 0.0), tuple(read.objects("data")))
 
 
 def rungs_to_json(trial: str, rungs: Iterable[RungScore]) -> Json:

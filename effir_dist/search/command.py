@@ -17,6 +17,7 @@ from typing import Any
 from effir_dist.core import config as config_module
 from effir_dist.core import renamed
 from effir_dist.core.errors import InputError, command
+from effir_dist.core.measures import QUALITY, costs
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, sets
@@ -59,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m effir_dist.search",
         description="Search for smaller retrievers: drop MLP layers, narrow the rest, fine-tune, score nDCG@10.",
-        epilog="key=value sets anything else, for example train.steps=100 data.max_documents=5000.",
+        epilog="key=value sets anything else, for example train.steps=100 data.max_documents=5000. "
+        f"search.objectives is {QUALITY} and one or two of {', '.join(costs())}.",
     )
     names = ", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES])
     p.add_argument("--backbone", help=f"what to prune: {names} (default: minilm)")

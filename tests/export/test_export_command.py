@@ -65,6 +65,7 @@ def test_the_card_holds_plan_scores_with_intervals_data_and_command(finished: Ru
     widths = json.loads((tmp_path / "out" / "plan.json").read_text())["mlp_widths"]
     assert f"| MLP width | {' | '.join(map(str, widths))} |" in card
     for said in ("1 of 4 MLPs (2) and 1 of 4 attentions (1)", "toy (sha256 000000000000)", "torch 2", "--name tiny",
+                 "- training time: 3.0 s",
                  "trust_remote_code=True", "effir_dist.load", "vllm serve", "no LM head", "learning_rate"):  # fmt: skip
         assert said in card, said
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
@@ -74,14 +75,13 @@ def test_the_card_holds_plan_scores_with_intervals_data_and_command(finished: Ru
 
 def test_best_takes_the_highest_score_that_satisfies_the_expression(finished: Run) -> None:
     table = {trial: finished.result(trial) for trial in (UNPRUNED, MIXED, EQUAL)}
-    assert selection.best(finished, "parameters_fraction <= 1")["trial"] == max(
-        table, key=lambda t: table[t]["ndcg_at_10"]
-    )
-    smaller = [t for t in table if table[t]["parameters_fraction"] < 1]
-    found = selection.best(finished, 'parameters_fraction < 1 and dropped_attention == ""')["trial"]
+    highest = max(table, key=lambda trial: table[trial].values["ndcg_at_10"])
+    assert selection.best(finished, "parameters_fraction <= 1").trial == highest
+    smaller = [trial for trial in table if table[trial].values["parameters_fraction"] < 1]
+    found = selection.best(finished, 'parameters_fraction < 1 and dropped_attention == ""').trial
     assert found == EQUAL
     assert set(smaller) == {MIXED, EQUAL}
-    assert selection.best(finished, "not width_ratio > 0.9 and 0 < parameters <= 1e9")["trial"] in smaller
+    assert selection.best(finished, "not width_ratio > 0.9 and 0 < parameters <= 1e9").trial in smaller
 
 
 @pytest.mark.parametrize(

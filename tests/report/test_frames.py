@@ -20,6 +20,8 @@ from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import difference_interval, mean_interval
 from effir_dist.importance.store import drop_order
 from effir_dist.report import command as report_command
+from effir_dist.report.compare import common_trials, load
+from effir_dist.report.progress import drops_table, hypervolume_table
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run, read_queries
@@ -45,9 +47,9 @@ def test_every_column_is_documented(run: Run) -> None:
 def test_the_frames_hold_what_the_records_hold(run: Run) -> None:
     frames = effir_dist.load_run(str(run.folder))
     assert list(frames.trials["trial"]) == [f"{n:04d}" for n in range(14)]
-    scored = [r["ndcg_at_10"] for r in run.results() if r["state"] == "complete"]
+    scored = [r.values["ndcg_at_10"] for r in run.results() if r.complete]
     assert list(frames.trials["ndcg_at_10"].dropna()) == scored
-    assert set(frames.front["trial"]) == set(run.tests()), "what was scored on test is the front"
+    assert set(frames.front["trial"]) == set(run.split_scores("test")), "what was scored on test is the front"
     scores = read_queries(run.queries_path("0003"))
     own = frames.queries[(frames.queries["trial"] == "0003") & (frames.queries["split"] == "search")]
     assert {(r.dataset, r.query_id): r.ndcg_at_10 for r in own.itertuples()} == {
@@ -102,8 +104,8 @@ def test_the_hypervolume_ends_where_the_search_says(run: Run) -> None:
     table = hypervolume_table(records, goal, goal.scale([records]))
     assert len(table) == 14
     assert table["hypervolume"].is_monotonic_increasing
-    assert table["hypervolume"].iloc[-1] == pytest.approx(goal.covered(records))
-    assert table["cost_seconds"].iloc[-1] == pytest.approx(sum(r.get("total_seconds", 48.0) for r in records))
+    assert table["hypervolume"].iloc[-1] == pytest.approx(goal.hypervolume(records))
+    assert table["cost_seconds"].iloc[-1] == pytest.approx(sum(r.values.get("total_seconds", 48.0) for r in records))
 
 
 def test_what_the_front_drops(run: Run) -> None:
@@ -130,7 +132,7 @@ def test_two_runs_are_one_front(tmp_path: Path, run: Run, monkeypatch: pytest.Mo
     records = [r.results() for r in (run, other)]
     goal = Goal()
     tables = [hypervolume_table(r, goal, goal.scale(records)) for r in records]
-    assert all(t["hypervolume"].iloc[-1] <= goal.covered(r) + 1e-12 for t, r in zip(tables, records, strict=True))
+    assert all(t["hypervolume"].iloc[-1] <= goal.hypervolume(r) + 1e-12 for t, r in zip(tables, records, strict=True))
 
 
 def test_runs_on_other_data_are_not_compared(tmp_path: Path, run: Run) -> None:
@@ -150,7 +152,7 @@ def test_runs_on_other_data_are_not_compared(tmp_path: Path, run: Run) -> None:
         ({"parameters": -5}, "parameters must be a whole number above 0, got '-5'"),
         ({"parameters": True}, "parameters must be a whole number above 0"),
         ({"state": "done"}, "state must be 'complete' or 'failed', got 'done'"),
-        ({"trial": "../../x"}, "trial must be '0003', its folder's name, got '../../x'"),
+        ({"number": 7}, "number must be 3, its folder's, got 7"),
         ({"dropped_mlp": "0,1"}, "dropped_mlp must be a list of whole numbers"),
         ({"mlp_widths": [1.5]}, "mlp_widths must be a list of whole numbers"),
         ({"datasets": {"a": 3}}, "datasets must be an object of data sets"),

@@ -281,10 +281,10 @@ def test_three_objectives_are_said_and_a_constraint_keeps_trials_off_the_front(b
         assert seen.page.locator("#axis").input_value() == "document_speedup"
         note = seen.page.locator("#front-note").inner_text()
         assert "three objectives (document speed-up, index bytes, nDCG@10)" in note
-        assert "Only trials with parameters <= 0.7 are on a front" in note
+        assert "Only feasible trials are on a front: those with parameters <= 0.7" in note
         seen.page.locator("#filter").fill("front")
         drawn = trials.loc[seen.column(0)]
         assert len(drawn) > 1
         assert (drawn["parameters_fraction"] <= 0.7).all()
         assert seen.complaints == []
-    assert trials.loc[trials["on_front"], "satisfies"].all()
+    assert trials.loc[trials["on_front"], "feasible"].all()

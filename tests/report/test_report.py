@@ -19,46 +19,36 @@ from effir_dist.core import config, files
 from effir_dist.core.errors import InputError
 from effir_dist.report import command as report_command
 from effir_dist.report import report_files
+from effir_dist.report.compare import load
 from effir_dist.report.frames import frames_of
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.page import json_in_html
+from effir_dist.runs.records import RungScore, SplitScores, TrialRecord
 from effir_dist.runs.run_folder import Run
 from tests import ROOT
+from tests.synthetic import FULL, record, spec
 
-FULL = 22_713_216
-
-
-def record(
-    number: int, dropped: list[int], width: float, parameters: int, ndcg: float | None, **more: Any
-) -> dict[str, Any]:
-    state = "failed" if ndcg is None else "complete"
-    return {
-        "trial": f"{number:04d}", "number": number, "state": state, "reason": "", "dropped_mlp": dropped,
-        "dropped_attention": [], "width_ratio": width, "parameters": parameters, "full_parameters": FULL,
-        "parameters_fraction": parameters / FULL, "ndcg_at_10": ndcg, "recall_at_100": ndcg, "mrr_at_10": ndcg,
-        "suggested": {"train.learning_rate": 1e-4, "drop_3": True}, "train_seconds": 30.0, "score_seconds": 8.0,
-        "total_seconds": 40.0, "datasets": {"pydocs": {"ndcg_at_10": ndcg}}, **more,
-    }  # fmt: skip
+LEARNING_RATE = {"train.learning_rate": 1e-4, "drop_3": True}
 
 
-def new_run(folder: Path, results: list[dict[str, Any]], **settings: Any) -> Run:
+def new_run(folder: Path, records: list[TrialRecord], **settings: Any) -> Run:
     run = Run.create(folder, config.to_dict(config.replace(config.RunConfig(), settings)))
-    for result in results:
-        run.write_result(result["trial"], result)
+    for each in records:
+        run.write_result(each)
     return run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    results = [
-        record(0, [], 1.0, FULL, 0.66),
-        record(1, [3, 4, 5], 0.8, 18_000_000, 0.60),
-        record(2, [4], 1.0, 21_000_000, None, state="failed", reason="out of memory"),
-        record(3, [0, 1], 0.9, 19_000_000, 0.55),
-        record(4, [5], 1.0, 21_500_000, 0.65),
+    records = [
+        record(0, 0.66, suggested=LEARNING_RATE),
+        record(1, 0.60, 18_000_000, [3, 4, 5], width=0.8, suggested=LEARNING_RATE),
+        record(2, None, 21_000_000, [4], reason="out of memory", suggested=LEARNING_RATE),
+        record(3, 0.55, 19_000_000, [0, 1], width=0.9, suggested=LEARNING_RATE),
+        record(4, 0.65, 21_500_000, [5], suggested=LEARNING_RATE),
     ]
-    run = new_run(tmp_path / "demo", results)
-    run.write_test("0001", {"ndcg_at_10": 0.58, "datasets": {"pydocs": {"ndcg_at_10": 0.58}}})
+    run = new_run(tmp_path / "demo", records)
+    run.write_split_scores("0001", "test", SplitScores({"ndcg_at_10": 0.58}, {"pydocs": {"ndcg_at_10": 0.58}}))
     return run
 
 
@@ -86,8 +76,8 @@ def test_trials_hold_every_trial_and_every_promised_column(run: Run) -> None:
 
 def test_several_data_sets_have_a_column_each(tmp_path: Path) -> None:
     scores = {"scifact": {"ndcg_at_10": 0.7}, "nfcorpus": {"ndcg_at_10": 0.3}}
-    run = new_run(tmp_path / "demo", [record(0, [], 1.0, FULL, 0.5, datasets=scores), record(1, [1], 1.0, 9, None)])
-    run.write_test("0000", {"ndcg_at_10": 0.4, "datasets": {"scifact": {"ndcg_at_10": 0.6}}})
+    run = new_run(tmp_path / "demo", [record(0, 0.5, datasets=scores), record(1, None, 9, [1])])
+    run.write_split_scores("0000", "test", SplitScores({"ndcg_at_10": 0.4}, {"scifact": {"ndcg_at_10": 0.6}}))
     table = frames_of(run).trials
     assert table["ndcg_at_10[nfcorpus]"].iloc[0] == 0.3
     assert table["test_ndcg_at_10[scifact]"].iloc[0] == 0.6
@@ -103,7 +93,7 @@ TABLES = {f"{name}.{kind}" for name in NAMES for kind in ("csv", "parquet")}
 
 
 def test_the_command_writes_the_report_mid_run(run: Run) -> None:
-    run.write_suggestion("0005", {"number": 5})
+    run.write_spec(spec(5))
     done = subprocess.run(
         [sys.executable, "-m", "effir_dist.report", str(run.folder)],
         cwd=ROOT,
@@ -123,7 +113,7 @@ def test_the_command_writes_the_report_mid_run(run: Run) -> None:
 
 def test_a_run_without_a_finished_trial(tmp_path: Path) -> None:
     run = new_run(tmp_path / "demo", [])
-    run.write_suggestion("0000", {})
+    run.write_spec(spec(0))
     with pytest.raises(InputError, match="no trial of .*demo has finished yet"):
         report_command.main([str(run.folder)])
     with pytest.raises(InputError, match="no trial of .*demo has finished yet"):
@@ -135,7 +125,7 @@ def test_a_run_without_a_finished_trial(tmp_path: Path) -> None:
 
 
 def test_a_run_where_all_failed_still_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = new_run(tmp_path / "demo", [record(0, [], 1.0, FULL, None, reason="NaN loss")])
+    run = new_run(tmp_path / "demo", [record(0, None, reason="NaN loss")])
     report_command.main([str(run.folder)])
     assert "NaN loss" in (run.report_folder / "trials.csv").read_text()
     assert "no trial is complete" in capsys.readouterr().out
@@ -143,10 +133,11 @@ def test_a_run_where_all_failed_still_says_why(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_trial_that_failed_before_its_plan(tmp_path: Path) -> None:
-    early = {"trial": "0001", "number": 1, "state": "failed", "reason": "no such file"}
-    run = new_run(tmp_path / "demo", [record(0, [], 1.0, FULL, 0.66), early])
+    early = TrialRecord(spec(1), "failed", reason="no such file")
+    run = new_run(tmp_path / "demo", [record(0, 0.66), early])
     assert set(write(run)) == {"report.html", *TABLES, "front.png", "front.svg"}
     assert f",{FULL}," in (run.report_folder / "trials.csv").read_text()
+    assert np.isnan(frames_of(run).trials["width_ratio"].iloc[1]), "it has no plan"
 
 
 def test_a_run_with_scores_shows_its_widths(run: Run) -> None:
@@ -160,14 +151,29 @@ def test_a_run_with_scores_shows_its_widths(run: Run) -> None:
     assert table[table["width_ratio"] == 0.5]["width"].sum() == 0.5 * 6 * 1536
 
 
+def test_scores_below_full_training_have_a_table_of_their_own(run: Run) -> None:
+    facts = run.result("0001").facts
+    for number, trial in ((0, "0001"), (0, "0007"), (1, "0007")):
+        values = {**run.result("0001").values, "ndcg_at_10": 0.25, "query_speedup": 2.0}
+        run.write_rung(trial, RungScore(number, 0.25 * number, 0.1, facts, values))
+    assert {"rungs.csv", "rungs.parquet"} <= set(write(run))
+    table = pd.read_csv(run.report_folder / "rungs.csv", dtype={"trial": str})
+    assert list(table["trial"]) == ["0001", "0007", "0007"]
+    assert list(table["trained_in_full"]) == [True, False, False]
+    row = table.iloc[2]
+    assert (row["rung"], row["share"], row["dropped_mlp"], row["width_ratio"]) == (1, 0.25, "3,4,5", 0.8)
+    assert (row["parameters"], row["ndcg_at_10"], row["cost"], row["query_speedup"]) == (18_000_000, 0.25, 0.1, 2.0)
+
+
 def random_run(folder: Path, count: int) -> Run:
     rng = np.random.default_rng(count)
-    results = [record(0, [], 1.0, FULL, 0.66)]
+    records = [record(0, 0.66)]
     for number in range(1, count):
         dropped, width = list(range(rng.integers(0, 4))), float(rng.integers(5, 11)) / 10
         kept = 1 - 0.05 * len(dropped) - 0.3 * (1 - width)
-        results.append(record(number, dropped, width, int(FULL * kept), 0.66 * kept + rng.normal(0, 0.02)))
-    return new_run(folder, results)
+        quality = float(0.66 * kept + rng.normal(0, 0.02))
+        records.append(record(number, quality, int(FULL * kept), dropped, width=width))
+    return new_run(folder, records)
 
 
 @pytest.mark.parametrize("count", [1, 3, 14, 200])

@@ -10,8 +10,8 @@ import pytest
 from effir_dist.runs import pareto
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
-from tests.synthetic import record
 from tests import needs
+from tests.synthetic import record
 
 
 def random_points(seed: int, count: int, grid: int) -> list[pareto.Point]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ from effir_dist.core import config, files
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import TEMPORARY
 from effir_dist.runs import run_folder
+from effir_dist.runs.records import RungScore, SplitScores, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from tests import ROOT, needs
+from tests.synthetic import record, spec
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def test_a_run_comes_back_as_it_was_created(run: Run) -> None:
     assert config.from_dict(again.config) == config.RunConfig()
     assert again.extra == {"space": {"max_dropped": 3}}
     assert again.name == "demo"
-    assert (again.results(), again.pending(), again.tests(), again.next_number()) == ([], [], {}, 0)
+    assert (again.results(), again.pending(), again.split_scores("test"), again.next_number()) == ([], [], {}, 0)
 
 
 def test_raising_the_number_of_trials_keeps_what_else_was_settled(run: Run) -> None:
@@ -68,31 +73,94 @@ def test_opening_what_is_no_run(tmp_path: Path) -> None:
 
 def test_finished_pending_and_next_number(run: Run) -> None:
     for trial in ("0000", "0002", "0010"):
-        run.write_suggestion(trial, {"number": int(trial)})
-    run.write_result("0002", {"trial": "0002", "state": "failed"})
-    run.write_result("0000", {"trial": "0000", "state": "complete"})
-    run.write_test("0000", {"ndcg_at_10": 0.5})
-    assert [r["trial"] for r in run.results()] == ["0000", "0002"]
-    assert run.pending() == [{"schema": 1, "trial": "0010", "number": 10}]
-    assert run.tests() == {"0000": {"schema": 1, "ndcg_at_10": 0.5}}
+        run.write_spec(spec(int(trial)))
+    run.write_result(record(2, None))
+    run.write_result(record(0, 0.5))
+    run.write_split_scores("0000", "test", SplitScores({"ndcg_at_10": 0.5}, {}))
+    assert [r.trial for r in run.results()] == ["0000", "0002"]
+    assert run.pending() == [replace(spec(10), written_key=spec(10).key)]
+    assert run.split_scores("test") == {"0000": SplitScores({"ndcg_at_10": 0.5}, {})}
     assert run.next_number() == 11
 
 
 def test_trials_sort_by_number_beyond_four_digits(run: Run) -> None:
     for trial in ("10000", "9999"):
-        run.write_suggestion(trial, {})
+        run.write_spec(spec(int(trial)))
     assert run.trials() == ["9999", "10000"]
 
 
 def test_the_first_record_stays(run: Run) -> None:
-    run.write_result("0000", {"ndcg_at_10": 0.5})
-    assert run.write_result("0000", {"ndcg_at_10": 0.4})["ndcg_at_10"] == 0.5
+    run.write_result(record(0, 0.5))
+    assert run.write_result(record(0, 0.4)).values["ndcg_at_10"] == 0.5
 
 
-def test_records_hold_plain_json(run: Run) -> None:
-    run.write_result("0000", {"a": np.float32(0.5), "b": float("nan"), "c": np.arange(2), "d": Path("x"), "e": (1,)})
-    record = run.results()[0]
-    assert record == {"schema": 1, "a": 0.5, "b": None, "c": [0, 1], "d": "x", "e": [1]}
+def full_record() -> TrialRecord:
+    """A record with a value in every field."""
+    known = record(3, 0.5, 18_000_000, (1, 4), width=0.8, datasets={"toy": {"ndcg_at_10": 0.5}}, reason="none")
+    facts = replace(known.facts, dropped_attention=(2,), mlp_widths=(9, 0, 9), dimension=128)
+    rung = RungScore(0, 0.25, 0.1, facts, {"ndcg_at_10": 0.25, "query_speedup": 2.0}, steps=3, host="a")
+    tried = replace(
+        known.spec,
+        suggested={"drop_mlp.1": True, "train.learning_rate": 1e-4},
+        distributions={"drop_mlp.1": "{}"},
+        attributes={"generation": 1},
+        repeat_of="0001",
+        rung=1,
+        cost=0.7,
+        gpus=2.0,
+    )
+    times = {"started": "2026-11-01T00:00:00.000+00:00", "finished": "2026-11-01T00:01:00.000+00:00"}
+    more = {"host": "a,b", "retried": "out of memory", "steps": 12, "train_loss": 0.5, "speed_protocol": {"batch": 32}}
+    return replace(known, spec=tried, facts=facts, rungs=(rung,), **times, **more)
+
+
+def test_a_record_comes_back_as_it_was_written(run: Run) -> None:
+    written = full_record()
+    kept = replace(written, spec=replace(written.spec, written_key=written.spec.key))
+    assert run.write_result(written) == kept
+    run.write_spec(written.spec)
+    assert TrialSpec.from_json(files.read_json(run.trial_folder("0003") / "trial.json"), "") == kept.spec
+    run.write_rung("0003", written.rungs[0])
+    assert tuple(run.rungs("0003")) == written.rungs
+
+
+def test_records_are_flat_plain_json(run: Run) -> None:
+    """Fields and measures side by side: what outlives this version, and what others read."""
+    values = {"ndcg_at_10": np.float32(0.5), "train_seconds": float("nan")}
+    written = replace(full_record(), values={**full_record().values, **values})
+    tree = files.read_json(run.trial_folder(run.write_result(written).trial) / "result.json")
+    assert (tree["ndcg_at_10"], tree["train_seconds"], tree["parameters"]) == (0.5, None, 18_000_000)
+    assert (tree["dropped_mlp"], tree["mlp_widths"], tree["trial"]) == ([1, 4], [9, 0, 9], "0003")
+    assert tree["plan"]["dropped_mlp"] == [1, 4]
+    assert tree["rungs"][0]["query_speedup"] == 2.0
+    assert "train_seconds" not in run.result("0003").values, "null is not there"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rung": None}, "rung must be a whole number, 0 or more, got 'None'"),
+        ({"share": 2.0}, "share must be a number from 0 to 1, got '2.0'"),
+        ({"cost": "much"}, "cost must be a number, 0 or more, got 'much'"),
+        ({"ndcg_at_10": None}, "ndcg_at_10 must be a number from 0 to 1, got 'None'"),
+        ({"parameters": 1.5}, "parameters must be a whole number above 0, got '1.5'"),
+        ({"dropped_mlp": "0,1"}, "dropped_mlp must be a list of whole numbers, got '0,1'"),
+    ],
+)
+def test_a_rung_edited_by_hand_is_named_by_file_and_field(run: Run, change: dict[str, Any], said: str) -> None:
+    run.write_rung("0003", full_record().rungs[0])
+    path = run.trial_folder("0003") / "rungs.json"
+    tree = files.read_json(path)
+    files.write_json_atomic(path, {**tree, "rungs": [{**tree["rungs"][0], **change}]})
+    with pytest.raises(InputError, match=re.escape(f"0003/rungs.json: {said}; the search did not write that")):
+        run.rungs("0003")
+
+
+@pytest.mark.parametrize("rungs", [None, "none", [3]])
+def test_rungs_that_are_no_list_of_objects(run: Run, rungs: object) -> None:
+    files.write_json_atomic(run.trial_folder("0003") / "rungs.json", {"schema": 1, "rungs": rungs})
+    with pytest.raises(InputError, match=r"0003/rungs.json: rungs must be a list of objects"):
+        run.rungs("0003")
 
 
 def test_a_record_of_a_newer_version(run: Run) -> None:
@@ -109,12 +177,13 @@ def test_a_record_that_somebody_broke(run: Run) -> None:
 
 
 def test_killed_between_writing_and_renaming_leaves_no_record(run: Run) -> None:
-    run.write_suggestion("0000", {"number": 0})
+    run.write_spec(spec(0))
     code = f"""
 import os, signal
 from effir_dist.runs.run_folder import Run
+from tests.synthetic import record
 os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
-Run.open({str(run.folder)!r}).write_result("0000", {{"state": "complete"}})
+Run.open({str(run.folder)!r}).write_result(record(0, 0.5))
 """
     assert python(code).wait(60) == -signal.SIGKILL
     left = [p.name for p in run.trial_folder("0000").iterdir()]
@@ -126,7 +195,7 @@ Run.open({str(run.folder)!r}).write_result("0000", {{"state": "complete"}})
 
 
 def test_an_unfinished_trial_starts_from_its_suggestion_alone(run: Run) -> None:
-    run.write_suggestion("0000", {"number": 0})
+    run.write_spec(spec(0))
     (run.trial_folder("0000") / "model.safetensors").write_bytes(b"half")
     (run.trial_folder("0000") / "checkpoint").mkdir()
     run.clear_pending("0000")
@@ -135,7 +204,7 @@ def test_an_unfinished_trial_starts_from_its_suggestion_alone(run: Run) -> None:
 
 
 def test_a_finished_trial_is_never_cleared(run: Run) -> None:
-    run.write_result("0000", {"state": "complete"})
+    run.write_result(record(0, 0.5))
     (run.trial_folder("0000") / "model.safetensors").write_bytes(b"whole")
     run.clear_pending("0000")
     assert (run.trial_folder("0000") / "model.safetensors").exists()
@@ -197,15 +266,15 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_says_so_and_leaves_the_old_file(tiny_disk: Path) -> None:
     run = Run.create(tiny_disk / "demo", {"model": {}})
-    run.write_result("0000", {"state": "complete"})
+    run.write_result(record(0, 0.5))
     with pytest.raises(InputError, match=r"no space left on .*/0001 while writing result.json; .*--resume .*/demo\)"):
-        run.write_result("0001", {"state": "complete", "log": "x" * 100_000})
+        run.write_result(record(1, None, reason="x" * 100_000))
     files.write_text_atomic(run.folder / "note", "old")
     with pytest.raises(InputError, match="no space left"):
         files.write_text_atomic(run.folder / "note", "x" * 100_000)
     assert (run.folder / "note").read_text() == "old"
     assert not list(run.folder.rglob(f"{TEMPORARY}*"))
-    assert [r["state"] for r in run.results()] == ["complete"]
+    assert [r.state for r in run.results()] == ["complete"]
 
 
 def test_a_folder_that_may_not_be_written(tiny_disk: Path) -> None:

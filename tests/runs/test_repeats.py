@@ -62,12 +62,12 @@ def with_queries(run: Run) -> dict[str, np.ndarray]:
     """Per-query scores beside every record, whose mean is the record's; trial -> [Q]."""
     rng, found = np.random.default_rng(0), {}
     hard = rng.uniform(-0.3, 0.3, 30)
-    for record in run.results():
-        values = record.values["ndcg_at_10"] + hard + rng.normal(0, 0.02, 30)
-        values += record.values["ndcg_at_10"] - values.mean()
-        found[record.trial] = values.clip(0, 1)
-        per_query = {f"q{i}": dict.fromkeys(METRICS, float(v)) for i, v in enumerate(found[record.trial])}
-        write_queries(run.queries_path(record.trial), {"toy": per_query})
+    for each in run.results():
+        values = each.values["ndcg_at_10"] + hard + rng.normal(0, 0.02, 30)
+        values += each.values["ndcg_at_10"] - values.mean()
+        found[each.trial] = values.clip(0, 1)
+        per_query = {f"q{i}": dict.fromkeys(METRICS, float(v)) for i, v in enumerate(found[each.trial])}
+        write_queries(run.queries_path(each.trial), {"toy": per_query})
     return found
 
 
@@ -76,8 +76,8 @@ def test_the_report_pools_seeds_with_intervals_over_queries_and_seeds(run: Run) 
     values = with_queries(run)
     table = effir_dist.load_run(run.folder).trials.set_index("trial")
     groups: dict[str, list[str]] = {}
-    for record in run.results():
-        groups.setdefault(record.spec.repeat_of or record.trial, []).append(record.trial)
+    for each in run.results():
+        groups.setdefault(each.spec.repeat_of or each.trial, []).append(each.trial)
     repeated = [trial for trial, members in groups.items() if len(members) == 3]
     assert repeated
     whole = {"toy": np.stack([values[t] for t in groups["0000"]])}

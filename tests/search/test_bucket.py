@@ -30,7 +30,7 @@ from effir_dist.training.train_state import TrainState, read_state, write_state
 from tests import ROOT
 from tests.bucket import CREDENTIALS, BadWire, s3_server
 from tests.exports import write_run
-from tests.report.test_report import FULL, record
+from tests.synthetic import record
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,10 @@ def test_a_run_is_the_same_wherever_it_is(home: str, checkpoints: dict[str, Path
     with run.locked():
         for number in (0, 2, 10):
             run.write_spec(TrialSpec(number, {}, {}, PruningPlan()))
-        assert [(spec.trial, spec.plan) for spec in run.pending()][0] == ("0000", PruningPlan())
-        run.write_result(record(0, [], 1.0, FULL, 0.66))
-        run.write_result(record(2, [3], 0.5, 18_000_000, 0.6))
-        assert run.write_result(record(0, [], 1.0, FULL, 0.1)).values["ndcg_at_10"] == 0.66
+        assert next((spec.trial, spec.plan) for spec in run.pending()) == ("0000", PruningPlan())
+        run.write_result(record(0, 0.66))
+        run.write_result(record(2, 0.6, 18_000_000, [3], width=0.5))
+        assert run.write_result(record(0, 0.1)).values["ndcg_at_10"] == 0.66
         with written_locally(run.trial_folder("0002")) as folder:
             encoder.save(folder)
         run.write_split_scores("0002", "test", SplitScores({"ndcg_at_10": 0.5}, {}))

@@ -1,4 +1,4 @@
-"""The strategies alone: ranks and hypervolume against Optuna's, the rules of ladder and guide on made-up scores."""
+"""Samplers and schedulers alone: ranks and hypervolume against Optuna's, their rules on made-up scores."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _fast_non_domination_rank
 
 from effir_dist.runs.pareto import hypervolume, hypervolume_losses, non_dominated_losses
-from effir_dist.search.strategy.fidelity import Candidate, Climb, Losses, best_first, crowding, ranks
-from effir_dist.search.strategy.guided import Guide
-from effir_dist.search.strategy.surrogate import Surrogate, expected_growth
+from effir_dist.search.strategy.fidelity import Candidate, FidelityState
+from effir_dist.search.strategy.guided import GuidedSampler
+from effir_dist.search.strategy.non_dominated_sort import Losses, best_first, crowding, ranks
+from effir_dist.search.strategy.samplers import OptunaSampler
+from effir_dist.search.strategy.schedulers import Asha, Plain, Promote, Propose, Scheduler, Screening
+from effir_dist.search.strategy.surrogate import Surrogate, expected_hypervolume_improvement
 
 TRAINING, SCORING = (0.0, 0.2, 0.9), (0.05, 0.05, 0.1)
 
@@ -36,7 +39,7 @@ def test_ranks_and_hypervolume_are_those_of_optuna(seed: int, grid: int, costs: 
     assert {found[i] for i in non_dominated_losses(found)} == set(first)
 
 
-def test_the_loneliest_of_a_rank_comes_first() -> None:
+def test_within_a_rank_the_largest_crowding_distance_comes_first() -> None:
     found = [(0.1, -0.1), (0.2, -0.2), (0.25, -0.25), (0.6, -0.6), (0.9, -0.9), (0.95, -0.05)]
     order = best_first(found)
     assert set(order[:2]) == {0, 4}
@@ -44,7 +47,7 @@ def test_the_loneliest_of_a_rank_comes_first() -> None:
     assert crowding([(0.0, 0.0), (1.0, -1.0), (0.25, -0.25)])[2] == pytest.approx(2.0)
 
 
-def test_who_breaks_a_constraint_comes_last_and_takes_nobodys_rank() -> None:
+def test_infeasible_points_come_last_and_take_nobodys_rank() -> None:
     found = [(0.1, -0.9), (0.5, -0.5), (0.6, -0.6), (0.2, -0.95)]
     assert best_first(found) == [0, 3, 1, 2]
     assert best_first(found, [0.3, 0.0, -1.0, 0.1]) == [1, 2, 3, 0]
@@ -52,18 +55,19 @@ def test_who_breaks_a_constraint_comes_last_and_takes_nobodys_rank() -> None:
 
 @pytest.mark.parametrize("costs", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
-def test_expected_growth_is_the_mean_growth_of_drawn_qualities(seed: int, costs: int) -> None:
+def test_expected_improvement_is_the_mean_improvement_of_drawn_qualities(seed: int, costs: int) -> None:
     """Points of the front with no quality, or dearer than the unpruned model, change nothing."""
     rng, reference = np.random.default_rng(seed), [1.0] * costs + [0.0]
     front = [*points(seed, 9, costs=costs), (0.3,) * costs + (0.1,), (1.2,) * costs + (-0.99,)]
     mean, deviation = np.array([0.9, 0.5, 1.1, 0.4, 0.7]), np.array([0.1, 0.2, 0.05, 0.6, 0.1])
     shares = rng.random((5, costs))
     shares[4] = 1.1
-    found, before = expected_growth(front, shares, mean, deviation), hypervolume_losses(front, reference)
+    found = expected_hypervolume_improvement(front, shares, mean, deviation)
+    before = hypervolume_losses(front, reference)
     for i, own in enumerate(shares.tolist()):
         drawn = mean[i] + deviation[i] * rng.standard_normal(4000)
-        grown = np.mean([hypervolume_losses([*front, (*own, -float(q))], reference) - before for q in drawn])
-        assert found[i] == pytest.approx(grown, rel=0.06, abs=2e-3)
+        improved = np.mean([hypervolume_losses([*front, (*own, -float(q))], reference) - before for q in drawn])
+        assert found[i] == pytest.approx(improved, rel=0.06, abs=2e-3)
     assert found[4] == 0
 
 
@@ -78,106 +82,140 @@ def test_a_surrogate_predicts_what_it_has_not_seen() -> None:
 
 
 class Made:
-    """Plans with known scores: a search of them by several workers that never wait, on the strategy's own terms."""
+    """Plans with known scores: a search of them by several workers that never wait.
 
-    def __init__(self, strategy: Any, seed: int, workers: int = 3, fails: tuple[int, ...] = ()) -> None:
-        self.strategy, self.workers, self.fails = strategy, workers, fails
+    The surrogate chooses each new plan, of two; where it is no guided search they come in their order.
+    """
+
+    def __init__(self, scheduler: Scheduler, seed: int, workers: int = 3, fails: tuple[int, ...] = ()) -> None:
+        self.scheduler, self.workers, self.fails = scheduler, workers, fails
+        self.state, self.sampler = FidelityState(1 if isinstance(scheduler, Plain) else 3), GuidedSampler()
         self.rng = np.random.default_rng(seed)
         self.kept = self.rng.random((200, 4))
         self.kept[0] = 1
         self.quality = self.kept @ [0.1, 0.2, 0.3, 0.4]
         self.log: list[tuple[str, int, float]] = []
-        self.idle = 0
 
     def candidate(self, i: int) -> Candidate:
-        share = 0.3 + 0.7 * float(self.kept[i].mean())
-        each = (tuple(share * value for value in values) for values in (TRAINING, SCORING))
+        share, first = 0.3 + 0.7 * float(self.kept[i].mean()), 3 - self.state.rungs
+        each = (tuple(share * value for value in values[first:]) for values in (TRAINING, SCORING))
         return Candidate((share,), tuple(self.kept[i]), *each)
 
+    def start(self, new: list[int]) -> tuple[str, int]:
+        """What the next worker does; new: plans that have not begun."""
+        action = self.scheduler.next(self.state, self.sampler)
+        assert action is not None, "a worker waits"
+        if isinstance(action, Promote):
+            self.state.begin(action.trial, action.rung)
+            return action.trial, action.rung
+        place = 0
+        if not isinstance(self.scheduler, Asha) and len(new) < 200:
+            place = self.sampler.choose(self.state, [self.candidate(i) for i in new[:2]], self.rng)
+        plan = new.pop(place)
+        self.state.begin(str(plan), action.rung, self.candidate(plan))
+        return str(plan), action.rung
+
     def run(self, steps: int) -> None:
-        new, clock, number, running = 0, 0.0, 0, []
+        new, clock, number = list(range(200)), 0.0, 0
+        running: list[tuple[float, int, str, int]] = []
         for _ in range(steps):
             while len(running) < self.workers:
-                if not self.strategy.known or self.strategy.screens():
-                    pool = [self.candidate(i) for i in range(new, new + 1)]
-                    trial, rung = str(new + self.strategy.choose(pool, self.rng)), 0
-                    self.strategy.begin(trial, rung, self.candidate(new))
-                    new += 1
-                else:
-                    due = self.strategy.promote()
-                    assert due is not None, "a worker waits"
-                    trial, rung = due
-                    self.strategy.begin(trial, rung)
-                cost = self.strategy.cost(trial, rung)
+                trial, rung = self.start(new)
+                cost = self.state.cost(trial, rung)
                 self.log.append((trial, rung, cost))
                 number += 1
                 heapq.heappush(running, (clock + cost, number, trial, rung))
             clock, _, trial, rung = heapq.heappop(running)
             if int(trial) in self.fails:
-                self.strategy.fail(trial)
+                self.state.fail(trial)
                 continue
-            noise = (0.1, 0.05, 0.0)[rung]
-            self.strategy.tell(trial, rung, float(self.quality[int(trial)] + noise * self.rng.standard_normal()))
+            noise = (0.1, 0.05, 0.0)[rung + 3 - self.state.rungs]
+            self.state.tell(trial, rung, float(self.quality[int(trial)] + noise * self.rng.standard_normal()))
+
+    def hypervolume(self, plans: Any) -> float:
+        return hypervolume([(self.candidate(int(i)).shares[0], float(self.quality[int(i)])) for i in plans])
 
 
-@pytest.mark.parametrize("make", [lambda: Guide(3, 0.1), lambda: Climb(3, 1 / 3)])
-def test_no_worker_waits_costs_add_up_and_nobody_goes_twice(make: Any) -> None:
-    made = Made(make(), 0, fails=(5, 9))
-    made.run(150)
+@pytest.mark.parametrize("scheduler", [Screening(0.1), Asha(1 / 3), Plain()])
+def test_no_worker_waits_costs_add_up_and_nobody_goes_twice(scheduler: Scheduler) -> None:
+    made = Made(scheduler, 0, fails=(5, 9))
+    made.run(40 if isinstance(scheduler, Plain) else 150)
     gone = [(trial, rung) for trial, rung, _ in made.log]
     assert len(gone) == len(set(gone))
-    for rung in range(3):
-        assert made.strategy.spent[rung] == pytest.approx(sum(cost for _, r, cost in made.log if r == rung))
+    for rung in range(made.state.rungs):
+        assert made.state.spent[rung] == pytest.approx(sum(cost for _, r, cost in made.log if r == rung))
     assert not any(trial in ("5", "9") and rung > 0 for trial, rung in gone)
-    assert ("0", 2) in gone[:8]  # the unpruned model, the measure of all
+    assert ("0", made.state.top) in gone[:8]  # the unpruned model, which all others are measured by
 
 
-def test_the_ladder_starves_no_rung_and_keeps_its_share() -> None:
-    made = Made(Climb(3, 1 / 3), 1)
+def test_asha_starves_no_rung_and_promotes_its_fraction() -> None:
+    made = Made(Asha(1 / 3), 1)
     made.run(200)
-    on = [sum(rung in scores for scores in made.strategy.scores.values()) for rung in range(3)]
+    on = [len(made.state.scored(rung)) for rung in range(3)]
     assert on[0] > 80
     assert on[1] == pytest.approx(on[0] / 3, rel=0.15)
     assert on[2] == pytest.approx(on[1] / 3, rel=0.35)
-    promoted = [t for t, rung in made.strategy.sent.items() if rung]
-    best_third = set(made.strategy.order(list(made.strategy.scores), 0)[: len(made.strategy.scores) // 3])
+    promoted = [t for t, rung in made.state.target.items() if rung]
+    best_third = set(made.state.best_first(list(made.state.scores), 0)[: len(made.state.scores) // 3])
     assert len(best_third & set(promoted)) > 0.7 * len(promoted)
 
 
-def test_the_guide_screens_no_more_than_its_share_and_trains_better_than_chance() -> None:
-    made = Made(Guide(3, 0.2), 2)
+def test_screening_stays_within_its_budget_and_the_surrogate_trains_better_than_chance() -> None:
+    made = Made(Screening(0.2), 2)
     made.run(120)
-    spent = made.strategy.spent
+    spent = made.state.spent
     assert spent[1] == 0
     assert spent[0] <= 0.2 * sum(spent) + 0.1
-    trained = [int(t) for t, s in made.strategy.scores.items() if 2 in s]
+    trained = [int(t) for t in made.state.scored(2)]
     chance = np.random.default_rng(0).permutation(200)[: len(trained)]
+    assert made.hypervolume(trained) > 1.02 * made.hypervolume(chance)
 
-    def covered(plans: Any) -> float:
-        return hypervolume([(made.candidate(int(i)).shares[0], float(made.quality[int(i)])) for i in plans])
 
-    assert covered(trained) > 1.02 * covered(chance)
+def test_without_a_surrogate_screening_promotes_by_rank() -> None:
+    """Optuna's samplers have no model of candidates."""
+    state = FidelityState(2)
+    for i, (share, score) in enumerate([(1.0, 0.9), (0.6, 0.5), (0.7, 0.4), (0.5, 0.6)]):
+        state.begin(str(i), 0, Candidate((share,), (share,), (0.0, 0.9), (0.01, 0.1)))
+        state.tell(str(i), 0, score)
+    sampler, promoted = OptunaSampler("tpe"), []
+    while isinstance(action := Screening(0.001).next(state, sampler), Promote):
+        promoted.append(action.trial)
+        state.begin(action.trial, action.rung)
+    assert promoted == ["0", "3", "1", "2"]
+    assert action == Propose(0), "where nobody waits, a new plan is screened though the budget is spent"
+    assert Screening(0.001).next(state, sampler, exhausted=True) is None
+
+
+def test_workers_beside_each_other_do_not_train_the_same_corner() -> None:
+    """A running trial counts with the score that is expected of it, so that its like is worth less."""
+    made = Made(Plain(), 4, workers=1)
+    made.run(30)
+    state = made.state
+    pool = [made.candidate(i) for i in range(60, 120)]
+    first = made.sampler.choose(state, pool, np.random.default_rng(1))
+    state.begin("first", 0, pool[first])
+    second = made.sampler.choose(state, pool, np.random.default_rng(1))
+    assert first != second
 
 
 def test_equal_searches_take_equal_steps() -> None:
     logs = []
     for _ in range(2):
-        made = Made(Guide(3, 0.1), 3, workers=1)
+        made = Made(Screening(0.1), 3, workers=1)
         made.run(60)
         logs.append(made.log)
     assert logs[0] == logs[1]
 
 
 def test_what_is_told_again_gives_the_same_state() -> None:
-    """A search that is resumed tells a new strategy all that is on disk."""
-    made = Made(Climb(3, 1 / 3), 4, workers=1)
+    """A search that is resumed tells a new state all that is on disk."""
+    made = Made(Asha(1 / 3), 4, workers=1)
     made.run(90)
-    old, new = made.strategy, Climb(3, 1 / 3)
-    for trial in sorted(old.known, key=int):
+    old, new = made.state, FidelityState(3)
+    for trial in sorted(old.candidates, key=int):
         for rung, score in sorted(old.scores.get(trial, {}).items()):
-            new.begin(trial, rung, None if trial in new.known else old.known[trial])
+            new.begin(trial, rung, None if trial in new.candidates else old.candidates[trial])
             new.tell(trial, rung, score)
     arrived = [(rung, cost) for trial, rung, cost in made.log if rung in old.scores.get(trial, {})]
     assert new.spent == pytest.approx([sum(cost for r, cost in arrived if r == rung) for rung in range(3)])
-    assert sorted(new.waiting()) == sorted([*old.waiting(), *(t for t in old.busy if t in old.scores)])
-
+    assert sorted(new.waiting()) == sorted([*old.waiting(), *(t for t in old.running if t in old.scores)])

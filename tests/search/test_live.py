@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from effir_dist.runs.records import TrialRecord
 from effir_dist.search.live import LiveView, duration
-from tests import ROOT
-
-FULL = 22_713_216
+from tests import ROOT, synthetic
+from tests.synthetic import FULL
 
 
 class Clock:
@@ -24,11 +24,9 @@ class Clock:
         return self.now
 
 
-def record(number: int, ndcg: float | None, parameters: int = FULL, dropped: tuple[int, ...] = ()) -> dict[str, Any]:
-    result: dict[str, Any] = {"trial": f"{number:04d}", "number": number, "state": "complete", "reason": ""}
-    result |= {"dropped_mlp": list(dropped), "dropped_attention": [], "width_ratio": 0.8, "parameters": parameters}
-    result |= {"full_parameters": FULL, "ndcg_at_10": ndcg, "total_seconds": 40.0}
-    return result if ndcg is not None else result | {"state": "failed", "reason": "out of\nmemory [cpu]"}
+def record(number: int, ndcg: float | None, parameters: int = FULL, dropped: tuple[int, ...] = ()) -> TrialRecord:
+    reason = "out of\nmemory [cpu]" if ndcg is None else ""
+    return synthetic.record(number, ndcg, parameters, dropped, width=0.8, reason=reason)
 
 
 def view(terminal: bool, total: int = 14, **options: Any) -> tuple[LiveView, io.StringIO, Clock]:
@@ -183,7 +181,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_nothing_heavy_is_loaded() -> None:
-    code = "import sys, effir_dist.live; print(sorted({'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)))"
+    code = "import sys, effir_dist.search.live; print(sorted({'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)))"
     root = ROOT
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"
 

@@ -1,6 +1,6 @@
-// What is chosen, and drawing it all again when the data or a choice changes.
+// The reader's choices; everything is drawn again when the data or a choice changes.
 
-const REFRESH = 4000; // milliseconds between two looks at a running search
+const REFRESH = 4000; // milliseconds between two requests to a running search
 
 let data = JSON.parse(byId('data').textContent);
 let front = [];
@@ -31,7 +31,7 @@ function drawAxisChoice() {
 
 function drawFrontNote() {
   const intervals = data.trials.some((t) => known(t.quality.low));
-  byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}A point is one trial: pruned, tuned, scored. Click one to see it. `
+  byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}A point is one trial: pruned, fine-tuned, scored. Click one to see it. `
     + `${intervals ? 'Bars are 95 % bootstrap intervals over queries. ' : ''}`
     + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((name) => MEASURES.get(name).label).join(', ')}); the line is the front of the two that are drawn. ` : ''}`
     + `${data.constraints.length ? `Only feasible trials are on a front: those with ${data.constraints.join(' and ')}. ` : ''}`
@@ -69,13 +69,13 @@ function draw() {
   drawFailed(data, select);
   drawTable(data, state, front, select);
   const space = data.objectives.length > 2 ? 'Volume' : 'Area';
-  byId('hypervolume-note').textContent = `${space} under the front, as a share of ${plainGoal(data) ? 'size' : 'cost'} times quality of the unpruned model; more is better. Failed trials cost time too.`;
+  byId('hypervolume-note').textContent = `${space} under the front, as a share of ${plainGoal(data) ? 'size' : 'cost'} times quality of the unpruned model; more is better. Failed trials count in the time.`;
 }
 
 // Whether the search goes by size and quality alone.
 const plainGoal = (data) => data.objectives.every((name) => [ROLES.size, ROLES.quality].includes(name));
 
-// Plotly's events come once there is a plot, which a search that has just begun has not.
+// Plotly has events only once there is a plot; a search that has just begun has none.
 function listenToChart() {
   const chart = byId('front-chart');
   if (!chart.on || chart.dataset.heard) return;
@@ -119,7 +119,7 @@ async function refresh() {
     notice.hidden = !problem;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
-    notice.textContent = 'The command that serves this page has ended; what is shown is the last that it said.';
+    notice.textContent = 'The command that serves this page has ended; this is its last state.';
     notice.hidden = false;
   }
   setTimeout(refresh, REFRESH);

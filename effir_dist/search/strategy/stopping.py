@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from effir_dist.core.measures import TRIAL_SECONDS
 from effir_dist.core.settings import SearchConfig
 from effir_dist.report.progress import seconds_of
 from effir_dist.runs.objectives import Goal
@@ -18,7 +19,7 @@ def gpu_hours(records: Sequence[TrialRecord]) -> float:
 
 def usual_seconds(records: Sequence[TrialRecord]) -> float:
     """What a complete trial takes, the median; 0 while none is."""
-    return statistics.median([r.values["total_seconds"] for r in records if r.state == "complete"] or [0.0])
+    return statistics.median([r.values[TRIAL_SECONDS] for r in records if r.state == "complete"] or [0.0])
 
 
 def spent(config: SearchConfig, records: Sequence[TrialRecord], running: int, gpus: float) -> str:

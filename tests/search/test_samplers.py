@@ -1,0 +1,133 @@
+"""What is tried next without rungs: never the same twice, the same for the same seed, and the same after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import optuna
+import pytest
+
+from effir_dist.core import config as c
+from effir_dist.core.settings import RunConfig
+from effir_dist.runs.pareto import hypervolume
+from effir_dist.runs.records import TrialRecord, TrialSpec
+from effir_dist.runs.run_folder import Run
+from effir_dist.search.strategy import guided, space_file
+from effir_dist.search.strategy import space as spaces
+from effir_dist.search.strategy.next_trial import TrialQueue
+from tests.search.test_space import IMPORTANCE, MINILM, NEURONS
+
+SPACE = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
+
+
+def queue(seed: int = 0, space: spaces.Space = SPACE, sampler: str = "tpe") -> TrialQueue:
+    """Of a search whose run folder has nothing yet."""
+    settings = {"search.seed": seed, "search.sampler": sampler, "search.scheduler": "plain"}
+    config = c.replace(RunConfig(), settings)
+    return TrialQueue(Run(Path("no") / "folder"), config, space, MINILM, IMPORTANCE, NEURONS)
+
+
+def record_of(spec: TrialSpec, fail: bool = False) -> TrialRecord:
+    """Quality falls with each dropped MLP by its importance, and with the width."""
+    lost = sum(IMPORTANCE.mlp[block] for block in spec.plan.dropped_mlp)
+    quality = 0.7 - 0.2 * lost - 0.1 * (1 - float(spec.suggested.get("width_ratio", 1.0)))
+    facts, known = spec.facts(MINILM), spec.values(MINILM)
+    if fail:
+        return TrialRecord(spec, "failed", "out of memory", facts, known)
+    return TrialRecord(spec, "complete", "", facts, {**known, "ndcg_at_10": quality})
+
+
+def run(q: TrialQueue, numbers: range, failing: tuple[int, ...] = ()) -> list[TrialRecord]:
+    records = []
+    for number in numbers:
+        spec = q.next(number)
+        assert spec is not None
+        records.append(record_of(spec, number in failing))
+        q.ended(records[-1])
+    return records
+
+
+def keys(records: list[TrialRecord]) -> list[str]:
+    return [record.spec.key for record in records]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_the_same_seed_gives_the_same_plans_and_none_twice(sampler: str) -> None:
+    one, same, other = (keys(run(queue(seed, sampler=sampler), range(25))) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+    assert len(set(one)) == 25
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_resumed_equals_uninterrupted(sampler: str) -> None:
+    whole = run(queue(sampler=sampler), range(20), failing=(3, 12))
+    first = run(queue(sampler=sampler), range(13), failing=(3, 12))
+    resumed = queue(sampler=sampler)
+    resumed.replay(first, [])
+    assert keys(first + run(resumed, range(13, 20))) == keys(whole)
+
+
+def test_a_trial_left_unfinished_starts_over_under_its_own_number() -> None:
+    q = queue()
+    done = run(q, range(8))
+    lost = q.next(8)
+    assert lost is not None
+    resumed = queue()
+    resumed.replay(done, [lost])
+    assert resumed.next(9) == lost
+    later = resumed.next(9)
+    assert later is not None
+    assert (later.number, later.key == lost.key) == (9, False)
+
+
+def test_what_was_screened_and_left_is_trained_in_full_where_the_search_goes_on_without_rungs() -> None:
+    q = queue()
+    done = run(q, range(8))
+    values = {**q.problem.starts[0], "drop_mlp.3": True, "drop_mlp.5": True}
+    screened = dataclasses.replace(q.problem.spec(8, values), rung=0, cost=0.02)
+    resumed = queue()
+    resumed.replay(done, [screened])
+    again = resumed.next(9)
+    assert again is not None
+    assert (again.number, again.rung, again.cost, again.key) == (8, None, 0.0, screened.key)
+
+
+def test_trials_that_run_are_not_proposed_again_and_may_end_in_any_order() -> None:
+    q = queue()
+    specs = [spec for number in range(12) if (spec := q.next(number))]
+    assert len({spec.key for spec in specs}) == 12
+    for spec in reversed(specs):
+        q.ended(record_of(spec))
+    assert len(q.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) == 12
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "guided"])
+def test_an_exhausted_space_ends_the_search(sampler: str) -> None:
+    q = queue(space=space_file.parse_space({"drop_mlp": {"max": 1}}, "x"), sampler=sampler)
+    found: list[TrialRecord] = []
+    while (spec := q.next(len(found))) is not None:
+        found.append(record_of(spec))
+        q.ended(found[-1])
+    assert len(found) == len(set(keys(found))) == 7
+    assert (q.repeats > 0) == (sampler == "tpe")
+
+
+def test_a_setting_that_varies_makes_another_trial_of_the_same_plan() -> None:
+    q = queue(space=space_file.parse_space({"train.temperature": [0.02, 0.05]}, "x"))
+    specs = [q.next(0), q.next(1)]
+    assert [spec.suggested["train.temperature"] for spec in specs if spec] == [0.05, 0.02]
+    assert q.next(2) is None
+
+
+def test_learning_finds_a_better_front_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guided, "POOL", 20)  # 200 take their time
+
+    def volume(sampler: str, seed: int) -> float:
+        records = run(queue(seed, sampler=sampler), range(40))
+        return hypervolume([(r.values["parameters_fraction"], r.values["ndcg_at_10"]) for r in records])
+
+    chance = sum(volume("random", s) for s in range(3))
+    assert sum(volume("tpe", s) for s in range(3)) > chance
+    assert sum(volume("guided", s) for s in range(3)) > chance
