@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from effir_dist.report.learned import drops_table, hypervolume_table
-from effir_dist.report.side_by_side import common_trials, load
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 import effir_dist

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from effir_dist.report.side_by_side import load
 
 import effir_dist
 from effir_dist.core import config, files
