@@ -96,7 +96,7 @@ def test_every_new_name_is_a_setting_and_no_old_one_is() -> None:
     known = config.setting_names()
     assert {entry.name for entry in renamed.SETTINGS.values()} <= set(known)
     assert not {*renamed.SETTINGS, renamed.STRATEGY} & set(known)
-    assert set(renamed.LAYERS.values.values()) == set(space_file.LAYERS)
+    assert set(renamed.LAYERS.values.values()) == set(LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_an_old_run_folder_is_read_and_goes_on_in_its_scores_folder(tmp_path: Pa
     assert load_saliency(run)["activation"].shape == (6, 1536)
     assert (run.config["search"]["sampler"], run.config["search"]["scheduler"]) == ("random", "asha")
     space = space_file.parse_space(run.extra["space"], "old")
-    assert space.layers == "top_k_flips"
+    assert space_file.to_dict(space)["layers"] == "top_k_flips"
     assert space.parameters == {"train.order": ("tune_then_prune", "prune_then_tune")}
     wanted = {"train.gradcache_queries": 2, "search.sampler": "tpe", "search.scheduler": "asha"}
     assert space.settings == wanted

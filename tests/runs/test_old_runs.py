@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 import effir_dist
+from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.command import parser
-from effir_dist.training.train_state import read_state
+from effir_dist.search.trial.trial import _Checkpoints
 from tests import ROOT, driven
 from tests.fixtures.make_old import MORE, TEXTS, outcome
 from tests.search.test_search import finish, start
@@ -24,9 +24,11 @@ from tests.search.test_search import finish, start
 FIXTURES = ROOT / "tests" / "fixtures"
 STOPPED = "0014"
 """The trial that was training when its search was killed."""
-RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {}
+RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
+    "train.chunk": ("train.gradcache_queries", {}),
+    "train.before_pruning": ("train.order", {False: "prune_then_tune", True: "tune_then_prune"}),
+}
 """Old name of a setting -> today's, and old values -> today's."""
-DRY_RUN = "--dry-run" if "--dry-run" in parser().format_help() else "--plan"
 
 
 def today(suggested: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def test_an_old_run_is_reported_with_the_trials_that_were_only_screened(run: Pat
 
 
 def test_a_dry_run_of_an_old_run_says_what_is_left(run: Path) -> None:
-    command = [sys.executable, "-m", "effir_dist.search", "--resume", str(run), DRY_RUN]
+    command = [sys.executable, "-m", "effir_dist.search", "--resume", str(run), "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "6,112 parameters" in done.stdout
@@ -109,10 +111,11 @@ def test_a_search_that_goes_on_suggests_what_the_old_code_would_have(
     """Outcomes are a formula's, so this holds on every machine."""
     found: list[dict[str, Any]] = []
 
-    def known(facts: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
-        keep = {name: facts[name] for name in ("dropped_mlp", "dropped_attention", "mlp_widths")}
-        found.append({"trial": head["trial"], "rung": head["rung"], "suggested": head["suggested"], **keep})
-        return outcome(facts, head["rung"])
+    def known(spec: TrialSpec, share: float) -> dict[str, float]:
+        facts = vars(spec.facts(driven.MODEL))
+        keep = {name: [*facts[name]] for name in ("dropped_mlp", "dropped_attention", "mlp_widths")}
+        found.append({"trial": spec.trial, "rung": spec.rung, "suggested": {**spec.suggested}, **keep})
+        return outcome(facts, int(share == 1))
 
     monkeypatch.setattr(driven, "MODEL", json.loads((run.parents[1] / "old_model" / "config.json").read_text()))
     driven.drive(Run.open(run), known, most=MORE)
@@ -122,8 +125,8 @@ def test_a_search_that_goes_on_suggests_what_the_old_code_would_have(
 
 
 def test_the_trial_that_was_stopped_goes_on_from_its_checkpoint(run: Path) -> None:
-    [head] = [head for head in Run.open(run).pending() if head["trial"] == STOPPED]
-    state = read_state(Run.open(run).checkpoint_path(STOPPED), head["key"])
+    [spec] = [spec for spec in Run.open(run).pending() if spec.trial == STOPPED]
+    state = _Checkpoints(Run.open(run), spec).load()
     assert state is not None
     assert len(state.losses) == 4
 

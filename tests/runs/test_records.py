@@ -131,7 +131,7 @@ def test_records_are_flat_plain_json(run: Run) -> None:
     tree = files.read_json(run.trial_folder(run.write_result(written).trial) / "result.json")
     assert (tree["ndcg_at_10"], tree["train_seconds"], tree["parameters"]) == (0.5, None, 18_000_000)
     assert (tree["dropped_mlp"], tree["mlp_widths"], tree["trial"]) == ([1, 4], [9, 0, 9], "0003")
-    assert tree["plan"]["dropped_mlp"] == [1, 4]
+    assert tree["plan"]["operations"][0] == {"kind": "drop", "mlp": [1, 4], "attention": []}
     assert tree["rungs"][0]["query_speedup"] == 2.0
     assert "train_seconds" not in run.result("0003").values, "null is not there"
 

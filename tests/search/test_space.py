@@ -147,7 +147,7 @@ def test_the_papers_recipe_has_the_papers_sizes() -> None:
 
     config = BACKBONES["mistral-7b"].config
     space = space_file.read_space(space_file.folder() / "effir-paper.yaml")
-    found = {row["plan"]: round(row["parameters"] / 1e9, 1) for row in rows(space, RunConfig(), config)}
+    found = {row.plan: round(row.parameters / 1e9, 1) for row in rows(space, RunConfig(), config)}
     assert found == PAPER
 
 

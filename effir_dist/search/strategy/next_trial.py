@@ -93,11 +93,13 @@ class TrialQueue:
         # With rungs Optuna hears of trials in the order in which they end, without in that in which they begin.
         heard = sorted(records, key=lambda r: r.finished) if self.has_rungs else records
         self.baseline = unpruned(heard)
-        self.problem.tried.update(record.spec.key for record in records)
+        for record in records:
+            self.problem.know(record.spec)
         own = [record for record in heard if not record.spec.repeat_of]
         self.study.add_trials([frozen_trial(record, self.goal, self.baseline) for record in own])
         left = [spec for spec in pending if not spec.repeat_of and spec.key not in self.problem.tried]
-        self.problem.tried.update(spec.key for spec in left)
+        for spec in left:
+            self.problem.know(spec)
         ended = {record.trial: record for record in own}
         for spec in sorted([*(record.spec for record in own), *left], key=lambda spec: spec.number):
             self._replay_trial(spec, ended.get(spec.trial))

@@ -60,6 +60,12 @@ class Problem:
         plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, config)
         return TrialSpec(number, values, self.distributions_json, plan)
 
+    def know(self, spec: TrialSpec) -> None:
+        """Take a trial for tried. What an older version wrote is known by today's plan of its values as well."""
+        self.tried.add(spec.key)
+        if spec.written_key not in ("", spec.key):
+            self.tried.add(self.spec(spec.number, spec.suggested).key)
+
     def feasible(self, spec: TrialSpec) -> bool:
         """Whether a plan violates no constraint, whatever its training makes of it."""
         return not self.goal.violated_by_plan(self._values(spec))
