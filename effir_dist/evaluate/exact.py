@@ -47,8 +47,8 @@ def search_by_faiss(queries: np.ndarray, documents: np.ndarray, k: int) -> Found
     queries = np.ascontiguousarray(queries, np.float32)
     best = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for start, rows in _blocks(documents, BLOCK_BYTES // 4):
-        scores, indices = _by_faiss(queries, np.ascontiguousarray(rows, np.float32), k)
-        best = np.concatenate([best[0], scores], axis=1), np.concatenate([best[1], indices + start], axis=1)
+        similarities, indices = _by_faiss(queries, np.ascontiguousarray(rows, np.float32), k)
+        best = np.concatenate([best[0], similarities], axis=1), np.concatenate([best[1], indices + start], axis=1)
         order = np.argsort(-best[0], axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(best[0], order, 1), np.take_along_axis(best[1], order, 1)
     return best
@@ -65,15 +65,15 @@ def _by_faiss(queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
     one_more = min(k + 1, len(rows))
     found = faiss.knn(queries, rows, one_more, metric=faiss.METRIC_INNER_PRODUCT)
     order = np.lexsort((found[1], -found[0]), axis=1)
-    scores, indices = np.take_along_axis(found[0], order, 1), np.take_along_axis(found[1], order, 1)
+    similarities, indices = np.take_along_axis(found[0], order, 1), np.take_along_axis(found[1], order, 1)
     if one_more > k:
-        tied = np.flatnonzero(scores[:, k - 1] == scores[:, k])
-        scores, indices = scores[:, :k].copy(), indices[:, :k].copy()
+        tied = np.flatnonzero(similarities[:, k - 1] == similarities[:, k])
+        similarities, indices = similarities[:, :k].copy(), indices[:, :k].copy()
         for query in tied:
             product = torch.from_numpy(rows) @ torch.from_numpy(queries[query])
-            whole = product.sort(descending=True, stable=True)
-            scores[query], indices[query] = whole.values[:k].numpy(), whole.indices[:k].numpy()
-    return scores, indices.astype(np.int64)
+            ordered = product.sort(descending=True, stable=True)
+            similarities[query], indices[query] = ordered.values[:k].numpy(), ordered.indices[:k].numpy()
+    return similarities, indices.astype(np.int64)
 
 
 def search_by_product(queries: np.ndarray, documents: np.ndarray, k: int) -> Found:
@@ -83,32 +83,32 @@ def search_by_product(queries: np.ndarray, documents: np.ndarray, k: int) -> Fou
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked = torch.from_numpy(np.ascontiguousarray(queries, np.float32)).to(device)
     best = (torch.empty(len(asked), 0, device=device), torch.empty(len(asked), 0, dtype=torch.int64, device=device))
-    rows_of_scores = PRODUCT_BYTES // 4 // max(1, len(asked))
-    for start, rows in _blocks(documents, min(BLOCK_BYTES // 4, rows_of_scores * documents.shape[1])):
+    most_rows = PRODUCT_BYTES // 4 // max(1, len(asked))
+    for start, rows in _blocks(documents, min(BLOCK_BYTES // 4, most_rows * documents.shape[1])):
         block = torch.from_numpy(np.array(rows, np.float16 if rows.dtype == np.float16 else np.float32))
         if device.type == "cuda":
             block = block.pin_memory().to(device, non_blocking=True)
-        scores, indices = _top(asked @ block.float().T, k)
+        similarities, indices = _top(asked @ block.float().T, k)
         # The sort is stable, and documents of earlier blocks come first in what is sorted.
-        best = torch.cat([best[0], scores], 1), torch.cat([best[1], indices + start], 1)
+        best = torch.cat([best[0], similarities], 1), torch.cat([best[1], indices + start], 1)
         best = _gathered(best, best[0].argsort(dim=1, descending=True, stable=True)[:, :k])
     return best[0].cpu().numpy(), best[1].cpu().numpy()
 
 
-def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _top(similarities: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k best of each row [Q, P], equal ones in the order of documents: a stable sort without sorting all.
 
     Top-k may take any of those that equal the k-th. A row in which there are more of them is sorted after all.
     """
-    best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    best = similarities.topk(min(k + 1, similarities.shape[1]), dim=1)
     found = _gathered((best.values, best.indices), best.indices.argsort(dim=1))
     found = _gathered(found, found[0].argsort(dim=1, descending=True, stable=True))
-    if scores.shape[1] > k:
+    if similarities.shape[1] > k:
         tied = (found[0][:, k - 1] == found[0][:, k]).nonzero()[:, 0].tolist()
         found = found[0][:, :k].clone(), found[1][:, :k].clone()
         for row in tied:
-            whole = scores[row].sort(descending=True, stable=True)
-            found[0][row], found[1][row] = whole.values[:k], whole.indices[:k]
+            ordered = similarities[row].sort(descending=True, stable=True)
+            found[0][row], found[1][row] = ordered.values[:k], ordered.indices[:k]
     return found
 
 

@@ -135,6 +135,7 @@ def encode_corpus(
     for shard in range(count):
         file = shard_file(folder, shard)
         if file.is_file():
+            file.with_suffix(".lock").unlink(missing_ok=True)  # of a process that was killed right after its last write
             continue
         with _shard_lock(file.with_suffix(".lock")) as ours:
             if ours and not file.is_file():

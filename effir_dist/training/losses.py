@@ -27,24 +27,24 @@ def gather(rows: Tensor) -> Tensor:
     return torch.cat(all_gather(rows))
 
 
-def info_nce(scores: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Mean over this rank's queries of -log softmax(scores) at their positives (van den Oord, 2018).
+def info_nce(logits: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """Mean over this rank's queries of -log softmax(logits) at their positives (van den Oord, 2018).
 
-    scores [b, P]: similarities over the temperature; targets [b]: the columns of the positives. excluded [b, P], bool,
+    logits [b, P]: similarities over the temperature; targets [b]: the columns of the positives. excluded [b, P], bool,
     is true where a passage is no negative of the query; see `not_negatives`. With equal b on every rank the mean over
     ranks equals the loss of one rank with the whole batch.
     """
-    return F.cross_entropy(scores if excluded is None else scores.masked_fill(excluded, -torch.inf), targets)
+    return F.cross_entropy(logits if excluded is None else logits.masked_fill(excluded, -torch.inf), targets)
 
 
-def distillation(scores: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over queries of KL(softmax(teacher) || softmax(scores)), both [b, P] (paper, section 4.1: Hinton, 2015).
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over queries of KL(softmax(teacher) || softmax(logits)), both [b, P] (paper, section 4.1: Hinton, 2015).
 
     A passage without a teacher's score (NaN) is left out on both sides. Every row has at least one other.
     """
     unknown = teacher.isnan()
     goal = teacher.masked_fill(unknown, -torch.inf).log_softmax(dim=1)
-    found = scores.masked_fill(unknown, -torch.inf).log_softmax(dim=1)
+    found = logits.masked_fill(unknown, -torch.inf).log_softmax(dim=1)
     return (goal.exp() * (goal - found).masked_fill(unknown, 0.0)).sum(dim=1).mean()
 
 
@@ -101,16 +101,16 @@ def retrieval_loss(queries: Tensor, passages: Tensor, targets: Targets, config: 
     Both are l2-normalised. Similarities are computed in float32.
     """
     queries, passages = queries.float(), passages.float()
-    scores = queries @ passages.T / config.temperature
-    loss = info_nce(scores, targets.positives, targets.mask())
+    logits = queries @ passages.T / config.temperature
+    loss = info_nce(logits, targets.positives, targets.mask())
     if targets.scores is not None:
         given = targets.scores / config.teacher_temperature
-        loss = loss + config.distill_scores * distillation(scores.gather(1, targets.group), given)
+        loss = loss + config.distill_scores * distillation(logits.gather(1, targets.group), given)
     if targets.queries is None or targets.passages is None:
         return loss
     if config.distill_similarities:
         known = targets.queries @ targets.passages.T / config.temperature
-        loss = loss + config.distill_similarities * distillation(scores, known)
+        loss = loss + config.distill_similarities * distillation(logits, known)
     if config.distill_embeddings:
         own = targets.group.flatten()
         known_q, known_p = truncated(targets.queries, queries), truncated(targets.passages[own], passages)

@@ -261,7 +261,7 @@ def test_a_missing_split_lists_those_there_are(folder: Path) -> None:
         ('{"text": "b"}', "'_id' must be an id (a text that is not empty), got None"),
         ('{"_id": "a"}', "'text' must be a text, got None"),
         ('{"_id": "a", "text": 3}', "'text' must be a text, got 3"),
-        ('{"_id": "1", "text": "twice"}', "the id '1' is there twice"),
+        ('{"_id": "1", "text": "twice"}', "the id '1' is used twice"),
     ],
 )
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
