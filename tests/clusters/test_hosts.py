@@ -147,7 +147,7 @@ def test_a_bucket_holds_what_a_network_folder_holds(cluster: Path, tmp_path: Pat
 
 
 def test_two_hundred_trials_leave_nothing_behind(cluster: Path) -> None:
-    """Stand-ins that wait for 0.3 seconds. What is left over counts after a first run, which leaves Ray's own helpers."""
+    """Stand-ins that wait 0.3 seconds. What is left counts after a first run, which leaves Ray's own helpers."""
 
     def measure(name: str, trials: int) -> dict[str, Any]:
         command = f"cd ~/effir_dist && python -m benchmarks.cluster {SHARE}/runs/{name} --address auto"
