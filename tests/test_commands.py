@@ -1,4 +1,4 @@
-"""Every command answers --help without loading anything heavy."""
+"""Every command answers --help without loading anything heavy; the version is one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+
+import effir_dist
+from tests import ROOT
 
 HEAVY = {"torch", "transformers", "ray", "deepspeed", "optuna", "pandas", "matplotlib", "faiss", "scipy"}
 
@@ -44,3 +48,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{sys.executable} -m effir_dist.search --backbone mistral --dry-run | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_one_version_stands_everywhere() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == effir_dist.__version__
+    assert f"## [{effir_dist.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
