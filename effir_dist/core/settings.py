@@ -258,8 +258,8 @@ class SearchConfig:
     trials: int = 14
     """Trials trained in full; those that stop on a lower rung come on top."""
     sampler: str = "guided"
-    """What proposes new plans. `guided`: a surrogate, fitted to the trials so far, takes those with the largest expected
-    hypervolume improvement for their cost. Optuna's own: `tpe`, `nsga2`, `gp` or `random`."""
+    """What proposes new plans. `guided`: a surrogate of our own, fitted to the trials so far, takes those with the
+    largest expected hypervolume improvement for their cost. Optuna's: `tpe`, `nsga2`, `gp` or `random`."""
     scheduler: str = "screening"
     """Which plans are trained in full. `screening`: many plans are scored without training, and those that the sampler
     scores highest are trained; `asha`: the best of each rung are trained further, by non-dominated rank and crowding

@@ -137,7 +137,8 @@ def _goal(config: RunConfig) -> list[str]:
     goal = Goal.of(config.search)
     constraints = f"; constraints: {', '.join(c.text for c in goal.constraints)}" if goal.constraints else ""
     return [
-        f"objectives: {', '.join(goal.objectives)}{constraints}; sampler {config.search.sampler}",
+        f"objectives: {', '.join(goal.objectives)}{constraints}; "
+        f"sampler {config.search.sampler}, scheduler {config.search.scheduler}",
         f"seeds: search.seed {config.search.seed}, train.seed {config.train.seed}",
     ]
 

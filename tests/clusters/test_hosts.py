@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SHARE = Path("/var/tmp/effir-share")
 """The hosts share all of the file system but /tmp and their homes."""
 SMALL = (
-    "search.strategy=plain "  # so that trials are as many as were asked for, and alike
+    "search.sampler=tpe search.scheduler=plain "  # so that trials are as many as were asked for, and alike
     "train.batch_size=4 prune.calibration_texts=4 model.max_query_length=32 model.max_document_length=64 "
     "train.dtype=float32 score.dtype=float32"  # so that weights compare on processors with matrix units, too
 )

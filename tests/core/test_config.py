@@ -36,7 +36,7 @@ def test_key_value_reads_numbers_lists_and_exponents() -> None:
         ("train.batch_size", 1, "must be 2 or more"),
         ("data.search_share", 1.0, "between 0 and 1"),
         ("data.test_split", "dev", "a split that neither trains nor steers the search"),
-        ("search.sampler", "grid", "one of 'tpe', 'nsga2', 'gp', 'random', got 'grid'"),
+        ("search.sampler", "grid", "one of 'guided', 'tpe', 'nsga2', 'gp', 'random', got 'grid'"),
         ("model.pooling", "max", "one of '', 'mean', 'last', 'cls'"),
         ("resources.workers_per_trial", 0, "1 or more, got 0"),
     ],

@@ -22,7 +22,8 @@ from tests import ROOT
 from tests.bucket import CREDENTIALS, BadWire, s3_server
 
 OPTIONS = [
-    "search.strategy=plain",  # tests/search/test_search_rungs.py has the others
+    "search.sampler=tpe",
+    "search.scheduler=plain",  # tests/search/test_search_rungs.py has the others
     "train.steps=3",
     "train.batch_size=4",
     "model.max_document_length=64",

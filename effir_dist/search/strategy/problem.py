@@ -56,13 +56,14 @@ class Problem:
     def spec(self, number: int, suggested: Mapping[str, Value]) -> TrialSpec:
         """The trial `number` with suggested values."""
         values = dict(suggested)
-        prune = replace(self.config, settings_of(values)).prune
+        settings = {name: value for name, value in values.items() if name.startswith("prune.")}
+        prune = replace(self.config, settings).prune if settings else self.config.prune
         plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, prune)
         return TrialSpec(number, values, self.distributions_json, plan)
 
     def feasible(self, spec: TrialSpec) -> bool:
         """Whether a plan violates no constraint, whatever its training makes of it."""
-        return not self.goal.violated_by_plan(self._values(spec))
+        return not self.goal.constraints or not self.goal.violated_by_plan(self._values(spec))
 
     def is_unpruned(self, spec: TrialSpec) -> bool:
         """Whether it is the baseline, which is tried in any case."""
