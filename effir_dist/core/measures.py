@@ -87,7 +87,7 @@ class Measure:
 
     @property
     def known(self) -> bool:
-        """Whether a plan tells it before anything is trained."""
+        """Whether it follows from the plan, before anything is trained."""
         return self.source == PLAN
 
     @property
@@ -178,9 +178,9 @@ _ENTRIES = (
 MEASURES: dict[str, Measure] = {entry.name: entry for entry in _ENTRIES}
 """By name, in the order of tables."""
 QUALITY = "ndcg_at_10"
-"""The quality that every search goes by."""
+"""The quality that every search raises."""
 SIZE, SIZE_SHARE = "parameters", "parameters_fraction"
-"""The cost that a search goes by where nothing else is said, and its share of the unpruned model's."""
+"""The cost that a search lowers by default, and its share of the unpruned model's."""
 TRAIN_SECONDS, SCORE_SECONDS, TRIAL_SECONDS = "train_seconds", "score_seconds", "total_seconds"
 """What a trial takes: training, scoring, all."""
 DEFAULT = (SIZE, QUALITY)
@@ -204,7 +204,7 @@ def constraints() -> tuple[str, ...]:
 
 
 def shown_in(view: str, wanted: Collection[str] = ()) -> list[Measure]:
-    """The measures of a view, in the order of tables. wanted: those that the search goes by."""
+    """The measures of a view, in the order of tables. wanted: a search's objectives and constraints, shown too."""
     return [entry for entry in MEASURES.values() if view in entry.views or entry.name in wanted]
 
 

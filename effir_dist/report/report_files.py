@@ -96,5 +96,5 @@ def _write_figure(path: Path, figure: Figure) -> list[Path]:
 
 
 def _title(run: Run) -> str:
-    title = f"Size against quality: pruned {model_name(run)} on {', '.join(data_names(run))}"
+    title = f"Cost against quality: pruned {model_name(run)} on {', '.join(data_names(run))}"
     return title if len(title) <= 72 else title[:70] + " \N{HORIZONTAL ELLIPSIS}"

@@ -24,10 +24,10 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance import command as importance_command
 from effir_dist.importance.store import drop_order, has_importance, load_saliency
+from effir_dist.models.operations.drop import LAYERS
 from effir_dist.runs import legacy
 from effir_dist.runs.run_folder import Run
 from effir_dist.search import command as search_command
-from effir_dist.models.operations.drop import LAYERS
 from effir_dist.search.strategy import candidates, space_file
 from tests.driven import make_run
 

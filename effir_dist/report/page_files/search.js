@@ -23,7 +23,7 @@ function drawTiles(data, select) {
     const good = smallestAsGood(data);
     const against = good && `${signed(good.quality.difference)} ${interval(good.quality.difference_low, good.quality.difference_high, true)}`;
     if (good) tiles.push(tile('Smallest not significantly worse', `${sizeText(good)} (${shareText(good, 0)})`, against, () => select(good.id)));
-    else if (unpruned) tiles.push(tile('Smallest not significantly worse', NONE, 'every pruned model so far is worse than the unpruned one'));
+    else if (unpruned) tiles.push(tile('Smallest not significantly worse', NONE, 'every feasible pruned model is significantly worse'));
     const smallest = complete.reduce((best, t) => (t.on_front && (!best || valueOf(t, 'size') < valueOf(best, 'size')) ? t : best), null);
     if (smallest && smallest !== unpruned) {
       tiles.push(tile('Smallest on the front', `${sizeText(smallest)} (${shareText(smallest, 0)})`,

@@ -56,7 +56,8 @@ class Problem:
     def spec(self, number: int, suggested: Mapping[str, Value]) -> TrialSpec:
         """The trial `number` with suggested values."""
         values = dict(suggested)
-        config = replace(self.config, settings_of(values))
+        settings = {name: value for name, value in values.items() if name.startswith(("prune.", "model."))}
+        config = replace(self.config, settings) if settings else self.config
         plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, config)
         return TrialSpec(number, values, self.distributions_json, plan)
 
@@ -68,7 +69,7 @@ class Problem:
 
     def feasible(self, spec: TrialSpec) -> bool:
         """Whether a plan violates no constraint, whatever its training makes of it."""
-        return not self.goal.violated_by_plan(self._values(spec))
+        return not self.goal.constraints or not self.goal.violated_by_plan(self._values(spec))
 
     def is_unpruned(self, spec: TrialSpec) -> bool:
         """Whether it is the baseline, which is tried in any case."""
