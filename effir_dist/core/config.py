@@ -14,6 +14,7 @@ import yaml
 from effir_dist.core import renamed
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Json
 
 SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple", "model.dimension")
 """Settings that may vary from trial to trial. The others hold for all trials of a run."""
@@ -48,14 +49,14 @@ def setting_names() -> list[str]:
     return [f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)]
 
 
-def replace(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+def replace(config: RunConfig, values: Json) -> RunConfig:
     """`config` with the settings of `values` (dotted name -> value) in place.
 
     Raises InputError for an unknown name (it says the nearest one), an earlier version's name (it says today's), a
     wrong type or a value out of range.
     """
     known = setting_names()
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, Json] = {}
     for name, value in values.items():
         renamed.refuse(name, value)
         if name not in known:
@@ -67,9 +68,9 @@ def replace(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, **changed)
 
 
-def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+def flatten(tree: Json) -> Json:
     """{'train': {'steps': 3}, 'train.seed': 1} -> {'train.steps': 3, 'train.seed': 1}."""
-    flat: dict[str, Any] = {}
+    flat: Json = {}
     for key, value in tree.items():
         if isinstance(value, dict) and "." not in str(key):
             flat.update({f"{key}.{k}": v for k, v in value.items()})
@@ -78,7 +79,7 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> Json:
     """The mapping in a YAML file, or an InputError that names file, line and fault."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -89,7 +90,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return parse_yaml(text, path)
 
 
-def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
+def parse_yaml(text: str, path: str | Path) -> Json:
     """The mapping in a YAML text; `path` names it in errors."""
     try:
         tree = yaml.safe_load(text)
@@ -100,7 +101,7 @@ def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     return tree
 
 
-def parse_overrides(items: list[str]) -> dict[str, Any]:
+def parse_overrides(items: list[str]) -> Json:
     """['train.steps=10'] -> {'train.steps': 10}; values are read as YAML."""
     values = {}
     for item in items:
@@ -114,17 +115,17 @@ def parse_overrides(items: list[str]) -> dict[str, Any]:
     return values
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
+def to_dict(config: RunConfig) -> Json:
     """Plain nested data, for YAML and JSON."""
     tree = dataclasses.asdict(config)
     return {name: {k: list(v) if isinstance(v, tuple) else v for k, v in group.items()} for name, group in tree.items()}
 
 
-def from_dict(tree: dict[str, Any]) -> RunConfig:
+def from_dict(tree: Json) -> RunConfig:
     """The inverse of `to_dict`, for the configurations of earlier versions too."""
     return replace(RunConfig(), flatten(renamed.settings(tree)))
 
 
-def settings_of(suggested: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(suggested: Mapping[str, Any]) -> Json:
     """The suggested values that are settings, by dotted name."""
     return {name: value for name, value in suggested.items() if name.startswith(SEARCHABLE)}

@@ -15,6 +15,7 @@ from typing import Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.storage import is_remote, patiently, read_bytes
+from effir_dist.core.values import Json
 
 SCHEMA = 1
 TEMPORARY = ".partial-"
@@ -89,7 +90,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """The JSON object in `path`. Raises InputError where there is none, or it is of a newer version."""
     try:
         record = json.loads(read_bytes(path))

@@ -20,6 +20,7 @@ from typing import Any
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import disk_errors
 from effir_dist.core.storage import is_remote, patiently, read_bytes, remove
+from effir_dist.core.values import Json
 
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 35.0
@@ -105,7 +106,7 @@ def _create(path: Path, own: str) -> bool:
     return True
 
 
-def _holder(path: Path) -> dict[str, Any]:
+def _holder(path: Path) -> Json:
     """The lease at `path`. Empty where there is none, COPIED where there is something else."""
     try:
         found = json.loads(read_bytes(path))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 
 if TYPE_CHECKING:
     import argparse
@@ -89,7 +90,7 @@ def refuse_option(parser: argparse.ArgumentParser, old: str, new: str) -> None:
     parser.add_argument(old, action=Refuse, nargs="?", help=argparse.SUPPRESS)
 
 
-def settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+def settings(tree: Json) -> Json:
     """The configuration of a run, {group: {key: value}}, with today's names."""
     search = tree.get("search")
     if isinstance(search, dict) and "sampler" in search and "scheduler" not in search:  # before `scheduler` was there
@@ -97,14 +98,14 @@ def settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {group: _group(group, values) if isinstance(values, dict) else values for group, values in tree.items()}
 
 
-def _group(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _group(group: str, values: Json) -> Json:
     found = _flat({f"{group}.{key}": value for key, value in values.items()})
     return {name.removeprefix(f"{group}."): value for name, value in found.items()}
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(values: Json) -> Json:
     """Settings by dotted name, with today's names."""
-    found: dict[str, Any] = {}
+    found: Json = {}
     for name, value in values.items():
         renamed = SETTINGS.get(name, Renamed(name))
         if name != STRATEGY:
@@ -116,7 +117,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def space(tree: Mapping[str, Any]) -> dict[str, Any]:
+def space(tree: Json) -> Json:
     """The search space of a run, as its config.yaml holds it, with today's names."""
     found = _flat(tree)
     if "layers" in found:
@@ -126,7 +127,7 @@ def space(tree: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def suggested(values: Mapping[str, Any]) -> dict[str, Any]:
+def suggested(values: Json) -> Json:
     """The suggested values of a trial, with today's names."""
     return _flat(values)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 
 LAYOUT = "a data folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (the BEIR format)"
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -88,7 +88,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}:{number} is not UTF-8 text; save the file as UTF-8") from None
 
 
-def json_object(text: str, where: str) -> dict[str, Any]:
+def json_object(text: str, where: str) -> Json:
     """`text` as a JSON object. Raises InputError that starts with `where` for anything else."""
     try:
         record = json.loads(text)
@@ -99,7 +99,7 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _text(record: dict[str, Any], name: str, where: str, optional: bool = False) -> str:
+def _text(record: Json, name: str, where: str, optional: bool = False) -> str:
     value = record.get(name)
     if optional and value is None:
         return ""
@@ -115,16 +115,16 @@ def _id(value: object, where: str, name: str) -> str:
     return str(value)
 
 
-def document_text(record: dict[str, Any], where: str) -> str:
+def document_text(record: Json, where: str) -> str:
     """Title and text of a line of corpus.jsonl, with a space between."""
     return f"{_text(record, 'title', where, optional=True)} {_text(record, 'text', where)}".strip()
 
 
-def _query(record: dict[str, Any], where: str) -> str:
+def _query(record: Json, where: str) -> str:
     return _text(record, "text", where)
 
 
-def _read_texts(path: Path, convert: Callable[[dict[str, Any], str], str]) -> dict[str, str]:
+def _read_texts(path: Path, convert: Callable[[Json, str], str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for number, line in lines(path):
         where = f"{path}:{number}"
@@ -188,7 +188,7 @@ def read_qrels(path: Path) -> Qrels:
     return qrels
 
 
-def _ids(record: dict[str, Any], name: str, where: str) -> list[str]:
+def _ids(record: Json, name: str, where: str) -> list[str]:
     values = record.get(name, [])
     if not isinstance(values, list):
         raise InputError(f"{where}: {name!r} must be a list of document ids, got {values!r}")
@@ -205,7 +205,7 @@ def read_negatives(path: Path) -> Iterator[Negatives]:
         yield Negatives(where, query, positives, negatives, _scores(record, [*positives, *negatives], where))
 
 
-def _scores(record: dict[str, Any], documents: list[str], where: str) -> dict[str, float]:
+def _scores(record: Json, documents: list[str], where: str) -> dict[str, float]:
     values = record.get("scores")
     if values is None:
         return {}

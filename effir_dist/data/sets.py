@@ -22,6 +22,7 @@ from typing import Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
+from effir_dist.core.values import Json
 from effir_dist.data import beir, pydocs
 
 BUILT_IN = "pydocs"
@@ -214,7 +215,7 @@ def test_collection(path: str, data: DataConfig, seed: int) -> Collection:
 test_collection.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it where it is imported
 
 
-def fingerprint(path: str) -> dict[str, Any]:
+def fingerprint(path: str) -> Json:
     """{"name", "path", "sha256" of the files' names and bytes} and for pydocs "packages": {name: version}."""
     folder = resolve(path)
     digest = hashlib.sha256()
@@ -222,5 +223,5 @@ def fingerprint(path: str) -> dict[str, Any]:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    found: dict[str, Any] = {"name": dataset_name(path), "path": path, "sha256": digest.hexdigest()}
+    found: Json = {"name": dataset_name(path), "path": path, "sha256": digest.hexdigest()}
     return found | {"packages": pydocs.versions()} if path == BUILT_IN else found

@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError, check_least, command
 from effir_dist.core.measures import MEASURES, METRICS
 from effir_dist.core.settings import DTYPES, ScoreConfig
+from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import differences
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def main() -> None:
     _write_files(arguments, result)
 
 
-def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+def evaluate(arguments: argparse.Namespace) -> Json:
     """Evaluate the model on each data set. Returns what `--json` writes, and in each data set `ranked` as well.
 
     {"model", "split", "dtype", "max_query_length", "max_document_length", "datasets": {name: {"path", "queries",
@@ -84,7 +85,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _evaluate_one(model: str, paths: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+def _evaluate_one(model: str, paths: dict[str, str], arguments: argparse.Namespace) -> Json:
     from effir_dist.evaluate.metrics import mean
     from effir_dist.models.encoder import resolve_dtype
 
@@ -119,7 +120,7 @@ def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retrie
     return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Json) -> str:
     """The result of `evaluate` as aligned text: a row a data set, and their mean where there are several."""
     rows = [["data set", "queries", "documents", *COLUMNS.values(), "seconds"]]
     for name, row in result["datasets"].items():
@@ -131,7 +132,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(_line(row, widths) for row in rows)
 
 
-def difference_table(result: dict[str, Any]) -> str:
+def difference_table(result: Json) -> str:
     """The differences of `--against` as aligned text: model minus the other, times 100, with 95 % intervals."""
     rows = [["difference", *COLUMNS.values()]]
     for name, row in result["difference"].items():
@@ -151,7 +152,7 @@ def _percent(metrics: dict[str, float]) -> list[str]:
     return [f"{100 * metrics[metric]:.2f}" for metric in COLUMNS]
 
 
-def _evaluate_on(model: str, retriever: Retriever, path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def _evaluate_on(model: str, retriever: Retriever, path: str, arguments: argparse.Namespace) -> Json:
     """One data set's entry of the result. Each collection is read in its turn, so that one at a time is in memory."""
     from effir_dist.data.sets import load_collection
     from effir_dist.evaluate.evaluation import evaluate_texts
@@ -197,7 +198,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{name}: the folder {path.absolute().parent} does not exist; create it first")
 
 
-def _write_files(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+def _write_files(arguments: argparse.Namespace, result: Json) -> None:
     """The files that were asked for."""
     from effir_dist.core.files import write_json_atomic
     from effir_dist.evaluate.comparison import write_run_file

@@ -16,12 +16,13 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import disk_errors, read_json, write_bytes_atomic, write_json_atomic
+from effir_dist.core.values import Json
 from effir_dist.data.beir import document_text, json_object
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def encode_corpus(
     folder: Path,
     encode: Callable[[list[str]], np.ndarray],
     shard_texts: int,
-    about: dict[str, Any],
+    about: Json,
     say: Callable[[str], None],
 ) -> int:
     """Compute the shards that `folder` lacks and that no other process computes. Returns their number.
@@ -170,12 +171,12 @@ def model_digest(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _manifest(folder: Path) -> Json | None:
     file = folder / MANIFEST
     return read_json(file) if file.is_file() else None
 
 
-def _claim_folder(folder: Path, wanted: dict[str, Any]) -> None:
+def _claim_folder(folder: Path, wanted: Json) -> None:
     found = _manifest(folder)
     if found is None:
         write_json_atomic(folder / MANIFEST, wanted)

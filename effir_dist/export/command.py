@@ -8,12 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import TEMPORARY, disk_errors, write_json_atomic, write_text_atomic
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE
 from effir_dist.core.storage import is_remote, names, place, read_locally
+from effir_dist.core.values import Json
 from effir_dist.export.hub import push
 from effir_dist.export.selection import best, by_id
 from effir_dist.runs.records import TrialRecord
@@ -93,7 +94,7 @@ def export(run: Run, record: TrialRecord, out: Path, onnx: bool = False, int8: b
         write_text_atomic(partial / "README.md", model_card(run, record, encoder, quantised, onnx))
 
 
-def _write_onnx(run: Run, encoder: Encoder, folder: Path, int8: bool) -> dict[str, Any]:
+def _write_onnx(run: Run, encoder: Encoder, folder: Path, int8: bool) -> Json:
     """Write onnx/*; returns what int8 costs, where that is asked for."""
     from effir_dist.export.onnx_model import measure_int8, write_int8, write_onnx
 

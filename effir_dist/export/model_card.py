@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from effir_dist import __version__
 from effir_dist.core.measures import CLOCK, MEASURES, METRICS, QUALITY, SIZE, SIZE_SHARE
+from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def model_card(
-    run: Run, record: TrialRecord, encoder: Encoder, int8: dict[str, Any] | None = None, onnx: bool = False
+    run: Run, record: TrialRecord, encoder: Encoder, int8: Json | None = None, onnx: bool = False
 ) -> str:
     """The card as Markdown. record: the trial's; int8: what `onnx_model.measure_int8` gave."""
     base = model_name(run)
@@ -105,7 +106,7 @@ def _queries(run: Run, trial: str, split: str) -> dict[str, dict[str, dict[str, 
         return {}
 
 
-def _against(own: dict[str, Any], other: dict[str, Any], name: str) -> str:
+def _against(own: Json, other: Json, name: str) -> str:
     if name not in other or own[name].keys() != other[name].keys():
         return "–"
     return _text(paired(own[name], other[name])[QUALITY], "+")
@@ -115,7 +116,7 @@ def _text(interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
 
 
-def _costs(run: Run, record: TrialRecord, int8: dict[str, Any]) -> str:
+def _costs(run: Run, record: TrialRecord, int8: Json) -> str:
     wanted = goal_of(run.config).costs
     shown = [m for m in MEASURES.values() if m.measured or m.source == CLOCK or (m.name in wanted and m.name != SIZE)]
     rows = [f"- {m.label}: {m.text(record.values[m.name])}" for m in shown if m.name in record.values]

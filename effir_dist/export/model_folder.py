@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist import __version__
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 from effir_dist.models.families.base import Family, ModelDict, block_count, mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import PruningPlan, mlp_widths
@@ -29,7 +30,7 @@ def is_plain(config: ModelDict, plan: PruningPlan) -> bool:
     return not plan.dropped_attention and len(set(mlp_widths(config, plan))) == 1 and not plan.dropped_mlp
 
 
-def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> dict[str, Any]:
+def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> Json:
     """config.json of the pruned model. config: of the unpruned one; dtype: of the weights."""
     row = family(config)
     left = plan.sizes(config).config
@@ -53,14 +54,14 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> dic
     return tree | ({"architectures": ["DeciLMForCausalLM"], **blocks} if blocks else {})
 
 
-def _layout(row: Family) -> dict[str, Any]:
+def _layout(row: Family) -> Json:
     values = {name: getattr(row, name) for name in LAYOUT}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, dict[str, Any]]:
+def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, Json]:
     """transformers' standard key: block -> what differs from the config: `intermediate_size`, `skip`."""
-    layers: dict[str, dict[str, Any]] = {}
+    layers: dict[str, Json] = {}
     for block, width in enumerate(mlp_widths(config, plan)):
         gone = {"attention": block in plan.dropped_attention, "mlp": width == 0}
         skip = [name for name, missing in gone.items() if missing]
@@ -71,7 +72,7 @@ def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, dict[str
     return layers
 
 
-def block_configs(config: ModelDict, plan: PruningPlan) -> dict[str, Any]:
+def block_configs(config: ModelDict, plan: PruningPlan) -> Json:
     """What vLLM's DeciLMForCausalLM reads of each block; empty where that code cannot run the model.
 
     It cannot where the family's row says so, or where the first block has no attention but an MLP: it then takes the
@@ -92,7 +93,7 @@ def block_configs(config: ModelDict, plan: PruningPlan) -> dict[str, Any]:
     return {"block_configs": blocks, **row.decilm}
 
 
-def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> dict[str, Any]:
+def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> Json:
     """Relative path -> JSON content: modules, pooling, prompts and lengths, in the form that versions 5 and 6 read."""
     # truncate_dim cuts after the normalisation and is no part of a saved model; a projection before it is both.
     kinds = ("Transformer", "Pooling", *(["Dense"] if settings.dimension else []), "Normalize")
@@ -112,7 +113,7 @@ def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> dict[
     modes = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
     pooling = {f"pooling_mode_{name}": name == modes[settings.pooling] for name in modes.values()}
     length = max(settings.max_query_length, settings.max_document_length)
-    lengths: dict[str, Any] = {"max_seq_length": length, "do_lower_case": False}
+    lengths: Json = {"max_seq_length": length, "do_lower_case": False}
     for kind in ("query", "document"):
         own = getattr(settings, f"max_{kind}_length")
         lengths |= {f"{kind}_length": own} if own != length else {}
@@ -130,7 +131,7 @@ def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> dict[
     }
 
 
-def write_folder(encoder: Encoder, folder: Path, dtype: str, about: dict[str, Any]) -> None:
+def write_folder(encoder: Encoder, folder: Path, dtype: str, about: Json) -> None:
     """Write weights, tokenizer and all configurations to an empty folder. about: more for `plan.json`.
 
     Raises InputError for a tokenizer that cannot be taught to append the end-of-text token.
@@ -141,7 +142,7 @@ def write_folder(encoder: Encoder, folder: Path, dtype: str, about: dict[str, An
     save_tokenizer(encoder, folder)
     save_tensors(encoder.backbone, folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its writer alone
-    files: dict[str, Any] = {"config.json": transformers_config(config, plan, dtype)}
+    files: Json = {"config.json": transformers_config(config, plan, dtype)}
     files |= sentence_transformers_files(encoder.settings, int(config["hidden_size"]))
     files[EXPORT_FILE] = {
         "format": FORMAT,

@@ -8,13 +8,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import QUALITY
+from effir_dist.core.values import Json
 from effir_dist.models.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class OnnxEncoder(Encoder):
         return torch.from_numpy(np.asarray(self.session.run([OUTPUT], feed)[0]))
 
 
-def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> dict[str, Any]:
+def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> Json:
     """nDCG@10 of both graphs on the run's own data, on test where the run has it, else on the search's queries.
 
     {"split", "bytes": {"float32", "int8"}, "ndcg_at_10": {data set: {"float32", "int8", "difference", "low", "high"}}};

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 from effir_dist.models.families.backbones import BACKBONES, SHORT_NAMES, backbone
 from effir_dist.models.families.base import Family, ModelDict, block_count, mlp_width
 from effir_dist.models.families.registry import family
@@ -47,7 +48,7 @@ class Base:
     """Whether the model stays here for the next trial: then it must not be changed."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """A JSON object from a file. Raises InputError where there is none."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +97,7 @@ def _from_location(name: str, location: str, max_length: int | None) -> Source:
     return Source(name, location, config, max_length)
 
 
-def _hub_config(name: str, hub_id: str) -> dict[str, Any]:
+def _hub_config(name: str, hub_id: str) -> Json:
     """config.json of a hub model, from the cache or the hub."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -169,7 +170,7 @@ def refuse_pickles(folder: Path) -> None:
             )
 
 
-def read_tensors(folder: Path) -> dict[str, Any]:
+def read_tensors(folder: Path) -> Json:
     """Name -> tensor of a pruned model's `model.safetensors`. Raises InputError where there is none, or it is none."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

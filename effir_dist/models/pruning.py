@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 from effir_dist.models import operations as known_operations
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.models.operations.base import Operation, Sizes
@@ -98,12 +99,12 @@ class PruningPlan:
     def _narrow(self) -> Narrow:
         return next((o for o in self.operations if isinstance(o, Narrow)), Narrow(()))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain data for JSON."""
         return {"operations": [known_operations.to_json(operation) for operation in self.operations]}
 
     @staticmethod
-    def from_dict(tree: Mapping[str, Any]) -> PruningPlan:
+    def from_dict(tree: Json) -> PruningPlan:
         """The inverse of `to_dict`; also reads how plans were written before there were operations.
 
         Raises InputError where the mapping is no plan.
@@ -151,7 +152,7 @@ def _in_order(operations: Iterable[Operation]) -> Iterator[Operation]:
     yield from sorted(merged.values(), key=lambda operation: (operation.order, operation.kind))
 
 
-def _from_old_form(tree: Mapping[str, Any]) -> PruningPlan:
+def _from_old_form(tree: Json) -> PruningPlan:
     """Of runs and exports before format 2. Their dimension is not in the plan, but in the trial's settings."""
     return PruningPlan(
         [int(block) for block in tree["dropped_mlp"]],

@@ -15,10 +15,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from effir_dist.core.values import Json
+
 SCRIPTS = ("format.js", "charts.js", "trial.js", "search.js", "table.js", "main.js")
 
 
-def page_html(data: dict[str, Any]) -> str:
+def page_html(data: Json) -> str:
     """The page of `page_data.page_data`."""
     # In a function of its own, so that plotly's names and the page's do not clash.
     own = "(() => {\n'use strict';\n" + "\n".join(_part(name) for name in SCRIPTS) + "\n})();"

@@ -20,6 +20,7 @@ from effir_dist.core.measures import (
     Measure,
     shown_in,
 )
+from effir_dist.core.values import Json
 from effir_dist.importance.store import drop_order
 from effir_dist.report.compare import Loaded, common_trials, same_queries
 from effir_dist.report.frames import RunFrames
@@ -35,7 +36,7 @@ ROLES = {"quality": QUALITY, "size": SIZE, "share": SIZE_SHARE, "training": TRAI
 FACTS = ("dropped_mlp", "dropped_attention", "mlp_widths", "dimension")
 
 
-def page_data(runs: list[Loaded], live: bool = False) -> dict[str, Any]:
+def page_data(runs: list[Loaded], live: bool = False) -> Json:
     """All that the page's scripts read, as plain JSON data. live: whether the page asks for it again as it changes."""
     goal = runs[0].goal
     scale = goal.scale([r.records for r in runs])
@@ -59,7 +60,7 @@ def page_data(runs: list[Loaded], live: bool = False) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def _measures(records: list[TrialRecord], goal: Goal) -> list[dict[str, Any]]:
+def _measures(records: list[TrialRecord], goal: Goal) -> list[Json]:
     """The entries of core/measures.py that records have, as the page's scripts take them."""
     wanted = {*goal.objectives, *(c.name for c in goal.constraints)}
     columns = {entry.name for entry in shown_in(PAGE, wanted)}
@@ -67,7 +68,7 @@ def _measures(records: list[TrialRecord], goal: Goal) -> list[dict[str, Any]]:
     return [_measure(entry, records) | {"column": entry.name in columns} for entry in found]
 
 
-def _measure(entry: Measure, records: list[TrialRecord]) -> dict[str, Any]:
+def _measure(entry: Measure, records: list[TrialRecord]) -> Json:
     fields = (entry.name, entry.unpruned)
     largest = max((r.values[name] for r in records for name in fields if name in r.values), default=0.0)
     copied = ("name", "label", "source", "better", "short", "note", "quality")
@@ -79,7 +80,7 @@ def _measure(entry: Measure, records: list[TrialRecord]) -> dict[str, Any]:
     }
 
 
-def _run(loaded: Loaded, scale: dict[str, float]) -> dict[str, Any]:
+def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
     baseline = unpruned(records)
     hypervolumes = hypervolume_table(records, loaded.goal, scale)
@@ -107,7 +108,7 @@ def _importances(records: list[TrialRecord], goal: Goal) -> dict[str, float]:
     return parameter_importances(records, goal)
 
 
-def _trials(loaded: Loaded, number: int) -> list[dict[str, Any]]:
+def _trials(loaded: Loaded, number: int) -> list[Json]:
     if loaded.frames is None:
         return []
     rows: Any = loaded.frames.trials.to_dict("records")
@@ -135,7 +136,7 @@ def _trials(loaded: Loaded, number: int) -> list[dict[str, Any]]:
     ]
 
 
-def _record(record: TrialRecord) -> dict[str, Any]:
+def _record(record: TrialRecord) -> Json:
     return {
         **{name: getattr(record, name) for name in ("trial", "state", "reason", "steps")},
         **{name: getattr(record.facts, name) for name in FACTS},
@@ -145,7 +146,7 @@ def _record(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(row: Json) -> Json:
     """What the page takes from a row of the table of trials, where means over seeds and intervals are."""
     return {
         "quality": {
@@ -158,10 +159,10 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scores(frames: RunFrames) -> dict[str, list[dict[str, Any]]]:
+def _scores(frames: RunFrames) -> dict[str, list[Json]]:
     """Trial -> its rows of `scores`, the mean as `value`."""
     rows: Any = frames.scores.rename(columns={QUALITY: "value"}).to_dict("records")
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Json]] = {}
     for row in rows:
         found.setdefault(row.pop("trial"), []).append(row)
     return found

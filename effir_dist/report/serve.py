@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.storage import is_remote, names
+from effir_dist.core.values import Json
 from effir_dist.report.compare import load
 from effir_dist.report.page import page_html
 from effir_dist.report.page_data import page_data
@@ -29,11 +30,11 @@ class Pages:
     def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
         self._lock = threading.Lock()
-        self._data: dict[str, Any] = {}
+        self._data: Json = {}
         self._pause = BUCKET_SECONDS if any(is_remote(run.folder) for run in runs) else DISK_SECONDS
         self._next_look = 0.0
 
-    def data(self) -> dict[str, Any]:
+    def data(self) -> Json:
         """`page_data`, and under `stamp` a name for this state of the runs. Raises InputError as `load`."""
         with self._lock:
             if time.monotonic() >= self._next_look:

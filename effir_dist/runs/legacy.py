@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from effir_dist.core import renamed
+from effir_dist.core.values import Json
 
 
-def spec(tree: dict[str, Any]) -> dict[str, Any]:
+def spec(tree: Json) -> Json:
     """A `trial.json` or the first part of a `result.json`, with today's names of search parameters."""
     known = {"suggested": renamed.suggested, "distributions": renamed.distributions}
     return {name: known[name](value) if name in known else value for name, value in tree.items()}

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, Constraint, parse_constraint
 from effir_dist.core.settings import SearchConfig
+from effir_dist.core.values import Json
 from effir_dist.runs.pareto import hypervolume_losses, non_dominated_losses
 from effir_dist.runs.records import TrialRecord, Values
 from effir_dist.runs.repeats import pooled
@@ -154,7 +155,7 @@ class Goal:
         return self.hypervolume_of([self.point(r.values, scale) for r in self.feasible(scored)])
 
 
-def goal_of(config: Mapping[str, Any]) -> Goal:
+def goal_of(config: Json) -> Goal:
     """The goal of a run folder's configuration; of an older version's, the default where it names none."""
     search = config.get("search") or {}
     constraints = tuple(parse_constraint(text) for text in search.get("constraints") or ())

@@ -18,14 +18,13 @@ from typing import Any, Literal
 from effir_dist.core.config import settings_of
 from effir_dist.core.files import SCHEMA
 from effir_dist.core.measures import MEASURES, METRICS, QUALITY, SCORE_SECONDS, SIZE
+from effir_dist.core.values import Json, Suggested
 from effir_dist.models.facts import PlanFacts, plan_facts, plan_values
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.models.pruning import PruningPlan, truncated_plan
 from effir_dist.runs import legacy
-from effir_dist.runs.schema import Json, Reader
+from effir_dist.runs.schema import Reader
 
-Value = bool | int | float | str
-"""Of a setting or a search parameter."""
 Values = Mapping[str, float]
 """Measure -> number (core/measures.py), the unpruned model's `full_...` among them."""
 
@@ -35,7 +34,7 @@ class TrialSpec:
     """What a trial is to try: on disk from the moment it is started."""
 
     number: int
-    suggested: Mapping[str, Value]
+    suggested: Suggested
     """Search parameter -> value: Optuna's suggestion."""
     distributions: Mapping[str, str]
     """Search parameter -> its distribution, as Optuna's JSON."""

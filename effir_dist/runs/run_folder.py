@@ -19,7 +19,6 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -30,6 +29,7 @@ from effir_dist.core.files import SCHEMA, TEMPORARY, plain, read_json, write_jso
 from effir_dist.core.locks import locked
 from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import absolute, exists, is_remote, names, place, read_bytes, remove
+from effir_dist.core.values import Json
 from effir_dist.runs.records import (
     RungScore,
     SplitScores,
@@ -75,7 +75,7 @@ class Run:
         self.log_path = self.folder / "search.log"
 
     @classmethod
-    def create(cls, folder: str | Path, config: dict[str, Any], extra: dict[str, Any] | None = None) -> Run:
+    def create(cls, folder: str | Path, config: Json, extra: Json | None = None) -> Run:
         """Start a run in a new folder; `extra` is what else was settled (space, fingerprints, versions).
 
         Raises InputError where the folder holds something already.
@@ -104,21 +104,21 @@ class Run:
         return earlier if names(earlier) else self.folder / "importance"
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """The configuration, as `config.from_dict` takes it, with today's names."""
         return renamed.settings({k: v for k, v in self._tree().items() if k != "run"})
 
     @property
-    def extra(self) -> dict[str, Any]:
+    def extra(self) -> Json:
         """What else was settled at the start; `space`, the search space, with today's names."""
         found = dict(self._tree().get("run") or {})
         return {**found, "space": renamed.space(found["space"])} if "space" in found else found
 
-    def _tree(self) -> dict[str, Any]:
+    def _tree(self) -> Json:
         path = self.folder / "config.yaml"
         return parse_yaml(read_bytes(path).decode(), path)
 
-    def write_config(self, config: dict[str, Any], extra: dict[str, Any] | None = None) -> None:
+    def write_config(self, config: Json, extra: Json | None = None) -> None:
         """Replace the configuration (a resumed search may want more trials); `extra` stays unless given."""
         tree = plain({**config, "run": self.extra if extra is None else extra})
         write_text_atomic(self.folder / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import MEASURES
+from effir_dist.core.values import Json
 
-Json = dict[str, Any]
-"""A JSON object, on its way from or to a file."""
 T = TypeVar("T")
 
 _MISSING: Any = object()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.measures import Constraint
 from effir_dist.core.settings import DataConfig, RunConfig
+from effir_dist.core.values import Point
 from effir_dist.data import beir, sets
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
@@ -73,7 +72,7 @@ def stand_ins(model_config: ModelDict, config: RunConfig, space: Space) -> tuple
 
 
 def spec_of(
-    point: dict[str, Any],
+    point: Point,
     space: Space,
     config: RunConfig,
     model_config: ModelDict,
@@ -85,7 +84,7 @@ def spec_of(
     return TrialSpec(0, point, {}, spaces.plan_of(point, space, model_config, importance, neurons, settled))
 
 
-def smallest_points(space: Space, config: RunConfig, blocks: int) -> list[dict[str, Any]]:
+def smallest_points(space: Space, config: RunConfig, blocks: int) -> list[Point]:
     """Suggested values of the smallest plan: all that may go is gone; of a space with fixed plans all of them."""
     if space.plans:
         same = tuple(map(float, range(blocks)))

@@ -49,11 +49,12 @@ def rows(space: Space, config: RunConfig, model_config: ModelDict) -> list[Row]:
     for point in spaces.starting_points(space, config, block_count(model_config), importance):
         spec = spec_of(point, space, config, model_config, importance, neurons)
         facts, values = spec.facts(model_config), spec.values(model_config)
+        plan = str(point.get("plan", ""))
         row = Row(
-            plan=point.get("plan", ""),
+            plan=plan,
             mlps=len(facts.dropped_mlp),
             attentions=len(facts.dropped_attention),
-            width=asked_ratio(space.plans[point["plan"]] if "plan" in point else point),
+            width=asked_ratio(space.plans[plan] if plan else point),
             parameters=int(values[SIZE]),
             dimension=facts.dimension,
             violated=", ".join(goal.violated_by_plan(values)),

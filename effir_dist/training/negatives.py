@@ -16,10 +16,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import disk_errors, write_text_atomic
+from effir_dist.core.values import Json
 from effir_dist.data import sets
 from effir_dist.models.families import backbones
 
@@ -102,13 +103,13 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--max-share must lie above 0 and up to 1, got {args.max_share}")
 
 
-def _identity(args: argparse.Namespace) -> dict[str, Any]:
+def _identity(args: argparse.Namespace) -> Json:
     """The settings that a partial file must share with this command to be continued."""
     names = ("miner", "count", "depth", "max_share", "reranker", "length")
     return {"made_with": {name: getattr(args, name) for name in names}}
 
 
-def _resume(partial: Path, identity: dict[str, Any]) -> set[str]:
+def _resume(partial: Path, identity: Json) -> set[str]:
     """Queries that an interrupted command has done with the same settings. Starts a new file where there is none."""
     lines = partial.read_text(encoding="utf-8").splitlines(keepends=True) if partial.exists() else []
     whole = [line for line in lines if line.endswith("\n")]  # a kill may leave half a line
@@ -139,7 +140,7 @@ def _load(args: argparse.Namespace, job: _Job) -> tuple[Miner, Reranker | None]:
 
 def mine(
     job: _Job, queries: list[str], args: argparse.Namespace, miner: Miner, reranker: Reranker | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Json]:
     """A line of the file for each query."""
     from effir_dist.training.mining import choose, rerank
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from effir_dist.core.errors import InputError, suggest
+from effir_dist.core.values import Json
 from effir_dist.models.operations.base import Operation
 
 
@@ -33,12 +33,12 @@ def in_order() -> list[type[Operation]]:
     return sorted(OPERATIONS.values(), key=lambda operation: operation.order)
 
 
-def to_json(operation: Operation) -> dict[str, Any]:
+def to_json(operation: Operation) -> Json:
     """Plain data."""
     return {"kind": operation.kind, **operation.to_json()}
 
 
-def from_json(tree: Mapping[str, Any]) -> Operation:
+def from_json(tree: Json) -> Operation:
     """The inverse of `to_json`. Raises InputError for an unknown kind, and as `Operation.from_json` does."""
     kind, values = tree["kind"], {name: value for name, value in tree.items() if name != "kind"}
     if kind not in OPERATIONS:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 from effir_dist.models.families.backbones import ModelDict, block_count, family, mlp_width
 from effir_dist.models.operations.space_part import SpacePart
 
@@ -112,12 +113,12 @@ class Operation(ABC):
         """What it does, short enough for a plot: '-3 MLP'. sizes: what it leaves of the model."""
 
     @abstractmethod
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Its values as plain data, without its kind."""
 
     @classmethod
     @abstractmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Self:
+    def from_json(cls, tree: Json) -> Self:
         """The inverse of `to_json`. May raise KeyError, TypeError, ValueError or AttributeError for other data."""
 
 

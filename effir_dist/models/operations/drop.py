@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json, Point, Suggested
 from effir_dist.models.families.backbones import ModelDict, family
 from effir_dist.models.operations.base import Operation, Sizes, check_blocks
 from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart
@@ -78,15 +79,15 @@ class Drop(Operation):
         counts = {short: len(getattr(self, name)) for name, short in SHORT.items()}
         return ", ".join(f"-{count} {short}" for short, count in counts.items() if count)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"mlp": list(self.mlp), "attention": list(self.attention)}
 
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Drop:
+    def from_json(cls, tree: Json) -> Drop:
         return cls(*(tuple(int(block) for block in tree[name]) for name in SHORT))
 
 
-def dropped(suggested: Mapping[str, Any], kind: str, limit: int, importance: DropOrders) -> list[int]:
+def dropped(suggested: Suggested, kind: str, limit: int, importance: DropOrders) -> list[int]:
     """The blocks that lose a kind: those suggested, at most `limit` of them, the most important ones spared.
 
     Suggested are so many of the least important ones (`drop_KIND`), and yes or no for each block, which turns over what
@@ -94,7 +95,7 @@ def dropped(suggested: Mapping[str, Any], kind: str, limit: int, importance: Dro
     """
     prefix, order = f"drop_{kind}.", importance.drop_order(kind)
     turned = {int(name.removeprefix(prefix)) for name, drop in suggested.items() if name.startswith(prefix) and drop}
-    chosen = turned ^ set(order[: suggested.get(f"drop_{kind}", 0)])
+    chosen = turned ^ set(order[: int(suggested.get(f"drop_{kind}", 0))])
     return sorted([block for block in order if block in chosen][:limit])
 
 
@@ -111,7 +112,7 @@ class DropPart(SpacePart):
     fixed_keys: ClassVar[tuple[str, ...]] = tuple(KEYS)
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any], source: str) -> DropPart:
+    def parse(cls, tree: Json, source: str) -> DropPart:
         maximum = {KEYS[key]: _maximum(f"{source}: {key}", value) for key, value in tree.items() if key in KEYS}
         layers = tree.get("layers", SUBSET)
         if layers not in LAYERS:
@@ -120,8 +121,8 @@ class DropPart(SpacePart):
             raise InputError(f"{source}: `layers` says how those of drop_mlp and the like are suggested; add drop_mlp")
         return cls(maximum, layers)
 
-    def to_dict(self) -> dict[str, Any]:
-        tree: dict[str, Any] = {f"drop_{kind}": {"max": value} for kind, value in self.maximum.items()}
+    def to_dict(self) -> Json:
+        tree: Json = {f"drop_{kind}": {"max": value} for kind, value in self.maximum.items()}
         return tree if self.layers == SUBSET else {**tree, "layers": self.layers}
 
     @classmethod
@@ -147,7 +148,7 @@ class DropPart(SpacePart):
                 found.update({f"drop_{kind}.{i}": CategoricalDistribution([False, True]) for i in range(blocks)})
         return found
 
-    def operations(self, suggested: Mapping[str, Any], sizes: Sizes, known: Known) -> Sequence[Drop]:
+    def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Drop]:
         blocks = len(sizes.widths)
         return [_drop({kind: dropped(suggested, kind, self.limit(kind, blocks), known.importance) for kind in KINDS})]
 
@@ -158,22 +159,22 @@ class DropPart(SpacePart):
             gone[KEYS[key]] = which if isinstance(which, tuple) else order[: _count(which, blocks)]
         return [_drop(gone)]
 
-    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         named = {name: value for name, value in distributions.items() if name.startswith("drop_")}
         return {name: False if hasattr(value, "choices") else 0 for name, value in named.items()}
 
-    def starts(self, blocks: int, importance: DropOrders) -> list[dict[str, Any]]:
+    def starts(self, blocks: int, importance: DropOrders) -> list[Point]:
         """Drops of each kind in order of importance."""
         limits = {kind: self.limit(kind, blocks) for kind in KINDS}
         orders = {kind: importance.drop_order(kind) for kind, limit in limits.items() if limit}
         return [self._suggested(kind, order[:k]) for kind, order in orders.items() for k in _counts(limits[kind])]
 
-    def usual(self, blocks: int, importance: DropOrders) -> dict[str, Any]:
+    def usual(self, blocks: int, importance: DropOrders) -> Point:
         """Half of the MLPs, as in the paper."""
         limit = min(self.limit("mlp", blocks), blocks // 2)
         return self._suggested("mlp", importance.drop_order("mlp")[:limit]) if limit else {}
 
-    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> dict[str, Any]:
+    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> Point:
         # Whole blocks from the other end, so that they are none whose MLP or attention is gone already.
         orders = {kind: range(blocks)[:: -1 if kind == "block" else 1] for kind in KINDS}
         return {f"drop_{k}.{block}": True for k, order in orders.items() for block in order[: self.limit(k, blocks)]}
@@ -188,7 +189,7 @@ class DropPart(SpacePart):
         kinds = [kind for kind in KINDS if kind in self.maximum]
         return [f"drop_{kind}: {LAYERS[self.layers]}, 0 to {self.limit(kind, blocks)}" for kind in kinds]
 
-    def _suggested(self, kind: str, blocks: list[int]) -> dict[str, Any]:
+    def _suggested(self, kind: str, blocks: list[int]) -> Point:
         """The first blocks of the order of importance, as the space suggests them."""
         return {f"drop_{kind}": len(blocks)} if self.layers != SUBSET else {f"drop_{kind}.{b}": True for b in blocks}
 

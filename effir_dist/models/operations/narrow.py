@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json, Point, Suggested
 from effir_dist.models.families.backbones import ModelDict, family
 from effir_dist.models.operations.base import Operation, Sizes, check_blocks
 from effir_dist.models.operations.drop import Drop
@@ -81,11 +82,11 @@ class Narrow(Operation):
     def describe(self, sizes: Sizes) -> str:
         return f"width {100 * width_share(sizes):.0f} %"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"widths": {str(block): width for block, width in self.widths}, "ranking": self.ranking}
 
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Narrow:
+    def from_json(cls, tree: Json) -> Narrow:
         return cls(tuple((int(block), int(width)) for block, width in tree["widths"].items()), str(tree["ranking"]))
 
 
@@ -162,7 +163,7 @@ class NarrowPart(SpacePart):
     fixed_keys: ClassVar[tuple[str, ...]] = (KEY,)
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any], source: str) -> NarrowPart:
+    def parse(cls, tree: Json, source: str) -> NarrowPart:
         if KEY not in tree:
             return cls()
         where = f"{source}: {KEY}"
@@ -172,7 +173,7 @@ class NarrowPart(SpacePart):
             raise InputError(f"{where} must lie above 0 and up to 1, got {tree[KEY]!r}")
         return cls(ratio, groups)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         if not self.ratio:
             return {}
         return {KEY: {**self.ratio.to_dict(), **({"groups": self.groups} if self.groups > 1 else {})}}
@@ -195,23 +196,23 @@ class NarrowPart(SpacePart):
             return {}
         return {name: FloatDistribution(ratio.low, ratio.high, step=ratio.step, log=ratio.log) for name in self.names}
 
-    def operations(self, suggested: Mapping[str, Any], sizes: Sizes, known: Known) -> Sequence[Operation]:
-        return _narrowed(sizes, [round(suggested.get(name, 1.0), 6) for name in self.names], known)
+    def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Operation]:
+        return _narrowed(sizes, [round(float(suggested.get(name, 1.0)), 6) for name in self.names], known)
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Operation]:
         ratio = values.get(KEY, 1.0)
         assert isinstance(ratio, int | float)
         return _narrowed(sizes, [ratio], known)
 
-    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         found: Mapping[str, Any] = distributions
         return {name: found[name].high for name in self.names if name in found}
 
-    def usual(self, blocks: int, importance: DropOrders) -> dict[str, Any]:
+    def usual(self, blocks: int, importance: DropOrders) -> Point:
         """70 % of the neurons, as in the paper."""
         return dict.fromkeys(self.names, self.ratio.nearest(USUAL_RATIO)) if self.ratio else {}
 
-    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> dict[str, Any]:
+    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> Point:
         return dict.fromkeys(self.names, self.ratio.low) if self.ratio else {}
 
     def count(self, blocks: int) -> int | None:

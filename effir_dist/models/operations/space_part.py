@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Json, Point, Suggested
 from effir_dist.models.operations.values import Values
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ class SpacePart:
     """Its keys in an entry of `plans`."""
 
     @classmethod
-    def parse(cls, tree: Mapping[str, Any], source: str) -> Self:
+    def parse(cls, tree: Json, source: str) -> Self:
         """Read those of a space's entries that are `keys`. Raises InputError that names `source` and the key."""
         return cls()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain data, as `parse` reads it."""
         return {}
 
@@ -71,7 +72,7 @@ class SpacePart:
         """Its parameters, in order, for a model of `blocks` blocks."""
         return {}
 
-    def operations(self, suggested: Mapping[str, Any], sizes: Sizes, known: Known) -> Sequence[Operation]:
+    def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Operation]:
         """What suggested values mean. sizes: what the operations before it leave of the model."""
         return ()
 
@@ -79,19 +80,19 @@ class SpacePart:
         """What an entry of `plans` means, as `operations`. values: by `fixed_keys`, those that are given."""
         return self.operations({}, sizes, known)
 
-    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         """The values of its parameters that prune nothing, or least. distributions: all of the space's."""
         return {}
 
-    def starts(self, blocks: int, importance: DropOrders) -> list[dict[str, Any]]:
+    def starts(self, blocks: int, importance: DropOrders) -> list[Point]:
         """What is worth trying first, each time as changes to the unpruned model's values."""
         return []
 
-    def usual(self, blocks: int, importance: DropOrders) -> dict[str, Any]:
+    def usual(self, blocks: int, importance: DropOrders) -> Point:
         """Its share of a usual plan, which is tried first if several operations have one. Empty where it has none."""
         return {}
 
-    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> dict[str, Any]:
+    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> Point:
         """The values that take most away. parameters: the settings that the space varies."""
         return {}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Json, Point, Suggested
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.models.operations.base import Operation, Sizes
 from effir_dist.models.operations.space_part import Known, SpacePart
@@ -53,11 +54,11 @@ class Truncate(Operation):
     def describe(self, sizes: Sizes) -> str:
         return f"{self.dimension} dimensions"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"dimension": self.dimension}
 
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> Truncate:
+    def from_json(cls, tree: Json) -> Truncate:
         return cls(int(tree["dimension"]))
 
 
@@ -70,10 +71,10 @@ def truncated(dimension: int, sizes: Sizes) -> Sequence[Truncate]:
 class TruncatePart(SpacePart):
     """It has no key of its own: `model.dimension` is a setting of the run, which a space may vary."""
 
-    def operations(self, suggested: Mapping[str, Any], sizes: Sizes, known: Known) -> Sequence[Operation]:
+    def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Operation]:
         return truncated(known.config.model.dimension, sizes)
 
-    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         if SETTING not in distributions:
             return {}
         values: Any = distributions[SETTING]
@@ -81,7 +82,7 @@ class TruncatePart(SpacePart):
             return {SETTING: values.high}
         return {SETTING: 0 if 0 in values.choices else max(values.choices)}
 
-    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> dict[str, Any]:
+    def smallest(self, blocks: int, parameters: Mapping[str, Values]) -> Point:
         least = min(_dimensions(parameters), key=lambda dimension: dimension or math.inf)
         return {SETTING: least} if least else {}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Json
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Range:
         inside = min(max(value, self.low), self.high)
         return inside if self.step is None else round(self.low + self.step * round((inside - self.low) / self.step), 9)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain data, as `parse_range` reads it."""
-        tree: dict[str, Any] = {"low": self.low, "high": self.high}
+        tree: Json = {"low": self.low, "high": self.high}
         if self.step is not None:
             tree["step"] = self.step
         if self.log:

@@ -10,14 +10,15 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from effir_dist.core.renamed import sort_name
+from effir_dist.core.values import Point
 
 DRAWS = 400
 """Points that are drawn for one proposal, at most: where none of them is new, all are taken to be tried."""
 
 
 def points(
-    distributions: Mapping[str, BaseDistribution], best: Sequence[dict[str, Any]], rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
+    distributions: Mapping[str, BaseDistribution], best: Sequence[Point], rng: np.random.Generator
+) -> Iterator[Point]:
     """DRAWS points: every other one at random, the rest those of `best` with one or two new values."""
     best = sorted(best, key=repr)  # their order in a resumed search is another one
     for attempt in range(DRAWS):

@@ -9,12 +9,12 @@ hypervolume improvement is multiplied by the probability of feasibility (Gardner
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from effir_dist.core.values import Point
 from effir_dist.search.strategy import candidates
 from effir_dist.search.strategy.fidelity import Candidate, FidelityState
 from effir_dist.search.strategy.problem import Problem
@@ -61,7 +61,7 @@ class GuidedSampler:
         return np.asarray(gain / np.array([state.cost(t, state.top) for t in trials]))
 
 
-def _front_points(study: optuna.Study) -> list[dict[str, Any]]:
+def _front_points(study: optuna.Study) -> list[Point]:
     """The suggested values of the front."""
     complete = any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
     return [trial.params for trial in study.best_trials] if complete else []

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from optuna.distributions import distribution_to_json
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Point, Value
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
 from effir_dist.models.pruning import moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
-from effir_dist.runs.records import TrialSpec, Value
+from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import candidates
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.fidelity import Candidate
@@ -75,7 +75,7 @@ class Problem:
         """Whether it is the baseline, which is tried in any case."""
         return is_unpruned(self._values(spec))
 
-    def untried(self, number: int, points: Iterable[dict[str, Any]], most: int) -> list[TrialSpec]:
+    def untried(self, number: int, points: Iterable[Point], most: int) -> list[TrialSpec]:
         """Up to `most` different trials, of points in their order, that are new and feasible; more are not drawn."""
         found: dict[str, TrialSpec] = {}
         for point in points:

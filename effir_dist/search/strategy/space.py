@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
+from effir_dist.core.values import Point
 from effir_dist.importance.ranking import Importance
 from effir_dist.models import operations
 from effir_dist.models.families.backbones import ModelDict
@@ -45,7 +46,7 @@ class Space:
     """What it says of each pruning operation, in the order in which a plan holds them."""
     parameters: dict[str, Values] = field(default_factory=dict)
     """Settings by dotted name."""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Point = field(default_factory=dict)
     """Settings that hold for every trial, below those of the command line."""
     plans: dict[str, FixedPlan] = field(default_factory=dict)
     """Name -> plan. Where there are any, they are tried with all combinations of `parameters`, and nothing else."""
@@ -82,7 +83,7 @@ def _distribution(name: str, values: Values) -> BaseDistribution:
 
 
 def plan_of(
-    suggested: dict[str, Any],
+    suggested: Point,
     space: Space,
     model_config: ModelDict,
     importance: Importance,
@@ -96,11 +97,11 @@ def plan_of(
 
 
 def _plans_so_far(
-    suggested: dict[str, Any], space: Space, model_config: ModelDict, known: Known
+    suggested: Point, space: Space, model_config: ModelDict, known: Known
 ) -> Iterator[PruningPlan]:
     """The plan after each part of the space."""
     plan, sizes = PruningPlan(), Sizes.of(model_config)
-    fixed = space.plans[suggested["plan"]] if "plan" in suggested else None
+    fixed = space.plans[str(suggested["plan"])] if "plan" in suggested else None
     for part in space.parts:
         if fixed is None:
             more = part.operations(suggested, sizes, known)
@@ -113,7 +114,7 @@ def _plans_so_far(
 
 
 def emptied(
-    suggested: dict[str, Any], space: Space, model_config: ModelDict, importance: Importance, plan: PruningPlan
+    suggested: Point, space: Space, model_config: ModelDict, importance: Importance, plan: PruningPlan
 ) -> list[int]:
     """The MLPs that a plan drops only because its width ratio left them no neuron."""
     plans = _plans_so_far(suggested, space, model_config, Known(RunConfig(), importance, {}))
@@ -121,7 +122,7 @@ def emptied(
     return sorted({*plan.dropped_mlp} - {*asked.dropped_mlp})
 
 
-def starting_points(space: Space, config: RunConfig, blocks: int, importance: Importance) -> list[dict[str, Any]]:
+def starting_points(space: Space, config: RunConfig, blocks: int, importance: Importance) -> list[Point]:
     """What is known to be worth trying: the unpruned model, then what each operation would try first; last the paper's
     proportions, half of the MLPs dropped and 70 % of the remaining width kept.
 
@@ -138,7 +139,7 @@ def starting_points(space: Space, config: RunConfig, blocks: int, importance: Im
     return points
 
 
-def _unpruned(space: Space, config: RunConfig, blocks: int) -> dict[str, Any]:
+def _unpruned(space: Space, config: RunConfig, blocks: int) -> Point:
     """Values that prune nothing, and the settings of the run where the space has them, else its nearest ones."""
     found = distributions(space, blocks)
     unpruned = {name: value for part in space.parts for name, value in part.unpruned(found).items()}

@@ -20,6 +20,7 @@ from effir_dist.core import config, renamed
 from effir_dist.core.config import SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Json
 from effir_dist.models import operations
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.space_part import SpacePart
@@ -45,7 +46,7 @@ def read_space(path: str | Path) -> Space:
     return parse_space(config.read_yaml(path), str(path))
 
 
-def parse_space(tree: dict[str, Any], source: str) -> Space:
+def parse_space(tree: Json, source: str) -> Space:
     """A search space from plain data; `source` names it in errors."""
     for key, value in tree.items():
         _refuse_old(source, key, value)
@@ -75,7 +76,7 @@ def _check_key(key: Any, source: str) -> None:
         raise InputError(f"{source}: unknown key {key!r}; {hint}")
 
 
-def _settings(source: str, value: Any) -> dict[str, Any]:
+def _settings(source: str, value: Any) -> Json:
     if not isinstance(value, dict):
         raise InputError(f"{source}: settings must map settings to values, got {value!r}")
     settings = config.flatten(value)
@@ -117,9 +118,9 @@ def _parameter(name: str, where: str, value: Any) -> Values:
     return parsed
 
 
-def to_dict(space: Space) -> dict[str, Any]:
+def to_dict(space: Space) -> Json:
     """Plain data, as `parse_space` reads it."""
-    tree: dict[str, Any] = {name: value for part in space.parts for name, value in part.to_dict().items()}
+    tree: Json = {name: value for part in space.parts for name, value in part.to_dict().items()}
     if space.plans:
         tree["plans"] = {name: _plan_dict(plan) for name, plan in space.plans.items()}
     for name, values in space.parameters.items():
@@ -127,5 +128,5 @@ def to_dict(space: Space) -> dict[str, Any]:
     return {**tree, "settings": dict(space.settings)} if space.settings else tree
 
 
-def _plan_dict(plan: FixedPlan) -> dict[str, Any]:
+def _plan_dict(plan: FixedPlan) -> Json:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plan.items()}
