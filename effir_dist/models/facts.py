@@ -24,6 +24,8 @@ class PlanFacts:
     """Neurons left, as a share of those of the MLPs that stay."""
     dimension: int = 0
     """Numbers of an embedding."""
+    other_operations: tuple[str, ...] = ()
+    """What was done besides, in words: operations that the fields above do not show."""
 
 
 def plan_facts(model_config: ModelDict, plan: PruningPlan) -> PlanFacts:
@@ -35,6 +37,7 @@ def plan_facts(model_config: ModelDict, plan: PruningPlan) -> PlanFacts:
         mlp_widths=left.widths,
         width_ratio=round(width_share(left), 4),
         dimension=left.dimension,
+        other_operations=tuple(each.describe(left) for each in plan.operations if not each.in_facts),
     )
 
 

@@ -33,7 +33,7 @@ from effir_dist.runs.run_folder import Run
 
 ROLES = {"quality": QUALITY, "size": SIZE, "share": SIZE_SHARE, "training": TRAIN_SECONDS, "total": TRIAL_SECONDS}
 """What the page's scripts call the measures that have a place of their own; they know no other by name."""
-FACTS = ("dropped_mlp", "dropped_attention", "mlp_widths", "dimension")
+FACTS = ("dropped_mlp", "dropped_attention", "mlp_widths", "dimension", "other_operations")
 
 
 def page_data(runs: list[Loaded], live: bool = False) -> Json:

@@ -82,9 +82,9 @@ def parameters_text(parameters: float) -> str:
     return f"{parameters:.0f}"
 
 
-def plan_text(mlps: int, width: float, attentions: int = 0, minus: str = "-") -> str:
+def plan_text(mlps: int, width: float, attentions: int = 0, minus: str = "-", others: Sequence[str] = ()) -> str:
     """What was pruned, short enough for a plot: '-3 MLP, 70 %'."""
     parts = [f"{minus}{count} {name}" for count, name in ((mlps, "MLP"), (attentions, "attn")) if count]
     if width < 0.9995:
         parts.append(f"{'' if parts else 'width '}{100 * width:.0f} %")
-    return ", ".join(parts) or "unpruned"
+    return ", ".join([*parts, *others]) or "unpruned"

@@ -119,6 +119,7 @@ def _facts_from_json(read: Reader) -> PlanFacts:
         mlp_widths=read.blocks("mlp_widths"),
         width_ratio=read.number("width_ratio", 1.0, most=1.0),
         dimension=read.count("dimension", 0),
+        other_operations=read.texts("other_operations"),
     )
 
 

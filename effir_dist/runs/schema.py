@@ -50,6 +50,10 @@ class Reader:
         holds = lambda v: isinstance(v, list) and all(map(_is_count, v))  # noqa: E731
         return tuple(self._read(name, (), holds, "a list of whole numbers"))
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        holds = lambda v: isinstance(v, list) and all(isinstance(each, str) for each in v)  # noqa: E731
+        return tuple(self._read(name, (), holds, "a list of texts"))
+
     def mapping(self, name: str, default: Json = _MISSING) -> Json:
         return dict(self._read(name, default, lambda v: isinstance(v, dict), "an object"))
 

@@ -123,7 +123,8 @@ class SearchDriver:
         self.begun[trial] = now()
         spec = self.specs[trial]
         facts = spec.facts(self.model_config, self.config.model.dimension)
-        label = plan_text(len(facts.dropped_mlp), facts.width_ratio, len(facts.dropped_attention))
+        counts = len(facts.dropped_mlp), facts.width_ratio, len(facts.dropped_attention)
+        label = plan_text(*counts, others=facts.other_operations)
         again = f" (repeats {spec.repeat_of})" if spec.repeat_of else ""
         fidelity = self._fidelity(trial)
         self.view.trial_started(trial, label + again + (f", {fidelity}" if fidelity else ""))

@@ -272,7 +272,8 @@ def _seconds(scored: TrialRecord | RungScore) -> str:
 
 def _dropped(facts: PlanFacts) -> str:
     kinds = (("MLP", facts.dropped_mlp), ("attn", facts.dropped_attention))
-    return " ".join(f"-{len(n)} {kind} ({','.join(map(str, n))})" for kind, n in kinds if n) or "none"
+    gone = [f"-{len(n)} {kind} ({','.join(map(str, n))})" for kind, n in kinds if n]
+    return " ".join([*gone, *facts.other_operations]) or "none"
 
 
 def _one_line(record: TrialRecord) -> str:

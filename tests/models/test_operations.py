@@ -163,7 +163,7 @@ def test_it_stands_in_plans_as_any_other() -> None:
     assert len({plan, PruningPlan((0, 3), operations=[Truncate(128)])}) == 2
     assert plan.describe(MINILM) == "20000 tokens, -2 MLP, 128 dimensions"
     facts, values = plan_facts(MINILM, plan), plan_values(MINILM, plan)
-    assert (facts.dropped_mlp, facts.dimension) == ((0, 3), 128)
+    assert (facts.dropped_mlp, facts.dimension, facts.other_operations) == ((0, 3), 128, ("20000 tokens",))
     assert values["parameters"] == count_parameters(MINILM, PruningPlan((0, 3))) - 10522 * 384
     assert moving_share(MINILM, plan) == moving_share(MINILM, PruningPlan((0, 3))), "no token is multiplied with rows"
     with pytest.raises(InputError, match="keeps 40000 tokens; expected up to 30522"):
@@ -184,6 +184,8 @@ def test_a_space_varies_it_and_a_search_tries_it(tmp_path: Path) -> None:
     drive(run)
     plans = [record.spec.plan for record in run.results()]
     assert plans[0] == PruningPlan(), "the search starts from the unpruned model"
+    said = [[str(o.tokens) + " tokens" for o in plan.operations if isinstance(o, Trim)] for plan in plans]
+    assert [[*record.facts.other_operations] for record in run.results()] == said, "its words are in the records"
     trimmed = [o.tokens for plan in plans for o in plan.operations if isinstance(o, Trim)]
     assert len(trimmed) > 3
     assert all(20000 <= tokens < 30522 for tokens in trimmed)

@@ -70,6 +70,8 @@ class Operation(ABC):
     """Its name in JSON."""
     order: ClassVar[int]
     """Its place in a plan: operations are checked, counted and applied by rising order."""
+    in_facts: ClassVar[bool] = False
+    """Whether the fields of `PlanFacts` show it; tables and the page describe the others in words."""
     space: ClassVar[type[SpacePart]] = SpacePart
     """How a search space varies it."""
 

@@ -46,6 +46,7 @@ class Drop(Operation):
 
     kind: ClassVar[str] = "drop"
     order: ClassVar[int] = 10
+    in_facts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in SHORT:

@@ -37,6 +37,7 @@ class Narrow(Operation):
 
     kind: ClassVar[str] = "narrow"
     order: ClassVar[int] = 20
+    in_facts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(sorted(self.widths)))

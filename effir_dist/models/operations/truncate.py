@@ -36,6 +36,7 @@ class Truncate(Operation):
 
     kind: ClassVar[str] = "truncate"
     order: ClassVar[int] = 30
+    in_facts: ClassVar[bool] = True
 
     def check(self, sizes: Sizes) -> None:
         most = sizes.dimension - 1

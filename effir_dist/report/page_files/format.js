@@ -113,6 +113,7 @@ function planText(trial) {
   if (trial.dimension && trial.dimension < trial.full_dimension) {
     parts.push(`embeddings cut to ${trial.dimension} of ${trial.full_dimension} dimensions`);
   }
+  parts.push(...(trial.other_operations || []));
   if (parts.length) return parts.join('; ');
   return known(trial.width_ratio) ? 'unpruned' : 'no plan was made';
 }
