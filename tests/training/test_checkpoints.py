@@ -177,9 +177,9 @@ def make_run(folder: Path, collection: Path, checkpoint: Path) -> tuple[Run, Run
 
 TRIAL = """
 import json, sys
-from effir_dist import config as c
+from effir_dist.core import config as c
 from effir_dist.runs.run_folder import Run
-from effir_dist.trial import run_trial
+from effir_dist.search.trial.trial import run_trial
 run = Run.open(sys.argv[1])
 run_trial(run, c.from_dict(run.config), json.loads(sys.argv[2]), lambda progress: None)
 """
@@ -218,10 +218,10 @@ def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str,
 LIMITED = """
 import json, resource, sys
 import faiss
-from effir_dist import config as c
+from effir_dist.core import config as c
 from effir_dist.runs.run_folder import Run
-from effir_dist.training import train
-from effir_dist.trial import base_encoder, run_trial
+from effir_dist.training.trainer import train
+from effir_dist.search.trial.trial import base_encoder, run_trial
 from tests.training.test_training import make_pairs, quiet
 run, limit = Run.open(sys.argv[1]), int(sys.argv[3])
 config = c.from_dict(run.config)
