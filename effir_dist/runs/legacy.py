@@ -9,4 +9,5 @@ from effir_dist.core.values import Json
 def spec(tree: Json) -> Json:
     """A `trial.json` or the first part of a `result.json`, with today's names of search parameters."""
     known = {"suggested": renamed.suggested, "distributions": renamed.distributions}
-    return {name: known[name](value) if name in known else value for name, value in tree.items()}
+    found = {name: convert(tree[name]) for name, convert in known.items() if isinstance(tree.get(name), dict)}
+    return {**tree, **found}

@@ -11,7 +11,7 @@ import pytest
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
-from effir_dist.data import pydocs, sets
+from effir_dist.data import docstrings, pydocs, sets
 from effir_dist.data.pairs import check, training_pairs
 from tests import needs
 
@@ -198,11 +198,11 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, small: Path, mo
     ],
 )
 def test_which_docstrings_make_a_pair(docstring: str, kept: bool) -> None:
-    assert (pydocs.pair("module.name", docstring) is not None) == kept
+    assert (docstrings.pair("module.name", docstring) is not None) == kept
 
 
 def test_rules_and_templates_are_left_out() -> None:
-    found = pydocs.pair(
+    found = docstrings.pair(
         "m.f", "=====\nSort all   the values\n=====\n\n%(before)s\n\nNotes\n-----\n" + "It is a stable sort " * 3
     )
     assert found is not None

@@ -201,7 +201,7 @@ def test_bfloat16_learns(folder: Path, stage: int) -> None:
 @pytest.mark.parametrize("lora_rank", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_single_process_trains_in_bfloat16_like_deepspeed(folder: Path, lora_rank: int) -> None:
     """Stage 1 on one rank is PyTorch's own, stage 2 DeepSpeed's; both step float32 copies of the weights."""
-    options: dict[str, Any] = {"dtype": "bfloat16", "lora_rank": lora_rank, "chunk": 3, "weight_decay": 0.1}
+    options: dict[str, Any] = {"dtype": "bfloat16", "lora_rank": lora_rank, "gradcache_queries": 3, "weight_decay": 0.1}
     runs = [weights(trained(folder, "llama", PLAN, zero_stage=stage, **options)[0]) for stage in (1, 2)]
     start = weights(load_encoder(str(folder / "tiny-llama")))
     moved = [torch.cat([(run[n].float() - start[n]).flatten() for n in run]) for run in runs]

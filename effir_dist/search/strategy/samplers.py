@@ -14,8 +14,10 @@ from typing import Protocol
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
+from effir_dist.core.renamed import sort_name
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy.candidates import DRAWS
 from effir_dist.search.strategy.fidelity import FidelityState
@@ -53,6 +55,24 @@ def score_by_rank(state: FidelityState, trials: Sequence[str]) -> np.ndarray:
     return np.array([place[trial] for trial in trials])
 
 
+class _OldOrder(optuna.samplers.BaseSampler):
+    """Optuna sorts parameters by name. Renamed ones keep their place, so that a seed still gives the same search."""
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        found = super().infer_relative_search_space(study, trial)  # type: ignore[safe-super]
+        return dict(sorted(found.items(), key=lambda item: sort_name(item[0])))
+
+
+class _TPE(_OldOrder, optuna.samplers.TPESampler):
+    """As Optuna's."""
+
+
+class _GP(_OldOrder, optuna.samplers.GPSampler):
+    """As Optuna's."""
+
+
 class OptunaSampler:
     """One of Optuna's samplers. It has no model of candidates, so that trials are scored by rank."""
 
@@ -84,5 +104,5 @@ class OptunaSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if self.name == "gp":
-                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=begun)
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=begun, multivariate=True, constant_liar=True)
+                return _GP(seed=seed, n_startup_trials=begun)
+            return _TPE(seed=seed, n_startup_trials=begun, multivariate=True, constant_liar=True)
