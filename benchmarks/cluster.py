@@ -24,11 +24,12 @@ import numpy as np
 from effir_dist.core import config as config_module
 from effir_dist.core.files import now, write_bytes_atomic, write_json_atomic
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Report
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families import backbones
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.cluster.worker import Job, Report, output_to
+from effir_dist.search.cluster.worker import Job, output_to
 from effir_dist.search.strategy import space_file
 
 MODEL = backbones.backbone("minilm").config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -13,3 +13,7 @@ Point = dict[str, Value]
 """Search parameter -> value."""
 Suggested = Mapping[str, Value]
 """A point that is only read."""
+Progress = Mapping[str, str | int | float]
+"""How far a trial is: any of `phase`, `step`, `steps`, `loss`."""
+Report = Callable[[dict[str, str | int | float]], None]
+"""Takes the progress of a trial from its worker."""

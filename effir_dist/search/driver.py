@@ -10,6 +10,7 @@ from typing import Literal
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
 from effir_dist.core.settings import RunConfig
+from effir_dist.core.values import Progress
 from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.models.families.backbones import ModelDict
 from effir_dist.report.study_db import Mirror
@@ -18,7 +19,7 @@ from effir_dist.runs.pareto import plan_text
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.resources import Resources
-from effir_dist.search.cluster.worker import Job, Progress
+from effir_dist.search.cluster.worker import Job
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.next_trial import TrialQueue
 from effir_dist.search.strategy.repeating import pending_repeats, repeat_specs

@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, SIZE, TRIAL_SECONDS
+from effir_dist.core.values import Progress
 from effir_dist.models.facts import PlanFacts
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import parameters_text
 from effir_dist.runs.records import RungScore, TrialRecord, Values
-from effir_dist.search.cluster.worker import Progress
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from effir_dist.core.settings import TrainConfig
+from effir_dist.core.values import Report
 from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, default_device
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
@@ -30,7 +31,6 @@ from effir_dist.training.train_state import TrainState, capture, load_weights, r
 if TYPE_CHECKING:
     from effir_dist.data.pairs import TrainingPairs
 
-Report = Callable[[dict[str, Any]], None]
 CHECK_EVERY = 4
 """Steps between two looks at the loss: each costs a wait for the device and a tiny all-reduce."""
 REPORT_SECONDS = 2.0
@@ -95,8 +95,8 @@ class Progress:
                 raise TrainingDiverged(f"the loss became {value} at step {len(self.losses)} of {self.steps}")
         if due_now:
             self.reported = time.monotonic()
-            done = {"phase": "train", "step": len(self.losses), "steps": self.steps, "loss": self.losses[-1]}
-            self.report(done)
+            step = len(self.losses)
+            self.report({"phase": "train", "step": step, "steps": self.steps, "loss": self.losses[-1]})
         return bool(save_now) and not last
 
     def _should_save(self) -> bool:

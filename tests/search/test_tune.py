@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import cluster
-from effir_dist.search.cluster.worker import Job, Report
+from effir_dist.core.values import Report
+from effir_dist.search.cluster.worker import Job
 
 
 class SlowToArrive:

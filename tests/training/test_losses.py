@@ -109,6 +109,7 @@ def _rank(rank: int, folder: Path) -> None:
     loss = loss_of(queries, passages, TEMPERATURE, excluded, rank)
     loss.backward()
     torch.save((loss.detach(), queries.grad, passages.grad), folder / f"{rank}.pt")
+    dist.barrier()  # a rank whose partner is gone may abort in gloo's own thread
     dist.destroy_process_group()
 
 

@@ -16,8 +16,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from effir_dist.core.values import Report
 from effir_dist.search.cluster.resources import WAITING_CPUS
-from effir_dist.search.cluster.worker import Job, Report
+from effir_dist.search.cluster.worker import Job
 
 
 def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:

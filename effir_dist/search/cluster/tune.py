@@ -28,8 +28,9 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.values import Progress, Report
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
-from effir_dist.search.cluster.worker import Job, Progress, Report, in_worker, run_job
+from effir_dist.search.cluster.worker import Job, in_worker, run_job
 
 MOST_LOSSES = 20
 """How often a trial may lose the process or the machine that it runs on before that counts as its own failure."""

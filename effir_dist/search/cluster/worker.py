@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
+from effir_dist.core.values import Report
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.resources import Resources
 
-Progress = Mapping[str, str | int | float]
-"""How far a trial is: any of `phase`, `step`, `steps`, `loss`."""
-Report = Callable[[dict[str, str | int | float]], None]
 T = TypeVar("T")
 
 

@@ -16,6 +16,7 @@ from effir_dist.core.files import disk_errors, now
 from effir_dist.core.measures import METRICS
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.storage import read_locally, written_locally
+from effir_dist.core.values import Report
 from effir_dist.data import sets
 from effir_dist.data.pairs import training_pairs
 from effir_dist.evaluate.evaluation import Evaluation, evaluate, speeds
@@ -35,7 +36,6 @@ from effir_dist.models.encoder import (
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, SplitScores, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
-from effir_dist.search.cluster.worker import Report
 from effir_dist.search.trial.costs import Clock, hosts, peak_memory, release_memory
 from effir_dist.search.trial.outcome import failed_record
 from effir_dist.search.trial.preparation import load_teacher, low_data, token_cache
