@@ -46,7 +46,7 @@ def search(
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     if not has_importance(run):
-        view.message("scoring layers and neurons of the unpruned model")
+        view.message("measuring the importance of layers and neurons")
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
         tune.call(_score_layers, resources, run.location, config, wanted, teacher)()
     with written_locally(run.study_path) as study:
