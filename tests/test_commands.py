@@ -53,3 +53,11 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 def test_one_version_stands_everywhere() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == effir_dist.__version__
     assert f"## [{effir_dist.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_names_that_the_docs_promise_can_be_imported() -> None:
+    from effir_dist.exact import exact_search
+    from effir_dist.mteb_model import MtebEncoder
+    from effir_dist.shards import Vectors
+
+    assert all(map(callable, (effir_dist.load, effir_dist.load_run, exact_search, MtebEncoder, Vectors)))
