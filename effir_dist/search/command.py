@@ -115,12 +115,12 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.So
     return _absolute(config), found, source
 
 
-def plan(args: argparse.Namespace) -> str:
+def dry_run_text(args: argparse.Namespace) -> str:
     """The text of `--dry-run`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
     from effir_dist.search import dry_run
 
     if args.resume:
-        return plan_of_run(args)
+        return rest_of_run_text(args)
     model = config_module.replace(RunConfig(), settings(args)).model
     row = None if model.path else backbones.backbone(model.backbone)
     model_config = row.config if row else pretrained.find(model.backbone, model.path).config
@@ -128,7 +128,7 @@ def plan(args: argparse.Namespace) -> str:
     return dry_run.text(found, config, model_config, row.name if row else model.path, tflops=args.tflops)
 
 
-def plan_of_run(args: argparse.Namespace) -> str:
+def rest_of_run_text(args: argparse.Namespace) -> str:
     """`--dry-run --resume RUN`: what is left of a run, by what its trials took. Reads its folder and nothing else."""
     from effir_dist.search import dry_run
 
@@ -244,7 +244,7 @@ def main() -> None:
     if args.repeat < 0 or (args.repeat and not args.resume):
         raise InputError("--repeat takes the number of new seeds, 1 or more, and the run: --resume RUN --repeat 2")
     if args.dry_run:
-        print(plan(args))
+        print(dry_run_text(args))
         return
     if args.resume:
         run, config, found, source = open_run(args)
