@@ -26,13 +26,13 @@ from effir_dist.core.files import now, write_bytes_atomic, write_json_atomic
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Report
 from effir_dist.importance.ranking import Importance
-from effir_dist.models.families import backbones
+from effir_dist.models.families import base, registry
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.worker import Job, output_to
 from effir_dist.search.strategy import space_file
 
-MODEL = backbones.backbone("minilm").config
+MODEL = registry.backbone("minilm").config
 SPACE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.1, "high": 1.0, "step": 0.1}}
 
 
@@ -61,9 +61,9 @@ def make_run(folder: str, trials: int, cpus: float) -> tuple[Run, RunConfig]:
     values |= {"search.sampler": "tpe", "search.scheduler": "plain"}  # a stand-in knows no rungs
     config = config_module.replace(RunConfig(), {**values, "data.test_split": ""})
     run = Run.create(folder, config_module.to_dict(config), {"space": SPACE})
-    blocks, rng = backbones.block_count(MODEL), np.random.default_rng(0)
+    blocks, rng = base.block_count(MODEL), np.random.default_rng(0)
     packed = io.BytesIO()
-    np.savez(packed, activation=rng.random((blocks, backbones.mlp_width(MODEL)), np.float32))
+    np.savez(packed, activation=rng.random((blocks, base.mlp_width(MODEL)), np.float32))
     write_bytes_atomic(run.importance_folder / "neurons.npz", packed.getvalue())
     importance = Importance(*(tuple(rng.random(blocks).tolist()) for _ in range(3)))
     write_json_atomic(run.importance_folder / "importance.json", dataclasses.asdict(importance))

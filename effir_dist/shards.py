@@ -1,3 +1,5 @@
 """Vectors on disk: `effir_dist.evaluate.shards` by its documented name."""
 
-from effir_dist.evaluate.shards import *  # noqa: F403
+from effir_dist.evaluate.shards import Vectors
+
+__all__ = ["Vectors"]

@@ -17,7 +17,7 @@ from effir_dist.core.files import write_bytes_atomic, write_json_atomic
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import WORK_FILE
-from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.models.families.registry import BACKBONES
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.resources import Resources

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.models.pruning import PruningPlan, block_groups, make_plan
 
 RATIOS = (1.0, 0.75, 0.5, 0.25)

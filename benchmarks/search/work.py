@@ -31,7 +31,7 @@ from effir_dist.models.encoder import (
     prune_encoder,
     resolve_dtype,
 )
-from effir_dist.models.families.backbones import block_count
+from effir_dist.models.families.base import block_count
 from effir_dist.models.pruning import PruningPlan, count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.preparation import calibration_texts, token_cache

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed.models import minilm_path, pydocs_path
 from effir_dist.models import pretrained
-from effir_dist.models.families.backbones import backbone
+from effir_dist.models.families.registry import backbone
 
 if TYPE_CHECKING:
     from effir_dist.data.pairs import TrainingPairs

@@ -19,7 +19,7 @@ class ModelConfig:
     """Which retriever is pruned. An empty string or None takes the value of the backbone's row."""
 
     backbone: str = "minilm"
-    """Name of a backbone (effir_dist/models/families/backbones.py)."""
+    """Name of a backbone (effir_dist/models/families)."""
     path: str = ""
     """Folder or hub id of a checkpoint; overrides the backbone's own hub id."""
     pooling: str = ""

@@ -12,7 +12,7 @@ from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
-from effir_dist.models.families.backbones import backbone, family
+from effir_dist.models.families.registry import backbone, family
 from effir_dist.models.pruning import mlp_widths
 from effir_dist.report.page_data import model_name
 from effir_dist.runs.objectives import goal_of, unpruned

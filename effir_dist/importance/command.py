@@ -12,7 +12,7 @@ from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.settings import DISTANCES, DTYPES, GRANULARITIES, RunConfig
 from effir_dist.importance.ranking import KINDS, Importance, Method, calibrate
-from effir_dist.models.families import backbones
+from effir_dist.models.families import registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         description="How much each attention and MLP changes the residual stream, and the order in which they are "
         "dropped.",
     )
-    p.add_argument("--backbone", default="minilm", help=", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES]))
+    p.add_argument("--backbone", default="minilm", help=", ".join([*registry.SHORT_NAMES, *registry.BACKBONES]))
     p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
     p.add_argument("--data", metavar="DIR", default="pydocs", help="BEIR-format folder: texts of its corpus are taken")
     p.add_argument("--texts", metavar="FILE", type=Path, help="a file with a text on each line, instead of --data")

@@ -18,15 +18,13 @@ import numpy as np
 
 from effir_dist.models.families.base import Family, block_count, mlp_width
 from effir_dist.models.families.registry import family
+from effir_dist.models.operations.drop import KINDS
 from effir_dist.models.pruning import make_plan
 
 if TYPE_CHECKING:
     import torch
 
     from effir_dist.models.encoder import Encoder
-
-KINDS = ("mlp", "attention", "block")
-"""What has an importance and may be dropped. A block is its attention and its MLP."""
 
 
 @dataclass(frozen=True)

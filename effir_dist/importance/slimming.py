@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import PruneConfig, TrainConfig
-from effir_dist.models.families.backbones import family, mlp_width
+from effir_dist.models.families.base import mlp_width
+from effir_dist.models.families.registry import family
 from effir_dist.training.batches import Batch, Examples, batches
 from effir_dist.training.collate import Collator
 from effir_dist.training.engine import ChunkEncoder

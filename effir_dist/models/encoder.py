@@ -17,7 +17,8 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.models import pretrained
-from effir_dist.models.families.backbones import ModelDict, family
+from effir_dist.models.families.base import ModelDict
+from effir_dist.models.families.registry import family
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
 

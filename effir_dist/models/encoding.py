@@ -19,7 +19,7 @@ import torch
 
 from effir_dist.models import packed
 from effir_dist.models.encoder import Encoder, pad
-from effir_dist.models.families.backbones import family
+from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.grouping import within
 from effir_dist.models.pruning import mlp_widths

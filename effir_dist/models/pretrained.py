@@ -13,9 +13,8 @@ from typing import Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
-from effir_dist.models.families.backbones import BACKBONES, SHORT_NAMES, backbone
 from effir_dist.models.families.base import Family, ModelDict, block_count, mlp_width
-from effir_dist.models.families.registry import family
+from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 
 CACHED_BYTES = 4 << 30
 """Base models up to this size stay in a process's memory between trials; larger ones are read again each time."""

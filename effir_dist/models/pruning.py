@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
 from effir_dist.models import operations as known_operations
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.models.operations.base import Operation, Sizes
 from effir_dist.models.operations.drop import Drop
 from effir_dist.models.operations.narrow import Narrow, block_groups, kept_by_rank, narrowed, rounded, width_share

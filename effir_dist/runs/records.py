@@ -20,7 +20,7 @@ from effir_dist.core.files import SCHEMA
 from effir_dist.core.measures import MEASURES, METRICS, QUALITY, SCORE_SECONDS, SIZE
 from effir_dist.core.values import Json, Suggested
 from effir_dist.models.facts import PlanFacts, plan_facts, plan_values
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.models.pruning import PruningPlan, truncated_plan
 from effir_dist.runs import legacy
 from effir_dist.runs.schema import Reader
@@ -62,6 +62,11 @@ class TrialSpec:
         """Equal for trials that would give the same model: same plan, same settings."""
         text = json.dumps([self.plan.to_dict(), settings_of(self.suggested)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def older_key(self) -> str:
+        """The key that an older version gave it; empty where that is today's."""
+        return "" if self.written_key == self.key else self.written_key
 
     def facts(self, model_config: ModelDict, dimension: int = 0) -> PlanFacts:
         """What its plan leaves. dimension: the run's `model.dimension`, for plans of older versions, which lack it."""

@@ -11,7 +11,7 @@ from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Point
 from effir_dist.data import beir, sets
 from effir_dist.importance.ranking import Importance
-from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.base import Sizes
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec

@@ -22,7 +22,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, sets
 from effir_dist.models import pretrained
-from effir_dist.models.families import backbones
+from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
 from effir_dist.runs.run_folder import Run
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="key=value sets anything else, for example train.steps=100 data.max_documents=5000. "
         f"search.objectives is {QUALITY} and one or two of {', '.join(costs())}.",
     )
-    names = ", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES])
+    names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
     p.add_argument("--backbone", help=f"what to prune: {names} (default: minilm)")
     p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
     p.add_argument("--data", action="append", metavar="DIR", help="BEIR-format folder, repeatable (default: pydocs)")
@@ -110,7 +110,7 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.So
     """The configuration of a new run: defaults < search space < command line. Raises InputError for bad values."""
     named = config_module.replace(RunConfig(), settings(args)).model
     source = pretrained.find(named.backbone, named.path)
-    own = "" if named.path else backbones.backbone(named.backbone).name
+    own = "" if named.path else registry.backbone(named.backbone).name
     config, found = _in_space(args, own, source.config["model_type"])
     return _absolute(config), found, source
 
@@ -122,7 +122,7 @@ def dry_run_text(args: argparse.Namespace) -> str:
     if args.resume:
         return rest_of_run_text(args)
     model = config_module.replace(RunConfig(), settings(args)).model
-    row = None if model.path else backbones.backbone(model.backbone)
+    row = None if model.path else registry.backbone(model.backbone)
     model_config = row.config if row else pretrained.find(model.backbone, model.path).config
     config, found = _in_space(args, row.name if row else "", model_config["model_type"])
     return dry_run.text(found, config, model_config, row.name if row else model.path, tflops=args.tflops)
@@ -141,7 +141,7 @@ def rest_of_run_text(args: argparse.Namespace) -> str:
 
 
 def _row_config(name: str) -> dict[str, Any]:
-    return dict(backbones.backbone(name).config)
+    return dict(registry.backbone(name).config)
 
 
 def _in_space(args: argparse.Namespace, backbone: str, model_type: str) -> tuple[RunConfig, Space]:

@@ -14,7 +14,7 @@ import numpy as np
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.data import pairs, pydocs, sets
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.models.flops import count_flops
 from effir_dist.training.schedule import count_steps
 

@@ -8,7 +8,7 @@ from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
 from effir_dist.importance.store import has_importance
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster import tune

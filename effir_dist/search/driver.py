@@ -12,7 +12,7 @@ from effir_dist.core.files import now
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Progress
 from effir_dist.importance.store import load_importance, load_saliency
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.report.study_db import Mirror
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import plan_text

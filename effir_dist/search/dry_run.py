@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effir_dist.core.measures import SIZE
 from effir_dist.core.settings import RunConfig
-from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.narrow import asked_ratio
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal

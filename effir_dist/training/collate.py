@@ -18,7 +18,8 @@ from torch import Tensor
 from effir_dist.core.settings import TrainConfig
 from effir_dist.models import packed
 from effir_dist.models.encoder import Encoder, pad_rows
-from effir_dist.models.families.backbones import family, mlp_width
+from effir_dist.models.families.base import mlp_width
+from effir_dist.models.families.registry import family
 from effir_dist.models.grouping import filled, group_count, least_padding, split, within
 from effir_dist.training.batches import Batch, Examples, Teacher, distils_itself
 from effir_dist.training.losses import Targets, not_negatives

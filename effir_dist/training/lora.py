@@ -10,7 +10,7 @@ from torch import nn
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import TrainConfig
-from effir_dist.models.families.backbones import family
+from effir_dist.models.families.registry import family
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder

@@ -22,7 +22,7 @@ from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import disk_errors, write_text_atomic
 from effir_dist.core.values import Json
 from effir_dist.data import sets
-from effir_dist.models.families import backbones
+from effir_dist.models.families import registry
 
 if TYPE_CHECKING:
     from effir_dist.training.mining import Miner, Reranker
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m effir_dist.negatives", description=__doc__.split("\n")[0])
     p.add_argument("--data", metavar="DIR", required=True, help="BEIR-format folder, or pydocs")
     p.add_argument("--split", default="train", help="whose queries (default: train)")
-    names = ", ".join([*backbones.SHORT_NAMES, *backbones.BACKBONES])
+    names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
     p.add_argument("--miner", default="bm25", metavar="NAME", help=f"bm25, a checkpoint folder, or: {names}")
     p.add_argument("--count", type=int, default=15, help="negatives a query (default: 15)")
     p.add_argument("--depth", type=int, default=100, help="passages looked at for each query (default: 100)")

@@ -16,7 +16,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RANKINGS, PruneConfig, RunConfig, TrainConfig
 from effir_dist.importance.slimming import _loss, gated, regulariser, slimming_saliency, taylor_saliency
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
-from effir_dist.models.families.backbones import family
+from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import kept_neurons, make_plan, rounded
 from effir_dist.runs.run_folder import Run
 from effir_dist.training.batches import Examples, batches, examples_of

@@ -92,7 +92,7 @@ def test_the_dimension_of_settings_and_records() -> None:
 
 
 def test_index_bytes_follow_the_dimension_and_the_cut_model_is_no_unpruned_one() -> None:
-    from effir_dist.models.families.backbones import BACKBONES
+    from effir_dist.models.families.registry import BACKBONES
     from effir_dist.runs.objectives import is_unpruned
 
     model = BACKBONES["minilm"].config
@@ -103,7 +103,7 @@ def test_index_bytes_follow_the_dimension_and_the_cut_model_is_no_unpruned_one()
 
 
 def test_the_dimension_of_an_older_plan_is_that_of_its_setting() -> None:
-    from effir_dist.models.families.backbones import BACKBONES
+    from effir_dist.models.families.registry import BACKBONES
 
     model, plan = BACKBONES["minilm"].config, PruningPlan()
     varied, fixed = TrialSpec(0, {"model.dimension": 128}, {}, plan), TrialSpec(0, {}, {}, plan)

@@ -15,9 +15,8 @@ from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.models import modeling_effir
-from effir_dist.models.families.backbones import BACKBONES
 from effir_dist.models.families.base import PLACEMENTS, Family
-from effir_dist.models.families.registry import FAMILIES, register
+from effir_dist.models.families.registry import BACKBONES, FAMILIES, register
 from effir_dist.models.flops import count_flops
 from effir_dist.models.pruning import PruningPlan, count_parameters
 from effir_dist.training import memory

@@ -26,7 +26,8 @@ from effir_dist.importance.ranking import Importance
 from effir_dist.models import operations
 from effir_dist.models.encoder import load_encoder, prune_encoder
 from effir_dist.models.facts import plan_facts, plan_values
-from effir_dist.models.families.backbones import BACKBONES, ModelDict
+from effir_dist.models.families.base import ModelDict
+from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.operations.base import Operation, Sizes
 from effir_dist.models.operations.drop import Drop
 from effir_dist.models.operations.narrow import Narrow

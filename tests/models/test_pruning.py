@@ -13,7 +13,8 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.models import pretrained as sources
 from effir_dist.models.encoder import Encoder, build_encoder, load_encoder, make_settings, prune_encoder
-from effir_dist.models.families.backbones import BACKBONES, block_count, family, mlp_width
+from effir_dist.models.families.base import block_count, mlp_width
+from effir_dist.models.families.registry import BACKBONES, family
 from effir_dist.models.operations.drop import Drop
 from effir_dist.models.operations.narrow import Narrow
 from effir_dist.models.operations.truncate import Truncate

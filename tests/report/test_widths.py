@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.pruning import make_plan, mlp_widths
 from effir_dist.report.widths import RATIOS, widths_figure, widths_table
 

@@ -13,7 +13,7 @@ from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import parse_constraint
 from effir_dist.core.settings import RunConfig
-from effir_dist.models.families.backbones import BACKBONES
+from effir_dist.models.families.registry import BACKBONES
 from effir_dist.report.frames import load_run
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.study_db import Mirror

@@ -9,10 +9,9 @@ import yaml
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
-from effir_dist.importance import ranking
 from effir_dist.importance.ranking import Importance
-from effir_dist.models.families.backbones import BACKBONES
-from effir_dist.models.operations.drop import KINDS, DropPart, dropped
+from effir_dist.models.families.registry import BACKBONES
+from effir_dist.models.operations.drop import DropPart, dropped
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
@@ -159,10 +158,6 @@ def test_an_mlp_left_without_a_neuron_is_named() -> None:
     assert plan.dropped_mlp == (0, 1, 3)
     assert spaces.emptied(suggested, space, MINILM, IMPORTANCE, plan) == [0, 1]
     assert spaces.emptied({}, space, MINILM, IMPORTANCE, PruningPlan()) == []
-
-
-def test_what_may_be_dropped_is_what_importance_scores() -> None:
-    assert KINDS == ranking.KINDS
 
 
 def test_the_dimension_is_a_part_of_the_plan_whether_the_run_or_the_space_names_it() -> None:

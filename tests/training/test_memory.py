@@ -13,8 +13,7 @@ from transformers import AutoConfig, AutoModel
 from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.models.encoder import load_encoder
-from effir_dist.models.families.backbones import backbone
-from effir_dist.models.families.registry import FAMILIES
+from effir_dist.models.families.registry import FAMILIES, backbone
 from effir_dist.models.pruning import count_parameters
 from effir_dist.training import memory
 from effir_dist.training.batches import batches, examples_of

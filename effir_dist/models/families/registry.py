@@ -48,6 +48,15 @@ def family(config: ModelDict) -> Family:
     return FAMILIES[model_type]
 
 
+def backbone(name: str) -> Backbone:
+    """The row of a named backbone. Raises InputError, with the known names, for any other."""
+    key = SHORT_NAMES.get(name, name)
+    if key not in BACKBONES:
+        known = sorted({*BACKBONES, *SHORT_NAMES})
+        raise InputError(f"unknown backbone {name!r}; known: {', '.join(known)} (or pass --model PATH)")
+    return BACKBONES[key]
+
+
 for _module in pkgutil.iter_modules(families.__path__):
     _row = getattr(importlib.import_module(f"{families.__name__}.{_module.name}"), "FAMILY", None)
     if isinstance(_row, Family):

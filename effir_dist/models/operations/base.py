@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
-from effir_dist.models.families.backbones import ModelDict, block_count, family, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, mlp_width
+from effir_dist.models.families.registry import family
 from effir_dist.models.operations.space_part import SpacePart
 
 if TYPE_CHECKING:

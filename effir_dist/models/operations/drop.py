@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json, Point, Suggested
-from effir_dist.models.families.backbones import ModelDict, family
+from effir_dist.models.families.base import ModelDict
+from effir_dist.models.families.registry import family
 from effir_dist.models.operations.base import Operation, Sizes, check_blocks
 from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart
 from effir_dist.models.operations.values import Values

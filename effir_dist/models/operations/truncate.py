@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Json, Point, Suggested
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.models.operations.base import Operation, Sizes
 from effir_dist.models.operations.space_part import Known, SpacePart
 from effir_dist.models.operations.values import Values

@@ -18,7 +18,7 @@ from effir_dist.core.measures import QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import load_work
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.report.study_db import frozen_trial
 from effir_dist.runs.objectives import unpruned
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec, Values

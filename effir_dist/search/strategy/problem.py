@@ -15,7 +15,7 @@ from effir_dist.core.config import replace, settings_of
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Point, Value
 from effir_dist.importance.ranking import Importance
-from effir_dist.models.families.backbones import ModelDict, block_count, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.pruning import moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
 from effir_dist.runs.records import TrialSpec
@@ -64,7 +64,7 @@ class Problem:
     def know(self, spec: TrialSpec) -> None:
         """Take a trial for tried. What an older version wrote is known by today's plan of its values as well."""
         self.tried.add(spec.key)
-        if spec.written_key not in ("", spec.key):
+        if spec.older_key:
             self.tried.add(self.spec(spec.number, spec.suggested).key)
 
     def feasible(self, spec: TrialSpec) -> bool:

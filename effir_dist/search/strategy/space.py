@@ -17,7 +17,7 @@ from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.values import Point
 from effir_dist.importance.ranking import Importance
 from effir_dist.models import operations
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.models.operations.base import Sizes
 from effir_dist.models.operations.drop import DropPart
 from effir_dist.models.operations.space_part import FixedValue, Known, SpacePart

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from effir_dist.core.files import now
-from effir_dist.models.families.backbones import ModelDict
+from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.records import TrialRecord, TrialSpec
 
 

@@ -23,7 +23,7 @@ from effir_dist.importance.slimming import random_saliency, slimming_saliency, t
 from effir_dist.importance.store import IMPORTANCE_FILE, SALIENCY_FILE, WORK_FILE
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, build_encoder, default_device, make_settings, resolve_dtype
-from effir_dist.models.families.backbones import block_count, mlp_width
+from effir_dist.models.families.base import block_count, mlp_width
 from effir_dist.runs.run_folder import Run
 from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
 from effir_dist.training.engine import start_distributed

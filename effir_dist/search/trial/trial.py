@@ -206,11 +206,11 @@ class _Checkpoints:
     """A trial's state while it trains, in its folder; `training.Checkpoints`."""
 
     def __init__(self, run: Run, spec: TrialSpec) -> None:
-        self.path, self.key, self.written_key = run.checkpoint_path(spec.trial), spec.key, spec.written_key
+        self.path, self.key, self.older_key = run.checkpoint_path(spec.trial), spec.key, spec.older_key
 
     def load(self) -> TrainState | None:
-        # An older version called the same plan and settings by another key.
-        return read_state(self.path, self.key) or read_state(self.path, self.written_key)
+        found = read_state(self.path, self.key)
+        return read_state(self.path, self.older_key) if found is None and self.older_key else found
 
     def save(self, state: TrainState) -> None:
         write_state(self.path, state, self.key)
