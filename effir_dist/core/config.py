@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -12,9 +13,9 @@ from typing import Any
 import yaml
 
 from effir_dist.core import renamed
-from effir_dist.core.errors import InputError, suggest
+from effir_dist.core.errors import InputError, check, suggest
 from effir_dist.core.settings import RunConfig
-from effir_dist.core.values import Json
+from effir_dist.core.values import Json, as_float
 
 SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple", "model.dimension")
 """Settings that may vary from trial to trial. The others hold for all trials of a run."""
@@ -30,10 +31,10 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(name, typing.get_args(kind)[0], v) for v in values)
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
-            pass
+        number = as_float(value)  # YAML reads 1e-4 as text
+        if number is not None:
+            check(math.isfinite(number), name, value, "a finite number")
+            return number
     if kind is bool and isinstance(value, bool):
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,3 +18,15 @@ Progress = Mapping[str, str | int | float]
 """How far a trial is: any of `phase`, `step`, `steps`, `loss`."""
 Report = Callable[[dict[str, str | int | float]], None]
 """Takes the progress of a trial from its worker."""
+
+
+def as_float(value: object) -> float | None:
+    """A number, or a text that is one, as a float; None for anything else. One too large for a float is infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except ValueError:
+        return None

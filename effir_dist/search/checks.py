@@ -20,16 +20,17 @@ from effir_dist.search.strategy.space import Space
 
 
 def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
-    """Raises InputError for data sets that are not there, for operations that do not fit the model, and for constraints
-    that no plan of the space satisfies."""
+    """Raises InputError for data sets that are not there, for operations and fixed plans that do not fit the model, and
+    for constraints that no plan of the space satisfies."""
     check_sets(config)
     for part in space.parts:
         part.check(Sizes.of(model_config), config, space.parameters)
     known = [c for c in Goal.of(config.search).constraints if c.measure.known and c.at_most]
-    if known:
+    if known or space.plans:
         points = smallest_points(space, config, block_count(model_config))
         scores = stand_ins(model_config, config, space)
-        values = [spec_of(point, space, config, model_config, *scores).values(model_config) for point in points]
+        specs = [spec_of(point, space, config, model_config, *scores) for point in points]
+        values = [spec.values(model_config) for spec in specs]
         for constraint in known:
             _check_can_hold(constraint, values)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -120,14 +121,20 @@ def rerank(mined: Mined, query: str, positives: list[int], passages: Sequence[st
 
 
 def load_reranker(path: str, length: int, batch: int = 64) -> Reranker:
-    """A cross-encoder with one output, from a folder or hub id for transformers. Raises InputError for others."""
+    """A cross-encoder with one output, in safetensors, from a folder or hub id for transformers.
+
+    Raises InputError for others.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     from effir_dist.models.encoder import default_device, resolve_dtype
 
+    pretrained.refuse_pickles(Path(path))
     try:
-        model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=resolve_dtype("auto"))
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=resolve_dtype("auto"), use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load the reranker {path!r}: {str(error).splitlines()[0]}") from None
     if model.config.num_labels != 1:

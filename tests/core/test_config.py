@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import typing
 from pathlib import Path
 
 import pytest
@@ -39,11 +42,26 @@ def test_key_value_reads_numbers_lists_and_exponents() -> None:
         ("search.sampler", "grid", "one of 'guided', 'tpe', 'nsga2', 'gp', 'random', got 'grid'"),
         ("model.pooling", "max", "one of '', 'mean', 'last', 'cls'"),
         ("resources.workers_per_trial", 0, "1 or more, got 0"),
+        ("resources.gpus_per_trial", "1e999", "resources.gpus_per_trial must be a finite number, got '1e999'"),
+        ("train.learning_rate", 10**400, "train.learning_rate must be a finite number, got 1000"),
+        ("search.rungs", [0.0, math.nan], "search.rungs must be a finite number, got nan"),
     ],
 )
 def test_a_bad_value_is_named(name: str, value: object, message: str) -> None:
     with pytest.raises(InputError, match=message.replace("?", r"\?")):
         c.replace(RunConfig(), {name: value})
+
+
+def test_no_setting_takes_a_number_that_is_not_finite() -> None:
+    """Every setting that holds a fraction, those of settings to come too."""
+    groups = {field.name: type(getattr(RunConfig(), field.name)) for field in dataclasses.fields(RunConfig)}
+    kinds = {f"{g}.{name}": kind for g, t in groups.items() for name, kind in typing.get_type_hints(t).items()}
+    names = [name for name, kind in kinds.items() if kind is float or float in typing.get_args(kind)]
+    assert {"train.learning_rate", "resources.gpus_per_worker", "search.time_budget", "search.rungs"} <= {*names}
+    for name in names:
+        for value in (math.inf, -math.inf, math.nan, "inf"):
+            with pytest.raises(InputError, match=f"{name} must be a finite number, got"):
+                c.replace(RunConfig(), {name: value})
 
 
 def test_files_that_are_no_settings(tmp_path: Path) -> None:

@@ -101,8 +101,35 @@ def test_unknown_key_names_the_nearest(fail: Fail, tmp_path: Path) -> None:
 
 def test_value_out_of_range(fail: Fail) -> None:
     assert "train.zero_stage must be one of 0, 1, 2, 3, got 9" in fail("train.zero_stage=9")
+    assert "train.learning_rate must be a finite number, got 'inf'" in fail("train.learning_rate=inf")
     assert "search.trials must be 1 or more, got 0" in fail("--trials", "0")
     assert "--time-budget must be a time such as 90s, 20m or 8h, got 'soon'" in fail("--time-budget", "soon")
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("{drop_mlp: [0, 99]}", "plans.far: the plan names block 99, but the model has 4 blocks, 0 to 3"),
+        ("{drop_attention: [4]}", "plans.far: the plan names block 4, but the model has 4 blocks, 0 to 3"),
+        ("{drop_block: 5}", "plans.far: drop_block takes away 5, but the model has 4 blocks"),
+    ],
+)
+def test_a_plan_that_does_not_fit_the_model(
+    fail: Fail, tmp_path: Path, model: str, collection: Path, plan: str, message: str
+) -> None:
+    (tmp_path / "space.yaml").write_text(f"plans: {{ends: {{drop_mlp: [0, 3]}}, far: {plan}}}")
+    for more in ([], ["--dry-run"]):
+        given = ["--model", model, "--data", str(collection), "--space", str(tmp_path / "space.yaml"), *more]
+        assert message in fail(*given)
+
+
+def test_settings_that_do_not_go_together_in_a_fixed_trial(
+    fail: Fail, tmp_path: Path, model: str, collection: Path
+) -> None:
+    text = "{plans: {a: {}}, train.gradcache_tokens: [0, 64], settings: {train.gradcache_queries: 2}}"
+    (tmp_path / "space.yaml").write_text(text)
+    error = fail("--model", model, "--data", str(collection), "--space", str(tmp_path / "space.yaml"))
+    assert "train.gradcache_tokens must be left out where train.gradcache_queries is given, got 64" in error
 
 
 @pytest.mark.parametrize("missing", ["corpus.jsonl", "queries.jsonl", "qrels"])

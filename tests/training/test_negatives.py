@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
 from effir_dist.data.pairs import check, training_pairs
 from effir_dist.data.sets import load_collection
@@ -100,6 +102,18 @@ def test_a_reranker_scores_and_judges(
         assert line["negative"] == kept
         np.testing.assert_allclose(line["scores"], [expected[d] for d in [*line["positive"], *kept]], atol=1e-4)
     assert sum(len(line["negative"]) for line in lines) < sum(len(line["negative"]) for line in plain)
+
+
+def test_a_pickled_reranker_is_never_read(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(checkpoints["bert"], tmp_path / "reranker"))
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    torch.save(weights, path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle, which may run code .* only safetensors"):
+        load_reranker(str(path), 512)
+    (path / "pytorch_model.bin").rename(path / "pytorch_model.txt")
+    with pytest.raises(InputError, match="cannot load the reranker"):
+        load_reranker(str(path), 512)
 
 
 def test_a_killed_run_goes_on(

@@ -130,4 +130,4 @@ def check_blocks(blocks: Iterable[int], sizes: Sizes) -> None:
     count = len(sizes.widths)
     for block in blocks:
         if not 0 <= block < count:
-            raise InputError(f"the plan names block {block}, but the model has blocks 0 to {count - 1}")
+            raise InputError(f"the plan names block {block}, but the model has {count} blocks, 0 to {count - 1}")

@@ -132,6 +132,8 @@ class DropPart(SpacePart):
         """Which blocks, or how many (below 1, a share of the blocks): then the least important ones."""
         if isinstance(value, list) and all(type(block) is int and block >= 0 for block in value):
             return tuple(value)
+        if isinstance(value, dict | list):
+            raise InputError(f"{where} must be a count, a share below 1 or a list of blocks as [0, 5], got {value!r}")
         return _maximum(where, {"max": value})
 
     def limit(self, kind: str, blocks: int) -> int:
@@ -158,6 +160,8 @@ class DropPart(SpacePart):
         blocks, gone = len(sizes.widths), dict[str, Iterable[int]]()
         for key, which in values.items():
             order = known.importance.drop_order(KEYS[key])
+            if not isinstance(which, tuple) and which > blocks:
+                raise InputError(f"{key} takes away {which:g}, but the model has {blocks} blocks")
             gone[KEYS[key]] = which if isinstance(which, tuple) else order[: _count(which, blocks)]
         return [_drop(gone)]
 
@@ -204,7 +208,7 @@ def _drop(gone: Mapping[str, Iterable[int]]) -> Drop:
 
 def _maximum(where: str, value: Any) -> float:
     number = value.get("max") if isinstance(value, dict) and set(value) == {"max"} else None
-    if isinstance(number, bool) or not isinstance(number, int | float) or number < 0:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
         raise InputError(f"{where} must be {{max: N}}, N a count or a share below 1, got {value!r}")
     if number > 1 and number != int(number):
         raise InputError(f"{where}: max must be a whole number of layers or a share below 1, got {number!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.values import Json
+from effir_dist.core.values import Json, as_float
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ def parse_range(where: str, value: Any) -> Range:
     shape = "{low: A, high: B}, with step: or log: true if wanted"
     if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "step", "log"}:
         raise InputError(f"{where} must be {shape}, got {value!r}")
-    try:
-        low, high = float(value["low"]), float(value["high"])
-        step = float(value["step"]) if value.get("step") is not None else None
-    except (TypeError, ValueError):
-        raise InputError(f"{where} must hold numbers: {shape}, got {value!r}") from None
+    low, high, step = (as_float(value.get(key)) for key in ("low", "high", "step"))
+    numbers = [low, high, *([] if value.get("step") is None else [step])]
+    if low is None or high is None or not all(n is not None and math.isfinite(n) for n in numbers):
+        raise InputError(f"{where} must hold finite numbers: {shape}, got {value!r}")
     log = bool(value.get("log", False))
     if low > high or (log and (low <= 0 or step)) or (step is not None and step <= 0):
         raise InputError(f"{where} must have low <= high, a step above 0, and no step with log; got {value!r}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.config import replace
+from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.values import Point
 from effir_dist.importance.ranking import Importance
@@ -56,7 +57,7 @@ def as_setting(name: str, value: Any) -> Any:
     """5.0 -> 5 where the setting is a whole number: ranges hold floats."""
     group, key = name.split(".", 1)
     default = getattr(getattr(RunConfig(), group), key)
-    return int(value) if isinstance(default, int) and isinstance(value, float) and value == int(value) else value
+    return int(value) if isinstance(default, int) and isinstance(value, float) and value.is_integer() else value
 
 
 def distributions(space: Space, blocks: int) -> dict[str, BaseDistribution]:
@@ -90,9 +91,15 @@ def plan_of(
     neurons: Mapping[str, np.ndarray],
     config: RunConfig,
 ) -> PruningPlan:
-    """The plan that suggested values mean. neurons: [L, F] scores for each ranking. config: the trial's settings."""
-    *_, plan = _plans_so_far(suggested, space, model_config, Known(config, importance, neurons))
-    plan.check(model_config)
+    """The plan that suggested values mean. neurons: [L, F] scores for each ranking. config: the trial's settings.
+
+    Raises InputError where the plan does not fit the model; it names the plan where the space has fixed ones.
+    """
+    try:
+        *_, plan = _plans_so_far(suggested, space, model_config, Known(config, importance, neurons))
+        plan.check(model_config)
+    except InputError as error:
+        raise InputError(f"plans.{suggested['plan']}: {error}" if "plan" in suggested else str(error)) from None
     return plan
 
 
