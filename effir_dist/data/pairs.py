@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from effir_dist.core.errors import InputError
@@ -33,6 +34,8 @@ class TrainingPairs:
     negatives: list[list[str]]
     scores: list[list[float]]
     """Of the positive and then of the negatives; NaN where the teacher has none."""
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    """Query -> every known relevant document, those too whose pair `data.max_train_pairs` left out: no negatives."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,16 @@ def _training_part(
         [train.documents[d] for _, d in pairs],
         [[train.documents[d] for d in hard.negatives.get(q, ())] for q, _ in pairs],
         scores,
+        _answers((train.queries[q], train.documents[d]) for q, d in kept),
     )
     return found, train.warnings + hard.warnings
+
+
+def _answers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for query, document in pairs:
+        found.setdefault(query, []).append(document)
+    return found
 
 
 def _check_scores(hard: _Hard, pairs: list[tuple[str, str]], scores: list[list[float]]) -> None:
@@ -128,6 +139,7 @@ def _pairs(data: DataConfig, seed: int, _signature: tuple[object, ...]) -> Train
         [d for p in parts for d in p.positives],
         [n for p in parts for n in p.negatives],
         [s for p in parts for s in p.scores],
+        _answers((q, d) for p in parts for q, documents in p.answers.items() for d in documents),
     )
 
 

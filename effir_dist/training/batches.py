@@ -31,7 +31,7 @@ class Examples:
     query: np.ndarray  # [pairs] index of the query
     positive: np.ndarray  # [pairs] index of the passage
     negatives: list[list[int]]  # [pairs] indices of hard negatives
-    answers: list[set[int]]  # [queries] every known positive
+    answers: list[set[int]]  # [queries] every known positive that is among the passages
     scores: list[list[float]]  # [pairs] a teacher's, of the positive and the hard negatives; NaN where it has none
 
     def group(self, pair: int, negatives: int, rng: np.random.Generator) -> tuple[list[int], list[float]]:
@@ -102,6 +102,8 @@ def _examples(encoder: Encoder, pairs: TrainingPairs, hard_negatives: bool, cach
     answers: list[set[int]] = [set() for _ in queries]
     for query, positive in zip(pairs.queries, pairs.positives, strict=True):
         answers[queries[query]].add(passages[positive])
+    for query, index in queries.items():  # whose pair is not trained on, but which another query brings into a batch
+        answers[index].update(passages[text] for text in pairs.answers.get(query, ()) if text in passages)
     hard = pairs.negatives if hard_negatives else [[] for _ in pairs.queries]
     return Examples(
         queries=encoder.tokenize(query_texts, "query", cache),

@@ -203,6 +203,17 @@ def test_training_pairs_of_several_sets_are_sampled_each(folder: Path, tmp_path:
     assert pairs == training_pairs(settings, 1) != training_pairs(settings, 2)
 
 
+def test_answers_whose_pairs_are_not_sampled_are_carried(folder: Path, tmp_path: Path) -> None:
+    many = [(f"q{q}", f"d{d}", 1) for q in range(4) for d in range(10)]
+    write_qrels(folder, "train", many)
+    splits = {"test": [("q9", "d9", 1)], "dev": [("q8", "d8", 1)], "train": [("q1", "d29", 1), ("q2", "d1", 0)]}
+    other = make(tmp_path / "other", splits=splits)
+    pairs = training_pairs(config(folder, other, max_train_pairs=5), 0)
+    assert len(pairs.queries) == 6
+    every = {f"query {q}": [f"T{d} x{d}" for d in range(10)] + ["T29 x29"] * (q == 1) for q in range(4)}
+    assert pairs.answers == every
+
+
 def test_hard_negatives(folder: Path) -> None:
     lines: list[dict[str, Any]] = [
         {"query": "q1", "positive": ["d1"], "negative": ["d7", "gone"], "scores": [1, 2, 0.5]},

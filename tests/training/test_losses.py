@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -13,8 +14,13 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from effir_dist.core.settings import TrainConfig
+from effir_dist.core.settings import DataConfig, TrainConfig
+from effir_dist.data.pairs import training_pairs
+from effir_dist.models.encoder import load_encoder
+from effir_dist.training.batches import batches, distinct, examples_of
+from effir_dist.training.collate import Collator
 from effir_dist.training.losses import Targets, gather, info_nce, not_negatives, retrieval_loss
+from tests.data.test_data import make
 
 TEMPERATURE = 0.1
 
@@ -100,6 +106,26 @@ def test_what_is_excluded_is_what_a_loop_over_all_pairs_finds() -> None:
             for found, positive in zip(answers, positives, strict=True)
         ]
         assert targets_of(passages, answers, positives).mask().tolist() == expected
+
+
+def test_answers_whose_pairs_are_not_sampled_are_no_negatives(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Twenty queries with forty answers each among eighty documents, and a tenth of their pairs."""
+    rng = np.random.default_rng(0)
+    rows = [(f"q{q}", f"d{d}", 1) for q in range(20) for d in rng.choice(80, 40, replace=False)]
+    folder = make(tmp_path / "set", 80, 30, {"train": rows, "dev": [("q25", "d1", 1)], "test": [("q26", "d2", 1)]})
+    pairs = training_pairs(DataConfig(paths=(str(folder),), max_train_pairs=80), 0)
+    encoder, config = load_encoder(str(checkpoints["llama"])), TrainConfig(batch_size=40)
+    examples = examples_of(encoder, pairs, config, None)
+    relevant = {(f"query {q[1:]}", f"T{d[1:]} x{d[1:]}") for q, d, _ in rows}
+    texts = distinct(pairs, hard_negatives=False)
+    for batch in itertools.islice(batches(examples, config), 4):
+        (targets,) = Collator(encoder, examples, config).collate(batch).targets
+        queries, passages = (
+            [texts[kind][i] for i in of.ravel()] for kind, of in enumerate((batch.queries, batch.passages))
+        )
+        answers = torch.tensor([[(query, passage) in relevant for passage in passages] for query in queries])
+        assert answers.float().mean() > 0.4
+        assert (targets.mask() | ~answers).sum() == answers.numel() - len(queries), "all but the own positives"
 
 
 def _rank(rank: int, folder: Path) -> None:
