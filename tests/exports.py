@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from effir_dist.models.encoder import load_encoder, make_settings, prune_encoder
 from effir_dist.models.pruning import PruningPlan, make_plan
 from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
+from tests import ROOT
 
 MODEL = {"model.max_query_length": 48, "model.max_document_length": 96, "model.document_prompt": "d: "}
 UNPRUNED, MIXED, EQUAL = "0000", "0001", "0002"
@@ -55,6 +57,14 @@ def write_run(folder: str | Path, checkpoint: Path, data: Path) -> Run:
         facts = spec.facts(encoder.model_config)
         run.write_result(TrialRecord(spec, "complete", facts=facts, values=values, datasets={"toy": means}))
     return run
+
+
+def machine_paths(folder: Path, *more: Path) -> dict[str, str]:
+    """File -> the first place of this machine that it names: the checkout, the environment, the home, `more`."""
+    places = [str(place) + "/" for place in (ROOT, sys.prefix, Path.home(), *more)]
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    named = {name: next((p for p in places if p.encode() in content), "") for name, content in files.items()}
+    return {name: place for name, place in named.items() if place}
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:

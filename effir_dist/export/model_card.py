@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 import yaml
@@ -14,13 +16,18 @@ from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
 from effir_dist.models.families.registry import backbone, family
 from effir_dist.models.pruning import mlp_widths
-from effir_dist.report.page_data import model_name
+from effir_dist.report.page_data import data_names, model_name
 from effir_dist.runs.objectives import goal_of, unpruned
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import SPLITS, Run, read_queries
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings
+
+LOCATION = re.compile(r"[^=,\[\]\"']*/([^=,\[\]\"']*)")
+"""A path or address within an argument, up to its last name."""
+PROMPTS = ("model.query_prompt=", "model.document_prompt=")
+"""Arguments with text, in which a slash is no path."""
 
 
 def model_card(
@@ -190,7 +197,7 @@ def _training(run: Run, record: TrialRecord) -> str:
     data = [f"{d['name']} (sha256 {d['sha256'][:12]})" for d in extra.get("data", [])]
     versions = [f"{name} {version}" for name, version in extra.get("versions", {}).items()]
     rows = {
-        "data": ", ".join(data) or ", ".join(config["data"]["paths"]),
+        "data": ", ".join(data) or ", ".join(data_names(run)),
         "splits": ", ".join(f"{k.split('_')[0]}: {v}" for k, v in config["data"].items() if k.endswith("_split")),
         "training": ", ".join(f"{k.removeprefix('train.')} {v}" for k, v in settings.items() if k.startswith("train.")),
         "LoRA": "merged into the weights" if settings.get("train.lora_rank") else "not used",
@@ -200,4 +207,19 @@ def _training(run: Run, record: TrialRecord) -> str:
         "exported by": f"effir_dist {__version__}",
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items() if text)
-    return f"| | |\n|---|---|\n{table}\n\n```\n{extra.get('command', '')}\n```"
+    return f"| | |\n|---|---|\n{table}\n\n```\n{_command(run)}\n```"
+
+
+def _command(run: Run) -> str:
+    """The search's command line, with names in place of local folders and buckets: a card may be published."""
+    command, hub_id = str(run.extra.get("command", "")), str(run.config["model"]["path"])
+    try:
+        arguments = shlex.split(command)
+    except ValueError:  # an earlier version's, without quotes
+        arguments = command.split()
+    return shlex.join(_without_folders(argument, hub_id) for argument in arguments)
+
+
+def _without_folders(argument: str, hub_id: str) -> str:
+    is_hub_id = argument.rpartition("=")[2] == hub_id and not hub_id.startswith("/")  # folders are absolute there
+    return argument if is_hub_id or argument.startswith(PROMPTS) else LOCATION.sub(r"\1", argument)

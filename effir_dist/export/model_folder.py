@@ -151,7 +151,7 @@ def write_folder(encoder: Encoder, folder: Path, dtype: str, about: Json) -> Non
         "blocks": block_count(config),
         "mlp_widths": mlp_widths(config, plan),
         "encoder": asdict(encoder.settings),
-        "model_config": dict(config),
+        "model_config": {k: v for k, v in config.items() if k != "_name_or_path"},  # a local folder, perhaps
         **about,
     }
     for name, content in files.items():

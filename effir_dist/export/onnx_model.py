@@ -54,6 +54,8 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the exporter's stack traces, with the paths of this machine's files
     program.save(path, external_data=_bytes(encoder) > 1 << 30)
     return path
 

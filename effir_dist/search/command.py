@@ -8,6 +8,7 @@ import datetime
 import importlib.metadata
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -207,7 +208,7 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
         "space": space_file.to_dict(found),
         "data": [sets.fingerprint(path) for path in config.data.paths],
         "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
-        "command": " ".join(["python -m effir_dist.search", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "effir_dist.search", *sys.argv[1:]]),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     return Run.create(place(args.runs) / name, config_module.to_dict(config), extra)

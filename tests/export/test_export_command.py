@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,11 @@ from effir_dist.core.errors import InputError
 from effir_dist.evaluate.comparison import sample
 from effir_dist.evaluate.intervals import mean_interval
 from effir_dist.export import command as export_command
-from effir_dist.export import selection
+from effir_dist.export import model_card, selection
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.run_folder import Run, read_queries
 from tests import ROOT
-from tests.exports import EQUAL, MIXED, UNPRUNED, write_run
+from tests.exports import EQUAL, MIXED, UNPRUNED, machine_paths, write_run
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,33 @@ def test_push_to_hub_uploads_the_whole_folder(finished: Run, tmp_path: Path, hub
     written = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in paths}
     assert Hub.files == written
     assert {"model.safetensors", "modeling_effir.py", "README.md", "1_Pooling/config.json"} <= set(written)
+
+
+def test_what_is_pushed_names_no_place_of_this_machine(run: Run, tmp_path: Path, hub: str) -> None:
+    """Folders of the command line and of the checkpoint become their names; what is no path stays."""
+    model, data = run.config["model"]["path"], run.config["data"]["paths"][0]
+    given = ["--model", model, f"data.paths=[{data}, {tmp_path}/my other data]", "--runs", "s3://ours/runs"]
+    given += ["--space", "../spaces/mine.yaml", "model.query_prompt=one and/or two: ", "search.seed=3"]
+    extra = {**run.extra, "command": shlex.join(["python", "-m", "effir_dist.search", *given]), "data": []}
+    run.write_config(run.config, extra)
+    done = _push(run, tmp_path / "out", hub)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert machine_paths(tmp_path / "out", tmp_path, Path(model).parent, Path(data).parent) == {}
+    card = Hub.files["README.md"].decode()
+    (line,) = [line for line in card.splitlines() if line.startswith("python -m effir_dist.search")]
+    assert shlex.split(line)[3:] == [
+        *("--model", "tiny-llama", "data.paths=[toy,my other data]", "--runs", "runs", "--space", "mine.yaml"),
+        *("model.query_prompt=one and/or two: ", "search.seed=3"),
+    ]
+    assert "| data | toy |" in card
+
+
+def test_a_hubs_model_and_a_command_without_quotes_stay_readable(run: Run) -> None:
+    config = {**run.config, "model": {**run.config["model"], "path": "owner/name"}}
+    for command in ("search --model owner/name", "search model.path=owner/name", "search --data /my/don't"):
+        run.write_config(config, {**run.extra, "command": command})
+        expected = command.replace("/my/don't", shlex.quote("don't"))
+        assert model_card._command(run) == expected
 
 
 def test_a_hub_that_refuses_or_is_away_leaves_the_folder(finished: Run, tmp_path: Path, hub: str) -> None:

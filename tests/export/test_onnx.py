@@ -15,7 +15,7 @@ from effir_dist.evaluate.evaluation import evaluate_texts
 from effir_dist.export.command import export
 from effir_dist.models.encoder import load_encoder
 from tests import needs
-from tests.exports import MIXED, cosines, texts, write_run
+from tests.exports import MIXED, cosines, machine_paths, texts, write_run
 from tests.tiny import FAMILY_NAMES
 
 # torch.export takes ten seconds and more a family.
@@ -33,6 +33,7 @@ def test_onnxruntime_gives_the_same_embeddings_and_int8_is_measured(
         needs.module(name)
     run = write_run(tmp_path / "run", checkpoints[family], collection)
     export(run, run.result(MIXED), tmp_path / "out", onnx=True, int8=True)
+    assert machine_paths(tmp_path / "out", tmp_path, checkpoints[family].parent) == {}
     encoder = load_encoder(str(run.trial_folder(MIXED)))
     graph = OnnxEncoder(tmp_path / "out" / "onnx" / "encoder.onnx", encoder)
     expected = encoder.encode(texts())
