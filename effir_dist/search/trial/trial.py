@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from effir_dist.core.config import replace, settings_of
@@ -25,27 +23,23 @@ from effir_dist.importance.store import load_saliency
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
     Encoder,
-    build_encoder,
     cast,
     default_device,
     load_encoder,
-    make_settings,
     prune_encoder,
     resolve_dtype,
 )
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, SplitScores, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
-from effir_dist.search.trial.costs import Clock, hosts, peak_memory, release_memory
+from effir_dist.search.trial.costs import Clock, hosts, release_memory
+from effir_dist.search.trial.out_of_memory import OUT_OF_MEMORY, failure_reason, in_less_memory
 from effir_dist.search.trial.outcome import failed_record
-from effir_dist.search.trial.preparation import load_teacher, low_data, token_cache
+from effir_dist.search.trial.preparation import base_encoder, load_teacher, low_data, token_cache
 from effir_dist.training import preemption
-from effir_dist.training.engine import TrainingDiverged
 from effir_dist.training.schedule import count_steps
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from effir_dist.training.trainer import TrainOutcome, train
-
-OUT_OF_MEMORY = "out of memory"
 
 
 def run_trial(run: Run, config: RunConfig, spec: TrialSpec, report: Report) -> TrialRecord | RungScore:
@@ -89,17 +83,6 @@ def _try(
             raise
         return None if again else record
     return run.write_result(record) if _rank() == 0 else record
-
-
-def in_less_memory(config: RunConfig) -> RunConfig:
-    """Settings that compute the same in less memory, and take longer: small chunks, activations computed again."""
-    share = max(1, config.train.batch_size // config.resources.workers_per_trial // 8)
-    less: dict[str, Any] = {"train.gradient_checkpointing": True}
-    if config.train.gradcache_tokens:
-        less["train.gradcache_tokens"] = max(1, config.train.gradcache_tokens // 8)
-    else:
-        less["train.gradcache_queries"] = min(config.train.gradcache_queries or share, share)
-    return replace(config, {**less, "score.batch_tokens": max(1, (config.score.batch_tokens or 4096) // 8)})
 
 
 def _attempt(
@@ -217,24 +200,6 @@ class _Checkpoints:
 
     def urgent(self) -> bool:
         return preemption.noticed()
-
-
-def failure_reason(error: BaseException) -> str | None:
-    """Why a trial failed, where that is an outcome of the trial; None for anything else, such as a bug."""
-    text = str(error)
-    memory = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in memory):
-        return f"{OUT_OF_MEMORY} at a peak of {peak_memory() / 2**30:.1f} GiB: {text.splitlines()[0] if text else ''}"
-    if isinstance(error, TrainingDiverged | FloatingPointError):
-        return f"not a number: {text}"
-    return None
-
-
-def base_encoder(config: RunConfig) -> Encoder:
-    """The unpruned model, ready to be trained."""
-    source = pretrained.find(config.model.backbone, config.model.path)
-    base = pretrained.load_base(source, resolve_dtype(config.train.dtype))
-    return build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
 
 
 def score_saved(run: Run, config: RunConfig, trial: str, split: str) -> SplitScores:
