@@ -2,5 +2,9 @@
 
 from pathlib import Path
 
+from effir_dist.core.environment import share_the_machine
+
+share_the_machine()  # before any test imports torch
+
 ROOT = Path(__file__).parents[1]
 """The checkout."""

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from effir_dist.core.environment import share_the_machine
+
 if TYPE_CHECKING:
     import argparse
 
@@ -44,10 +46,14 @@ def check_least(arguments: argparse.Namespace, least: Mapping[str, int]) -> None
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a command's `main`: an InputError becomes one line on stderr and exit code 2."""
+    """Wrap a command's `main`: an InputError becomes one line on stderr and exit code 2.
+
+    What it computes goes on beside other processes (`core/environment.py`).
+    """
 
     @functools.wraps(main)
     def wrapped() -> None:
+        share_the_machine()
         try:
             main()
             sys.stdout.flush()

@@ -71,6 +71,13 @@ def test_the_token_goes_to_every_node(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RAY_FILES)
+def test_rays_workers_have_normal_priority(name: str) -> None:
+    """What `ray start` reads of the environment, on every node."""
+    (command,) = [c for c in read(name)["setup_commands"] if c.endswith("> ~/.effir")]
+    assert " RAY_worker_niceness=0 " in command
+
+
+@pytest.mark.parametrize("name", RAY_FILES)
 @pytest.mark.parametrize("wheel", ["", "effir_dist-0.2.0-py3-none-any.whl"])
 def test_a_node_installs_the_wheel_that_lies_there_or_the_checkout(name: str, wheel: str, tmp_path: Path) -> None:
     pip = tmp_path / "env" / "bin" / "pip"
@@ -112,4 +119,5 @@ def test_kuberay_scales_gpu_pods_from_zero() -> None:
     assert (group["replicas"], group["minReplicas"]) == (0, 0)
     (worker,) = group["template"]["spec"]["containers"]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "8"
-    assert {"name": "RAY_AUTH_MODE", "value": "token"} in worker["env"]
+    for name, value in {"RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}.items():
+        assert {"name": name, "value": value} in worker["env"]

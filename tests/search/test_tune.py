@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import cluster
 from effir_dist.core.values import Report
+from effir_dist.search.cluster import tune
+from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 
 
@@ -47,3 +49,14 @@ def test_workers_that_start_slowly_come_to_work(tmp_path: Path, monkeypatch: pyt
     found = cluster.measure(run, config, 0.3, None)
     assert found["trials"] == 60
     assert found["workers"] == found["at_a_time"]
+
+
+def in_worker() -> tuple[str | None, int]:
+    return os.environ.get("OMP_WAIT_POLICY"), os.nice(0)
+
+
+def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with tune.cluster(None):
+        assert tune.call(in_worker, Resources(1, 1, 0, 1))() == ("PASSIVE", os.nice(0))
