@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.mapped import cache_root
 from effir_dist.core.values import Json
+from effir_dist.data.texts import Texts, UsedTwice, shared_texts
 
 LAYOUT = "a data folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (the BEIR format)"
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 CORPORA_KEPT = 8
+MAPPED_BYTES = 64 * 2**20
+"""Size of a corpus.jsonl or queries.jsonl from which on its texts are in memory maps. What is smaller is in memory."""
 
 Qrels = dict[str, dict[str, int]]
 
@@ -124,27 +129,49 @@ def _query(record: Json, where: str) -> str:
     return _text(record, "text", where)
 
 
-def _read_texts(path: Path, convert: Callable[[Json, str], str]) -> dict[str, str]:
-    texts: dict[str, str] = {}
+def _rows(path: Path, convert: Callable[[Json, str], str]) -> Iterator[tuple[str, str, str]]:
+    """(file:line, id, text) of each line. Raises InputError for a bad line, or where there is none."""
+    number = 0
     for number, line in lines(path):
         where = f"{path}:{number}"
         record = json_object(line, where)
-        key = _id(record.get("_id"), where, "_id")
-        if key in texts:
-            raise InputError(f"{where}: the id {key!r} is used twice; ids must be unique in a file")
-        texts[key] = convert(record, where)
-    if not texts:
+        yield where, _id(record.get("_id"), where, "_id"), convert(record, where)
+    if not number:
         raise InputError(f"{path} is empty; it needs at least one line like {{'_id': '1', 'text': '...'}}")
-    return texts
 
 
-# Parsed once in a process: checks, evaluation and training read the same corpus.
+def _used_twice(where: str, key: str) -> InputError:
+    return InputError(f"{where}: the id {key!r} is used twice; ids must be unique in a file")
+
+
+def _in_memory(path: Path, convert: Callable[[Json, str], str]) -> Texts:
+    texts: dict[str, str] = {}
+    for where, key, text in _rows(path, convert):
+        if key in texts:
+            raise _used_twice(where, key)
+        texts[key] = text
+    return Texts.of(texts)
+
+
+def _in_maps(path: Path, convert: Callable[[Json, str], str], kind: str) -> Texts:
+    def read() -> Iterator[tuple[str, str]]:
+        return ((key, text) for _, key, text in _rows(path, convert))
+
+    try:
+        return shared_texts(path, kind, cache_root() / "texts", read)
+    except UsedTwice as error:
+        number, _ = next(itertools.islice(lines(path), error.row, None))
+        raise _used_twice(f"{path}:{number}", error.key) from None
+
+
+# Read once in a process: checks, evaluation and training read the same corpus.
 @functools.lru_cache(maxsize=CORPORA_KEPT)
-def _cached(path: Path, modified: int, size: int, corpus: bool) -> Mapping[str, str]:
-    return _read_texts(path, document_text if corpus else _query)
+def _cached(path: Path, modified: int, size: int, corpus: bool) -> Texts:
+    convert, kind = (document_text, "corpus") if corpus else (_query, "queries")
+    return _in_maps(path, convert, kind) if size >= MAPPED_BYTES else _in_memory(path, convert)
 
 
-def _read_cached(path: Path, corpus: bool) -> Mapping[str, str]:
+def _read_cached(path: Path, corpus: bool) -> Texts:
     try:
         stat = path.stat()
     except OSError as error:
@@ -152,13 +179,16 @@ def _read_cached(path: Path, corpus: bool) -> Mapping[str, str]:
     return _cached(path.absolute(), stat.st_mtime_ns, stat.st_size, corpus)
 
 
-def read_corpus(path: Path) -> Mapping[str, str]:
-    """Document id -> title and text with a space between. Do not change it: it is shared."""
+def read_corpus(path: Path) -> Texts:
+    """Document id -> title and text with a space between. Do not change it: it is shared.
+
+    Of a file of MAPPED_BYTES or more the texts are in memory maps, made once in the user's cache.
+    """
     return _read_cached(path, corpus=True)
 
 
-def read_queries(path: Path) -> Mapping[str, str]:
-    """Query id -> text. Do not change it: it is shared."""
+def read_queries(path: Path) -> Texts:
+    """Query id -> text, as `read_corpus`."""
     return _read_cached(path, corpus=False)
 
 

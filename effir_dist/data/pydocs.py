@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.mapped import cache_root
 from effir_dist.data.docstrings import Pair, docstrings, pair
 
 FORMAT = 1
@@ -158,11 +159,6 @@ def build(target: Path) -> None:
     with _quick_and_quiet():
         for split, distributions in PACKAGES.items():
             _write(target / split, split, _unique(_pairs(distributions), seen))
-
-
-def cache_root() -> Path:
-    """The folder of this user's caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effir_dist"
 
 
 def built_folder() -> Path:

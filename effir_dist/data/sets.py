@@ -15,15 +15,19 @@ import hashlib
 import logging
 import random
 from collections.abc import Collection as Items
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from effir_dist.core.errors import InputError
+from effir_dist.core.mapped import picked
 from effir_dist.core.settings import DataConfig
 from effir_dist.core.values import Json
 from effir_dist.data import beir, pydocs
+from effir_dist.data.texts import Texts
 
 BUILT_IN = "pydocs"
 IDENTICAL_IDS = ("arguana", "quora")
@@ -37,11 +41,11 @@ class Collection:
 
     name: str
     split: str
-    document_ids: list[str]
-    documents: list[str]
-    query_ids: list[str]
+    document_ids: Sequence[str]
+    documents: Sequence[str]
+    query_ids: Sequence[str]
     """Those with at least one relevant document (grade above 0) in the corpus, in the order of the qrels."""
-    queries: list[str]
+    queries: Sequence[str]
     qrels: dict[str, dict[str, int]]
     """Query id -> document id -> grade, for `query_ids`. Grades of 0 and below are kept."""
     ignore_identical_ids: bool
@@ -53,8 +57,8 @@ class Split:
 
     folder: Path
     name: str
-    documents: Mapping[str, str]
-    queries: Mapping[str, str]
+    documents: Texts
+    queries: Texts
     qrels: beir.Qrels
     warnings: list[str]
 
@@ -106,21 +110,22 @@ def read_split(folder: Path, split: str) -> Split:
     return Split(root, split, documents, queries, qrels, warnings)
 
 
-def sample(items: Sequence[Any], count: int, seed: object) -> list[Any]:
+def sample(items: Sequence[Any] | np.ndarray, count: int, seed: object) -> list[Any]:
     """`count` of `items` in their order; all of them where `count` is 0 or there are no more."""
     if count == 0 or count >= len(items):
         return list(items)
     return [items[i] for i in sorted(random.Random(str(seed)).sample(range(len(items)), count))]
 
 
-def _document_ids(split: Split, query_ids: Iterable[str], max_documents: int, seed: int) -> list[str]:
-    if max_documents == 0 or max_documents >= len(split.documents):
-        return list(split.documents)
-    judged = {d for q in query_ids for d in split.qrels[q]}
-    others = [d for d in split.documents if d not in judged]
+def _document_rows(split: Split, query_ids: Iterable[str], max_documents: int, seed: int) -> np.ndarray | None:
+    """Places [n] of the documents that are kept, ascending; None for all."""
+    documents = split.documents
+    if max_documents == 0 or max_documents >= len(documents):
+        return None
+    judged = {documents.row(d) for q in query_ids for d in split.qrels[q]}
+    others = np.setdiff1d(np.arange(len(documents)), np.fromiter(judged, np.int64))
     room = max(0, max_documents - len(judged))
-    kept = judged | set(sample(others, room, seed) if room else ())
-    return [d for d in split.documents if d in kept]
+    return np.sort(np.array([*judged, *(sample(others, room, seed) if room else ())], np.int64))
 
 
 def _collection(
@@ -128,14 +133,14 @@ def _collection(
 ) -> Collection:
     name = dataset_name(path)
     query_ids = sample(list(queries), limits[0], seed)
-    document_ids = _document_ids(split, query_ids, limits[1], seed)
+    documents, rows = split.documents, _document_rows(split, query_ids, limits[1], seed)
     return Collection(
         name=name,
         split=label,
-        document_ids=document_ids,
-        documents=[split.documents[d] for d in document_ids],
+        document_ids=documents.ids if rows is None else picked(documents.ids, rows),
+        documents=documents.texts if rows is None else picked(documents.texts, rows),
         query_ids=query_ids,
-        queries=[split.queries[q] for q in query_ids],
+        queries=picked(split.queries.texts, [split.queries.row(q) for q in query_ids]),
         qrels={q: split.qrels[q] for q in query_ids},
         ignore_identical_ids=ignores_identical_ids(resolve(path), name),
     )

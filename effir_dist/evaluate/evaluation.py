@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from effir_dist.evaluate.exact import exact_search
+from effir_dist.evaluate import ranks
+from effir_dist.evaluate.exact import Found, exact_search
 from effir_dist.evaluate.metrics import mean, measure_all, trec_order
 
 if TYPE_CHECKING:
     from effir_dist.data.sets import Collection
     from effir_dist.models.encoder import Encoder
-    from effir_dist.models.tokens import Tokens
 
 DEPTH = 100
 """Documents retrieved for a query: what Recall@100 needs."""
@@ -61,15 +62,18 @@ def evaluate(
     Vectors of more than ON_DISK_BYTES are kept as float16 in a temporary file. Raises as `evaluate_embeddings`.
     """
     start = time.perf_counter()
-    vectors, encoded = {}, {}
     with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
-        for kind, texts in (("query", collection.queries), ("document", collection.documents)):
-            tokens = encoder.tokenize(texts, kind, cache)
-            begun = time.perf_counter()
-            room = _room(Path(folder) / f"{kind}.npy", len(tokens), encoder.dimension)
-            vectors[kind] = encode_shared(encoder, tokens, batch_tokens, compiled, room)
-            encoded[ENCODED[kind]] = len(tokens), time.perf_counter() - begun
-        found = evaluate_embeddings(vectors["query"], vectors["document"], collection)
+        asked = encoder.tokenize(collection.queries, "query", cache)
+        begun = time.perf_counter()
+        queries = ranks.encode_all(encoder, asked, batch_tokens, compiled)
+        encoded = {"queries": (len(asked), time.perf_counter() - begun)}
+        tokens = encoder.tokenize(collection.documents, "document", cache)
+        begun, (rank, count) = time.perf_counter(), ranks.place()
+        rows = ranks.shares(tokens.lengths, count)[rank]
+        room = _room(Path(folder) / "document.npy", len(rows), encoder.dimension)
+        documents = ranks.encode_own(encoder, tokens, rows, batch_tokens, compiled, room)
+        encoded["documents"] = (len(tokens), time.perf_counter() - begun)
+        found = _measured(ranks.search_own(queries, documents, rows, _depth(collection)), collection)
     return replace(found, seconds=time.perf_counter() - start, encoded=encoded)
 
 
@@ -77,17 +81,20 @@ def evaluate_texts(retriever: Retriever, collection: Collection, batch_tokens: i
     """`evaluate` for any retriever, without a cache, on one rank. Raises as `evaluate_embeddings`."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
-        queries = retriever.encode(collection.queries, "query", batch_tokens)
-        documents = _in_parts(retriever, collection.documents, batch_tokens, Path(folder) / "document.npy")
+        queries = retriever.encode(list(collection.queries), "query", batch_tokens)
+        documents = encode_in_parts(retriever, collection.documents, batch_tokens, Path(folder) / "document.npy")
         found = evaluate_embeddings(queries, documents, collection)
     return replace(found, seconds=time.perf_counter() - start)
 
 
-def _in_parts(retriever: Retriever, documents: list[str], batch_tokens: int, file: Path) -> np.ndarray:
-    """[P, D] vectors of documents, encoded PART at a time, in memory or in `file`."""
+def encode_in_parts(retriever: Retriever, documents: Sequence[str], batch_tokens: int, file: Path) -> np.ndarray:
+    """[P, D] vectors of documents, encoded PART at a time: float32 in memory, or float16 in `file` where they are many.
+
+    The file may be removed once the array is not used any more.
+    """
     room: np.ndarray | None = None
     for start in range(0, len(documents), PART):
-        vectors = retriever.encode(documents[start : start + PART], "document", batch_tokens)
+        vectors = retriever.encode(list(documents[start : start + PART]), "document", batch_tokens)
         room = _room(file, len(documents), vectors.shape[1]) if room is None else room
         room[start : start + PART] = vectors
     return np.empty((0, 0), np.float32) if room is None else room
@@ -109,30 +116,8 @@ def _room(file: Path, count: int, size: int) -> np.ndarray:
     return np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
 
 
-def encode_shared(
-    encoder: Encoder, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto", out: np.ndarray | None = None
-) -> np.ndarray:
-    """`encoding.encode`, [N, D]. Of several ranks each encodes a part, and all of them get all vectors."""
-    import torch.distributed as dist
-
-    from effir_dist.models.encoding import encode
-
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    if ranks == 1:
-        return encode(encoder, tokens, batch_tokens, compiled, out)
-    # Every W-th of the texts by length: the parts are equal work.
-    shares = [np.argsort(tokens.lengths, kind="stable")[rank::ranks] for rank in range(ranks)]
-    own = encoder.encode_tokens(tokens.select(shares[dist.get_rank()]), batch_tokens, compiled)
-    parts: list[np.ndarray] = [own] * ranks
-    dist.all_gather_object(parts, own)
-    vectors = np.empty((len(tokens), own.shape[1]), np.float32) if out is None else out
-    for share, part in zip(shares, parts, strict=True):
-        vectors[share] = part
-    return vectors
-
-
 def evaluate_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray, collection: Collection) -> Evaluation:
-    """Search and measure given vectors: queries [Q, D], documents [P, D], in the collection's order.
+    """Search and measure given vectors: queries [Q, D], documents [P, D], in the collection's order, on one rank.
 
     Every judged query counts; one without results counts 0. Raises ValueError for shapes that do not fit the
     collection, FloatingPointError for vectors that are not finite (the training diverged).
@@ -140,12 +125,20 @@ def evaluate_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray,
     start = time.perf_counter()
     _check_vectors("query", query_vectors, len(collection.query_ids))
     _check_vectors("document", document_vectors, len(collection.document_ids))
+    found = _measured(exact_search(query_vectors, document_vectors, _depth(collection)), collection)
+    return replace(found, seconds=time.perf_counter() - start)
+
+
+def _depth(collection: Collection) -> int:
     # A query's own id takes one rank: with one document more, DEPTH are left without it.
-    depth = DEPTH + 1 if collection.ignore_identical_ids else DEPTH
-    similarities, indices = exact_search(query_vectors, document_vectors, depth)
-    ranked = rankings(similarities, indices, collection)
+    return DEPTH + 1 if collection.ignore_identical_ids else DEPTH
+
+
+def _measured(found: Found, collection: Collection) -> Evaluation:
+    """The metrics of search results; `seconds` is left to the caller."""
+    ranked = rankings(*found, collection)
     per_query = measure_all({q: [d for d, _ in documents] for q, documents in ranked.items()}, collection.qrels)
-    return Evaluation(mean(list(per_query.values())), per_query, time.perf_counter() - start, ranked)
+    return Evaluation(mean(list(per_query.values())), per_query, 0.0, ranked)
 
 
 def rankings(similarities: np.ndarray, indices: np.ndarray, collection: Collection) -> Ranked:
@@ -164,6 +157,4 @@ def rankings(similarities: np.ndarray, indices: np.ndarray, collection: Collecti
 def _check_vectors(kind: str, vectors: np.ndarray, count: int) -> None:
     if vectors.ndim != 2 or len(vectors) != count:
         raise ValueError(f"{kind} vectors must be [{count}, D], got {list(vectors.shape)}")
-    # The extremes show every NaN and infinity, without a mask of the vectors' size.
-    if vectors.size and not (np.isfinite(vectors.min()) and np.isfinite(vectors.max())):
-        raise FloatingPointError(f"{kind} vectors hold values that are not finite: the model has diverged")
+    ranks.check_finite(kind, vectors)

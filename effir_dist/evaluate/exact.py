@@ -6,7 +6,7 @@ Of equal similarities the earlier document comes first, however a block is searc
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +93,13 @@ def search_by_product(queries: np.ndarray, documents: np.ndarray, k: int) -> Fou
         best = torch.cat([best[0], similarities], 1), torch.cat([best[1], indices + start], 1)
         best = _gathered(best, best[0].argsort(dim=1, descending=True, stable=True)[:, :k])
     return best[0].cpu().numpy(), best[1].cpu().numpy()
+
+
+def merged(parts: Sequence[Found], k: int) -> Found:
+    """The k best of what was found in several parts of a corpus. Their indices are of the whole corpus."""
+    similarities, indices = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((indices, -similarities), axis=1)[:, :k]
+    return np.take_along_axis(similarities, order, 1), np.take_along_axis(indices, order, 1)
 
 
 def _top(similarities: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -121,7 +122,7 @@ class Encoder(nn.Module):
         kept = pooled[:, : self.settings.dimension] if self.settings.dimension else pooled
         return nn.functional.normalize(kept, dim=-1)
 
-    def tokenize(self, texts: list[str], kind: str, cache: Path | None = None) -> Tokens:
+    def tokenize(self, texts: Sequence[str], kind: str, cache: Path | None = None) -> Tokens:
         """Token ids of queries or documents (`kind`), with their prompt, cut to their length."""
         from effir_dist.models.tokens import tokenize
 

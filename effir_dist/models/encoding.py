@@ -48,19 +48,25 @@ COMPILED = 1024
 
 
 def encode(
-    encoder: Encoder, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto", out: np.ndarray | None = None
+    encoder: Encoder,
+    tokens: Tokens,
+    batch_tokens: int = 0,
+    compiled: str = "auto",
+    out: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """[N, D] float32, in the order given; or `out`, an array [N, D] of any float type, such as a memory map.
 
     batch_tokens: tokens of a batch, padding included; 0 takes what suits the device. compiled: `always`, `never`, or
-    `auto`: where the work is long enough to win the time back.
+    `auto`: where the work is long enough to win the time back. rows: the texts [N] wanted, where not all are.
     """
+    chosen = np.arange(len(tokens)) if rows is None else rows
     if out is None:
-        out = np.empty((len(tokens), encoder.dimension), np.float32)
-    plan = within(tokens.lengths, batch_tokens or auto_tokens(encoder))
-    with prepared(encoder, tokens, compiled) as vectors_of:
-        for indices, vectors in fetched(plan, vectors_of):
-            out[indices] = vectors
+        out = np.empty((len(chosen), encoder.dimension), np.float32)
+    plan = within(tokens.lengths[chosen], batch_tokens or auto_tokens(encoder))
+    with prepared(encoder, tokens, compiled, len(chosen) / max(1, len(tokens))) as vectors_of:
+        for places, vectors in fetched(plan, lambda places: vectors_of(chosen[places])):
+            out[places] = vectors
     return out
 
 
@@ -83,8 +89,13 @@ def encode_texts(
 
 
 @contextmanager
-def prepared(encoder: Encoder, tokens: Tokens, compiled: str = "auto") -> Iterator[Callable[[np.ndarray], Tensor]]:
-    """Within the block: a function that gives the embeddings [B, D] of the texts at some indices, on the device."""
+def prepared(
+    encoder: Encoder, tokens: Tokens, compiled: str = "auto", share: float = 1.0
+) -> Iterator[Callable[[np.ndarray], Tensor]]:
+    """Within the block: a function that gives the embeddings [B, D] of the texts at some indices, on the device.
+
+    share: of the texts that will be asked for, which tells whether compiling pays.
+    """
 
     def padded(indices: np.ndarray) -> Tensor:
         return encoder(*pad(tokens, indices, encoder.pad_id, encoder.device))
@@ -98,7 +109,7 @@ def prepared(encoder: Encoder, tokens: Tokens, compiled: str = "auto") -> Iterat
         stack.enter_context(torch.inference_mode())
         if packs:
             stack.enter_context(packed.attention(encoder.backbone))
-        if compiled == "always" or (compiled == "auto" and pays(encoder, tokens)):
+        if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
             stack.enter_context(compiled_blocks(encoder))
         encoder.eval()
         try:

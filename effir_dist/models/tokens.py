@@ -1,12 +1,9 @@
-"""Texts as ragged arrays of token ids, kept on disk by content hash."""
+"""Texts as ragged arrays of token ids, in memory maps by content hash."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.kept import Kept
+from effir_dist.core.mapped import Strings, made_once, mapped, write_arrays
 
 BATCH = 1024
 MOST_KEPT = 8
@@ -43,23 +41,12 @@ class Tokens:
         """[N] tokens of each text."""
         return np.diff(self.offsets)
 
-    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Tokens:
-        """The texts at `indices`, in that order."""
-        return _ragged([self[int(i)].tolist() for i in indices])
-
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Tokens:
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     ids = np.fromiter((i for row in rows for i in row), dtype=np.int32, count=int(offsets[-1]))
     return Tokens(ids, offsets)
-
-
-def _concatenate(parts: Sequence[Tokens]) -> Tokens:
-    if not parts:
-        return _ragged([])
-    offsets = np.concatenate([[0], *(part.lengths for part in parts)]).cumsum(dtype=np.int64)
-    return Tokens(np.concatenate([part.ids for part in parts]), offsets)
 
 
 def _with_eos(row: list[int], eos: int, max_length: int) -> list[int]:
@@ -94,34 +81,14 @@ def tokenizer_identity(tokenizer: Any) -> bytes:
 def _key(tokenizer: Any, texts: Sequence[str], prompt: str, max_length: int, eos: int | None) -> str:
     digest = hashlib.sha256(tokenizer_identity(tokenizer))
     digest.update(repr((prompt, max_length, eos, tokenizer.truncation_side, len(texts))).encode())
+    if isinstance(texts, Strings):
+        digest.update(texts.digest.encode())
+        return digest.hexdigest()[:32]
     for text in texts:
         encoded = text.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
     return digest.hexdigest()[:32]
-
-
-def _load(file: Path) -> Tokens | None:
-    """What `file` holds, or None where it is missing or damaged: then it is made again."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return Tokens(arrays["ids"], arrays["offsets"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _save(file: Path, tokens: Tokens) -> None:
-    temporary: str | None = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as stream:
-            temporary = stream.name
-            np.savez(stream, ids=tokens.ids, offsets=tokens.offsets)
-        os.replace(temporary, file)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"cannot write the token cache {file}: {error.strerror}; free space there") from None
 
 
 def tokenize(
@@ -130,30 +97,58 @@ def tokenize(
     """Ids of `prompt` + text for each of `texts`, cut to `max_length`, with the tokenizer's own special tokens.
 
     `append_eos` makes `eos_token_id` the last one, within `max_length`. `cache` is a folder, or None to keep nothing;
-    with one, the same list of texts is neither read nor hashed again by this process.
+    with one, tokens are in memory maps, which the processes of a machine share, and the same list of texts is neither
+    read nor hashed again by this process.
     Raises InputError where `append_eos` asks for a token that the tokenizer lacks, or the cache cannot be written.
     """
     eos = tokenizer.eos_token_id if append_eos else None
     if append_eos and eos is None:
         raise InputError("the tokenizer has no end-of-text token to pool; set model.pooling to mean or cls")
+
+    def parts() -> Iterator[Tokens]:
+        batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+        return (_encode(tokenizer, [prompt + t for t in batch], max_length, eos) for batch in batches)
+
     if cache is None:
-        return _tokenize(tokenizer, texts, prompt, max_length, eos, None)
+        return _concatenate([*parts()])
+
+    def shared() -> Tokens:
+        folder = cache / f"tokens-{_key(tokenizer, texts, prompt, max_length, eos)}"
+        return made_once(folder, lambda empty: _write(empty, parts()), _open)
+
     key = (tokenizer_identity(tokenizer), tokenizer.truncation_side, prompt, max_length, eos, len(texts), cache)
-    return _kept.get(texts, key, lambda: _tokenize(tokenizer, texts, prompt, max_length, eos, cache))
+    return _kept.get(texts, key, shared)
 
 
 _kept: Kept[Tokens] = Kept(MOST_KEPT)
 
 
-def _tokenize(
-    tokenizer: Any, texts: Sequence[str], prompt: str, max_length: int, eos: int | None, cache: Path | None
-) -> Tokens:
-    file = cache / f"tokens-{_key(tokenizer, texts, prompt, max_length, eos)}.npz" if cache else None
-    cached = _load(file) if file else None
-    if cached is not None:
-        return cached
-    batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
-    tokens = _concatenate([_encode(tokenizer, [prompt + t for t in batch], max_length, eos) for batch in batches])
-    if file:
-        _save(file, tokens)
+def _concatenate(parts: Sequence[Tokens]) -> Tokens:
+    if not parts:
+        return _ragged([])
+    return Tokens(np.concatenate([part.ids for part in parts]), _offsets([part.lengths for part in parts]))
+
+
+def _offsets(lengths: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
+
+
+def _write(folder: Path, parts: Iterable[Tokens]) -> None:
+    """Write tokens for `_open`, a part at a time: 8 bytes a text are in memory."""
+    lengths: list[NDArray[np.int64]] = []
+
+    def ids() -> Iterator[NDArray[np.int32]]:
+        for part in parts:
+            lengths.append(part.lengths)
+            yield part.ids
+
+    write_arrays(folder / "ids", ids(), np.int32)
+    write_arrays(folder / "offsets", [_offsets(lengths)], np.int64)
+
+
+def _open(folder: Path) -> Tokens:
+    """Raises OSError or ValueError where the files are missing or damaged."""
+    tokens = Tokens(mapped(folder / "ids", np.int32), mapped(folder / "offsets", np.int64))
+    if not len(tokens.offsets) or tokens.offsets[-1] != len(tokens.ids):
+        raise ValueError(f"{folder} is damaged")
     return tokens

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from effir_dist.data.sets import load_collection
-from effir_dist.evaluate import evaluation
+from effir_dist.evaluate import evaluation, ranks
 from effir_dist.models import encoding, packed
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.models.families.registry import family
@@ -91,7 +91,8 @@ def test_vectors_on_disk_score_as_those_in_memory(
     monkeypatch.setattr(evaluation, "PART", 7)
     seen: list[np.ndarray] = []
     search = evaluation.exact_search
-    monkeypatch.setattr(evaluation, "exact_search", lambda q, d, k: seen.append(d) or search(q, d, k))
+    for module in (evaluation, ranks):
+        monkeypatch.setattr(module, "exact_search", lambda q, d, k: seen.append(d) or search(q, d, k))
     for found in (evaluation.evaluate(encoder, collection), evaluation.evaluate_texts(encoder, collection, 0)):
         assert found.metrics == pytest.approx(expected.metrics, abs=0.02)
     for vectors in seen:

@@ -12,9 +12,9 @@ import torch
 
 from effir_dist.core.config import replace
 from effir_dist.core.files import write_bytes_atomic, write_json_atomic
+from effir_dist.core.mapped import cache_root
 from effir_dist.core.settings import DataConfig, RunConfig, TrainConfig
 from effir_dist.core.storage import is_remote, read_bytes
-from effir_dist.data import pydocs
 from effir_dist.data.beir import lines
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import search_collection
@@ -75,7 +75,7 @@ def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
 
 
 def _tokens(encoder: Encoder, texts: Sequence[str], kind: str) -> float:
-    return float(encoder.tokenize(list(texts), kind, token_cache()).lengths.sum())
+    return float(encoder.tokenize(texts, kind, token_cache()).lengths.sum())
 
 
 def low_data(config: RunConfig) -> DataConfig:
@@ -154,4 +154,4 @@ def load_teacher(run: Run, train: TrainConfig) -> Teacher | None:
 
 def token_cache() -> Path:
     """Where this machine keeps token ids, by content hash."""
-    return pydocs.cache_root() / "tokens"
+    return cache_root() / "tokens"
