@@ -88,6 +88,7 @@ def test_three_ranks_search_their_own_parts_like_one(checkpoints: dict[str, Path
         for query, ranked in expected.ranked.items():
             assert [d for d, _ in scores.ranked[query]] == [d for d, _ in ranked]
             np.testing.assert_allclose(*([s for _, s in each] for each in (scores.ranked[query], ranked)), atol=1e-6)
-        for own, whole in zip((*found, *few), (*exact, *exact_search(whole_numbers(9, 1), whole_numbers(2, 2), 10))):
+        of_two = exact_search(whole_numbers(9, 1), whole_numbers(2, 2), 10)
+        for own, whole in zip((*found, *few), (*exact, *of_two), strict=True):
             np.testing.assert_array_equal(own, whole)
         assert "document vectors hold values that are not finite" in failed  # on the ranks that have good ones, too
