@@ -28,7 +28,7 @@ from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
 from effir_dist.runs.run_folder import Run
 from effir_dist.search import checks
-from effir_dist.search.cluster import resources
+from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
@@ -296,6 +296,6 @@ def _search(
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:
-            growth = resources.growth() if address else {}
+            may_come = growth.nodes_that_may_come() if address else ()
             storage = f"{run.location}/ray" if address else scratch
-            search(run, config, found, source.config, present, growth, view, storage, repeat=args.repeat)
+            search(run, config, found, source.config, present, may_come, view, storage, repeat=args.repeat)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from effir_dist.core.config import to_dict
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig, TrainConfig
@@ -12,6 +14,7 @@ from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster import tune
+from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.resources import Resources, settle
 from effir_dist.search.cluster.worker import output_to, run_job
 from effir_dist.search.driver import SearchDriver
@@ -28,8 +31,8 @@ def search(
     config: RunConfig,
     space: Space,
     model_config: ModelDict,
-    present: dict[str, float],
-    may_grow_to: dict[str, float],
+    present: Sequence[Node],
+    may_come: Sequence[Node],
     view: LiveView,
     storage: str,
     work: tune.Work = run_job,
@@ -37,12 +40,13 @@ def search(
 ) -> None:
     """Run a search, or what is left of it, on the Ray cluster that this process has joined.
 
+    present, may_come: nodes of the cluster, and the most that it may grow to, those included.
     repeat: instead, run the front's trials again with other training seeds, until each has so many repeats.
     storage: a folder for what Ray keeps while it runs; on several nodes one that all of them share. work: what a worker
     process does for a trial.
     Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
     """
-    resources = settle(config.resources, present, may_grow_to)
+    resources = settle(config.resources, present, may_come)
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     if not has_importance(run):

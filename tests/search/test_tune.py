@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from benchmarks import cluster
 from effir_dist.core.values import Report
@@ -60,3 +62,20 @@ def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     with tune.cluster(None):
         assert tune.call(in_worker, Resources(1, 1, 0, 1))() == ("PASSIVE", os.nice(0))
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> Iterator[Cluster]:
+    """A Ray cluster of this machine, without nodes that run something."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield found
+    found.shutdown()
+
+
+def test_a_trial_fits_one_node_and_the_gpu_is_used(made_up: Cluster, tmp_path: Path) -> None:
+    """Of 40 CPUs and a GPU no node has all: a trial that asks for them would wait for ever."""
+    made_up.add_node(num_cpus=32)
+    made_up.add_node(num_cpus=8, num_gpus=1)
+    run, config = cluster.make_run(str(tmp_path / "run"), trials=2, cpus=0)
+    assert cluster.measure(run, config, 0.1, made_up.address)["trials"] == 2
+    assert {record.spec.gpus for record in run.results()} == {1.0}

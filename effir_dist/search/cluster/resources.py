@@ -1,23 +1,20 @@
-"""How many trials fit: what a trial takes, what the cluster has, and what it may grow to."""
+"""What a trial takes of the cluster's nodes, and how many run at a time."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from effir_dist.core.config import read_yaml
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ResourceConfig
+from effir_dist.search.cluster.nodes import Node, amounts, at_its_largest
 
-BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"
-"""`ray up` leaves the cluster's configuration here, on the head node."""
 WAITING_CPUS = 0.01
 """What the process takes that waits for a trial's several workers."""
-CPUS_WITHOUT_GPU = 8.0
-"""Threads of a CPU trial by default: a small encoder gains little from more."""
+MOST_USUAL_CPUS = 8
+"""Threads of a worker without a GPU by default: a small encoder gains little from more."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +33,6 @@ def local_gpus() -> int:
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() and device.strip() != "-1"])
     return len(glob.glob("/dev/nvidia[0-9]*"))
-
-
-def growth() -> dict[str, float]:
-    """CPUs and GPUs that this cluster may grow to, where it was started by `ray up`; empty elsewhere."""
-    path = Path(BOOTSTRAP_FILE).expanduser()
-    if not path.is_file():
-        return {}
-    tree = read_yaml(path)
-    total = {"CPU": 0.0, "GPU": 0.0}
-    for name, node in (tree.get("available_node_types") or {}).items():
-        count = int(name == tree.get("head_node_type")) + int(node.get("max_workers", tree.get("max_workers", 0)))
-        for kind in total:
-            total[kind] += count * float((node.get("resources") or {}).get(kind, 0))
-    return total
 
 
 def check_local(config: ResourceConfig) -> None:
@@ -71,27 +54,48 @@ def _local_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def settle(config: ResourceConfig, present: Mapping[str, float], may_grow_to: Mapping[str, float]) -> Resources:
-    """What a trial takes, and how many run at a time, on a cluster with these CPUs and GPUs now and at its largest.
+def settle(config: ResourceConfig, present: Iterable[Node], may_come: Iterable[Node] = ()) -> Resources:
+    """What a trial takes, and how many run at a time, on a cluster with these nodes now and at its largest.
 
-    Raises InputError where not a single trial will ever fit.
+    A worker runs on one node; the workers of a trial may be on several. Raises InputError where not a single trial will
+    ever fit.
     """
-    have = {kind: max(present.get(kind, 0.0), may_grow_to.get(kind, 0.0)) for kind in ("CPU", "GPU")}
-    workers = config.workers_per_trial
-    gpus = config.gpus if config.gpus is not None else (float(workers) if have["GPU"] else 0.0)
-    cpus = config.cpus_per_trial or _usual_cpus(workers, gpus, have, config.max_concurrent or 1)
-    for kind, wanted in (("GPU", gpus), ("CPU", cpus)):
-        if wanted > have[kind]:
-            raise InputError(
-                f"a trial asks for {wanted:g} {kind}s, but the cluster has {present.get(kind, 0.0):g} and may grow "
-                f"to {have[kind]:g}; lower --{kind.lower()}s-per-trial or use a larger cluster"
-            )
-    fits = int(min(have["CPU"] // cpus, have["GPU"] // gpus if gpus else float("inf")))
-    return Resources(workers, cpus, gpus, max(1, min(fits, config.max_concurrent or fits)))
+    nodes, workers = at_its_largest(present, may_come), config.workers_per_trial
+    gpus = _usual_gpus(nodes) if config.gpus is None else config.gpus / workers
+    asked = config.cpus_per_trial
+    cpus = asked / workers if asked else _usual_cpus(gpus, nodes, workers * (config.max_concurrent or 1))
+    fits = places(nodes, cpus, gpus) // workers
+    if not fits:
+        raise InputError(_why_none_fits(nodes, workers, cpus, gpus))
+    return Resources(workers, cpus * workers, gpus * workers, min(fits, config.max_concurrent or fits))
 
 
-def _usual_cpus(workers: int, gpus: float, have: Mapping[str, float], concurrent: int) -> float:
-    """With GPUs, as large a share of the CPUs as of the GPUs; without, up to 8 a worker."""
-    if gpus and have["GPU"]:
-        return max(float(workers), have["CPU"] * gpus // have["GPU"])
-    return max(float(workers), min(have["CPU"] // concurrent, CPUS_WITHOUT_GPU * workers))
+def places(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
+    """How many workers of that many CPUs and GPUs fit these nodes together."""
+    return sum(node.count * node.slots(cpus, gpus) for node in nodes)
+
+
+def _usual_gpus(nodes: Iterable[Node]) -> float:
+    return 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
+
+
+def _usual_cpus(gpus: float, nodes: Iterable[Node], workers: int) -> float:
+    """Of a worker. With GPUs what is there for each on every node that has them, so that none stays idle for want of
+    CPUs; without, up to 8, so that so many workers fit at once."""
+    if gpus:
+        least = min((node.cpus / node.slots(0, gpus) for node in nodes if node.slots(0, gpus)), default=1.0)
+        return float(int(least)) if least >= 1 else least
+    sizes = range(MOST_USUAL_CPUS, 1, -1)
+    return float(next((cpus for cpus in sizes if places(nodes, cpus, 0) >= workers), 1))
+
+
+def _why_none_fits(nodes: Sequence[Node], workers: int, cpus: float, gpus: float) -> str:
+    asked = f"{workers} workers of {amounts(cpus, gpus)} each" if workers > 1 else amounts(cpus, gpus)
+    if not nodes:
+        return f"a trial asks for {asked}, but no node of this cluster has a CPU; use a cluster that has them"
+    largest = max(nodes, key=lambda node: (min(node.gpus, gpus), node.cpus, node.gpus))
+    fitting = places(nodes, cpus, gpus)
+    have = f"no more than {fitting} of them fit this cluster, whose" if fitting else "the"
+    flags = [*(["--workers-per-trial"] if fitting else []), *(["--gpus-per-trial"] if gpus else []), "--cpus-per-trial"]
+    what = " or ".join(flags)
+    return f"a trial asks for {asked}, but {have} largest node has {largest}; lower {what}, or use larger nodes"

@@ -29,6 +29,7 @@ from ray.util.placement_group import PlacementGroup
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Progress, Report
+from effir_dist.search.cluster.nodes import Node, present_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
 from effir_dist.search.cluster.worker import Job, in_worker, run_job
 
@@ -50,8 +51,8 @@ class Driver(Protocol):
 
 
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[dict[str, float]]:
-    """Join the Ray cluster at `address`, or start one on this machine; yields its resources, by name."""
+def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
+    """Join the Ray cluster at `address`, or start one on this machine; yields its nodes."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     if address:
         quiet.pop("include_dashboard")
@@ -63,7 +64,7 @@ def cluster(address: str | None) -> Iterator[dict[str, float]]:
     else:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
     try:
-        yield {name: float(count) for name, count in ray.cluster_resources().items()}
+        yield present_nodes(ray.nodes())
     finally:
         ray.shutdown()
 
