@@ -17,7 +17,7 @@ import torch
 from benchmarks.search import plans, table
 from effir_dist.core import config as config_module
 from effir_dist.core.settings import RunConfig, TrainConfig
-from effir_dist.data import sets
+from effir_dist.data import roles, sets
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import Collection
 from effir_dist.evaluate.evaluation import evaluate_embeddings
@@ -105,7 +105,7 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
         documents = encoder.tokenize(collection.documents, "document", cache)
         return Scored(collection, queries, documents, *small_part(collection))
 
-    search, test = (read(args.data, config.data, seed) for read in (sets.search_collection, sets.test_collection))
+    search, test = (read(args.data, config.data, seed) for read in (roles.search_collection, roles.test_collection))
     return Bench(config, base, examples, scored(search), scored(test))
 
 

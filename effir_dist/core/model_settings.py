@@ -12,6 +12,9 @@ DISTANCES = ("cosine", "l2")
 GRANULARITIES = ("token", "pooled")
 RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
 POOLINGS = ("", "mean", "last", "cls")
+_SCORED = [f"max_{of}{what}" for of in ("", "test_", "held_out_") for what in ("queries", "documents")]
+LIMITS = ("max_train_pairs", *_SCORED)
+"""Settings of `data` that keep a part of a data set."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,12 @@ class DataConfig:
     """What is trained on and evaluated on. A path is a BEIR-format folder, or `pydocs`, the built-in data."""
 
     paths: tuple[str, ...] = ("pydocs",)
-    """Data sets. Each is evaluated on, and trained on where it has the training split."""
+    """Data sets that evaluate the trials, and the finished front on `test_split`."""
+    train_paths: tuple[str, ...] = ()
+    """Data sets that are trained on, and evaluate nothing unless `paths` names them too."""
+    train_on_scored: bool | None = None
+    """Whether `paths` are trained on too, where they have the training split. By default they are unless there are
+    `train_paths`."""
     train_split: str = "train"
     search_split: str = "dev"
     """The split that evaluates the trials. Where a data set lacks it, `search_share` of the training queries is set
@@ -62,16 +70,24 @@ class DataConfig:
     max_train_pairs: int = 0
     """Training pairs kept of each data set (a seeded sample); 0 keeps all."""
     max_queries: int = 0
-    """Queries evaluated of each data set (a seeded sample); 0 keeps all."""
+    """Queries of each data set that evaluate a trial (a seeded sample); 0 keeps all."""
     max_documents: int = 0
-    """Documents searched of each data set: the judged ones and a seeded sample of the rest; 0 keeps all."""
+    """Documents searched for them: the judged ones and a seeded sample of the rest; 0 keeps all."""
+    max_test_queries: int = 0
+    """As `max_queries`, for the test queries of the finished front."""
+    max_test_documents: int = 0
+    """As `max_documents`, for the test queries of the finished front."""
     held_out: tuple[str, ...] = ()
     """Data sets that evaluate the finished front too, on `test_split`. They are never read before."""
+    max_held_out_queries: int = 0
+    """As `max_queries`, for the held-out data sets."""
+    max_held_out_documents: int = 0
+    """As `max_documents`, for the held-out data sets."""
 
     def __post_init__(self) -> None:
         check(len(self.paths) > 0, "data.paths", self.paths, "at least one data folder")
         check(0.0 < self.search_share < 1.0, "data.search_share", self.search_share, "between 0 and 1, both excluded")
-        for name in ("max_train_pairs", "max_queries", "max_documents"):
+        for name in LIMITS:
             check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 (all) or more")
         check(
             self.test_split not in (self.search_split, self.train_split),
@@ -81,6 +97,19 @@ class DataConfig:
         )
         both = sorted(set(self.held_out) & set(self.paths))
         check(not both, "data.held_out", both, "data sets that are not in data.paths")
+        both = sorted(set(self.held_out) & set(self.train_paths))
+        check(not both, "data.held_out", both, "data sets that are not in data.train_paths")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The data sets that are trained on: `train_paths`, and `paths` where they are."""
+        scored = not self.train_paths if self.train_on_scored is None else self.train_on_scored
+        return tuple(dict.fromkeys((*self.train_paths, *(self.paths if scored else ()))))
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """All data sets but those that are held out, each once: `paths` first."""
+        return tuple(dict.fromkeys((*self.paths, *self.trained)))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,16 @@ def settings(tree: Json) -> Json:
     search = tree.get("search")
     if isinstance(search, dict) and "sampler" in search and "scheduler" not in search:  # before `scheduler` was there
         tree = {**tree, "search": {"strategy": "guided", **search}}
+    data = tree.get("data")
+    if isinstance(data, dict) and "held_out" in data and "max_test_queries" not in data:
+        tree = {**tree, "data": {**_limits_of_all_scoring(data), **data}}
     return {group: _group(group, values) if isinstance(values, dict) else values for group, values in tree.items()}
+
+
+def _limits_of_all_scoring(data: Json) -> Json:
+    """Before test and held-out data had limits of their own, those of the search held for them."""
+    what = {name: data[f"max_{name}"] for name in ("queries", "documents") if f"max_{name}" in data}
+    return {f"max_{of}_{name}": limit for of in ("test", "held_out") for name, limit in what.items()}
 
 
 def _group(group: str, values: Json) -> Json:

@@ -11,18 +11,8 @@ from pathlib import Path
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
 from effir_dist.data import beir
-from effir_dist.data.sets import (
-    Split,
-    dataset_name,
-    has_search_split,
-    held_out_queries,
-    ignores_identical_ids,
-    read_search,
-    read_split,
-    resolve,
-    sample,
-    trainable,
-)
+from effir_dist.data.roles import left_out, normalised, positives_by_text, search_part, train_part
+from effir_dist.data.sets import Split, dataset_name, ignores_identical_ids, read_split, resolve, sample
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,9 @@ def _negatives(train: Split) -> _Hard:
     negatives: dict[str, list[str]] = {}
     scores: dict[tuple[str, str], float] = {}
     missing: set[str] = set()
-    for line in beir.read_negatives(file) if file.is_file() else ():
+    lines = beir.read_negatives(file) if file.is_file() else ()
+    answers = positives_by_text(train) if lines else {}
+    for line in lines:
         positives = {d for d, grade in train.qrels.get(line.query, {}).items() if grade > 0}.union(line.positives)
         wrong = [d for d in line.negatives if d in positives]
         if wrong:
@@ -68,7 +60,10 @@ def _negatives(train: Split) -> _Hard:
                 f"{line.where}: {wrong[0]!r} is both negative and positive of query {line.query!r}; drop one"
             )
         missing.update(d for d in line.negatives if d not in train.documents)
-        negatives.setdefault(line.query, []).extend(d for d in line.negatives if d in train.documents)
+        # What answers the same text under another id is no negative either.
+        known = answers.get(normalised(train.queries.get(line.query, "")), set())
+        kept = (d for d in line.negatives if d in train.documents and d not in known)
+        negatives.setdefault(line.query, []).extend(kept)
         scores.update(((line.query, document), score) for document, score in line.scores.items())
     warning = f"{file} names {len(missing)} documents that are not in corpus.jsonl; left out"
     return _Hard(file, negatives, scores, [warning] if missing else [])
@@ -77,13 +72,9 @@ def _negatives(train: Split) -> _Hard:
 def _training_part(
     path: str, data: DataConfig, seed: int, need_scores: bool = False
 ) -> tuple[TrainingPairs, list[str]]:
-    folder = resolve(path)
-    if data.train_split not in beir.splits(folder):
-        return TrainingPairs([], [], [], []), []
-    train = read_split(folder, data.train_split)
-    queries = trainable(folder, train, data)
-    held_out = set() if has_search_split(folder, data) else held_out_queries(queries, data.search_share, seed)
-    kept = [(q, d) for q in queries if q not in held_out for d, grade in train.qrels[q].items() if grade > 0]
+    part = train_part(path, data, seed)
+    train = part.split
+    kept = [(q, d) for q in part.queries for d, grade in train.qrels[q].items() if grade > 0]
     pairs = sample(kept, data.max_train_pairs, seed)
     hard = _negatives(train)
     scores = [hard.of(q, d) for q, d in pairs]
@@ -100,10 +91,13 @@ def _training_part(
 
 
 def _answers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    """Query -> the documents of all queries with its text (`roles.normalised`), whatever their ids."""
+    texts: dict[str, str] = {}
+    found: dict[str, dict[str, None]] = {}
     for query, document in pairs:
-        found.setdefault(query, []).append(document)
-    return found
+        text = texts.get(query) or texts.setdefault(query, normalised(query))
+        found.setdefault(text, {}).setdefault(document)
+    return {query: [*found[text]] for query, text in texts.items()}
 
 
 def _check_scores(hard: _Hard, pairs: list[tuple[str, str]], scores: list[list[float]]) -> None:
@@ -123,17 +117,15 @@ def _check_scores(hard: _Hard, pairs: list[tuple[str, str]], scores: list[list[f
 
 
 def training_pairs(data: DataConfig, seed: int) -> TrainingPairs:
-    """A pair for each relevant document of each training query, of all data sets in turn. Do not change them: shared.
-
-    Queries that `search_collection` holds out with the same seed, and queries of the evaluated splits, are left out.
-    """
-    return _pairs(data, seed, tuple(beir.signature(resolve(path)) for path in data.paths))
+    """A pair for each relevant document of each query of `roles.train_part`, of all data sets that are trained on in
+    turn. Do not change them: shared."""
+    return _pairs(data, seed, tuple(beir.signature(resolve(path)) for path in data.searched))
 
 
 # Made once in a process, for all trials. The texts themselves are those that `beir` keeps.
 @functools.lru_cache(maxsize=2)
 def _pairs(data: DataConfig, seed: int, _signature: tuple[object, ...]) -> TrainingPairs:
-    parts = [_training_part(path, data, seed)[0] for path in data.paths]
+    parts = [_training_part(path, data, seed)[0] for path in data.trained]
     return TrainingPairs(
         [q for p in parts for q in p.queries],
         [d for p in parts for d in p.positives],
@@ -143,21 +135,28 @@ def _pairs(data: DataConfig, seed: int, _signature: tuple[object, ...]) -> Train
     )
 
 
-def check(path: str, data: DataConfig, seed: int = 0, need_scores: bool = False) -> list[str]:
-    """All checks of one data set, before a search starts. Returns warnings; raises InputError.
+def check(data: DataConfig, seed: int = 0, need_scores: bool = False) -> list[str]:
+    """All checks of the data sets but those that are held out, before a search starts. Returns warnings.
 
-    need_scores: whether a teacher's scores are distilled, so that every training passage needs one.
+    need_scores: whether a teacher's scores are distilled, so that every training passage needs one. Raises InputError.
     """
+    warnings: list[str] = []
+    for path in data.paths:
+        warnings += _check_scored(path, data, seed)
+    for path in data.trained:
+        warnings += _training_part(path, data, seed, need_scores)[1]
+    return list(dict.fromkeys([*warnings, *map(str, left_out(data, seed))]))
+
+
+def _check_scored(path: str, data: DataConfig, seed: int) -> list[str]:
     name = dataset_name(path)
     same = [other for other in data.paths if dataset_name(other) == name]
     if len(same) > 1:
         raise InputError(f"data.paths has {len(same)} data sets called {name!r} ({', '.join(same)}); rename a folder")
     folder = resolve(path)
     test_warnings = read_split(folder, data.test_split).warnings if data.test_split else []
-    search, _, _ = read_search(path, data, seed)
-    _, warnings = _training_part(path, data, seed, need_scores)
     ignores_identical_ids(folder, name)
-    return list(dict.fromkeys(test_warnings + search.warnings + warnings))
+    return test_warnings + search_part(path, data, seed).split.warnings
 
 
 def check_training(data: DataConfig, seed: int) -> int:
@@ -165,8 +164,8 @@ def check_training(data: DataConfig, seed: int) -> int:
     count = len(training_pairs(data, seed).queries)
     if not count:
         raise InputError(
-            f"none of data.paths ({', '.join(data.paths)}) has a training pair in its split "
-            f"{data.train_split!r} beside the queries that evaluate the trials; add training judgements, or "
-            "set train.steps and train.epochs to 0"
+            f"none of {', '.join(data.trained) or 'the data sets'} has a training pair in its split "
+            f"{data.train_split!r} beside the queries that evaluate; name data with --train-data, add training "
+            "judgements, or set train.steps and train.epochs to 0"
         )
     return count

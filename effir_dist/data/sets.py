@@ -10,11 +10,9 @@ Beside corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv a folder may hold
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import random
-from collections.abc import Collection as Items
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,10 @@ import numpy as np
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.mapped import picked
-from effir_dist.core.settings import DataConfig
 from effir_dist.core.values import Json
 from effir_dist.data import beir, pydocs
 from effir_dist.data.texts import Texts
+from effir_dist.runs.sizes import SetSize
 
 BUILT_IN = "pydocs"
 IDENTICAL_IDS = ("arguana", "quora")
@@ -49,6 +47,14 @@ class Collection:
     qrels: dict[str, dict[str, int]]
     """Query id -> document id -> grade, for `query_ids`. Grades of 0 and below are kept."""
     ignore_identical_ids: bool
+    all_queries: int = 0
+    """How many there are without a limit; 0 where that is not known."""
+    all_documents: int = 0
+
+    @property
+    def size(self) -> SetSize:
+        """What its scores are of."""
+        return SetSize(len(self.query_ids), len(self.document_ids), self.all_queries, self.all_documents)
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,12 @@ def _document_rows(split: Split, query_ids: Iterable[str], max_documents: int, s
     return np.sort(np.array([*judged, *(sample(others, room, seed) if room else ())], np.int64))
 
 
-def _collection(
-    path: str, split: Split, queries: Iterable[str], label: str, limits: tuple[int, int], seed: int
+def collection(
+    path: str, split: Split, queries: Sequence[str], label: str, limits: tuple[int, int], seed: int
 ) -> Collection:
+    """These queries of a split over its corpus. limits: as of `load_collection`; label: what results call it."""
     name = dataset_name(path)
-    query_ids = sample(list(queries), limits[0], seed)
+    query_ids = sample(queries, limits[0], seed)
     documents, rows = split.documents, _document_rows(split, query_ids, limits[1], seed)
     return Collection(
         name=name,
@@ -143,6 +150,8 @@ def _collection(
         queries=picked(split.queries.texts, [split.queries.row(q) for q in query_ids]),
         qrels={q: split.qrels[q] for q in query_ids},
         ignore_identical_ids=ignores_identical_ids(resolve(path), name),
+        all_queries=len(queries),
+        all_documents=len(split.documents),
     )
 
 
@@ -155,69 +164,7 @@ def load_collection(path: str, split: str, max_queries: int = 0, max_documents: 
     read = read_split(resolve(path), split)
     for warning in read.warnings:
         log.warning(warning)
-    return _collection(path, read, read.qrels, split, (max_queries, max_documents), seed)
-
-
-def has_search_split(folder: Path, data: DataConfig) -> bool:
-    return data.search_split != data.train_split and data.search_split in beir.splits(folder)
-
-
-def trainable(folder: Path, train: Split, data: DataConfig) -> list[str]:
-    """Queries of the training split that no evaluated split has (with the same id and text: folders may reuse ids)."""
-    scored: set[str] = set()
-    for split in {data.search_split, data.test_split} - {data.train_split, ""}:
-        if split in beir.splits(folder):
-            file = beir.require_split(folder, split)
-            queries = beir.read_queries(file.parent.parent / "queries.jsonl")
-            scored |= {q for q in beir.read_qrels(file) if queries.get(q) == train.queries.get(q)}
-    return [q for q in train.qrels if q not in scored]
-
-
-def held_out_queries(queries: Items[str], share: float, seed: int) -> set[str]:
-    """A share of `queries`, at least one. It does not depend on their order."""
-    by_hash = sorted(queries, key=lambda q: hashlib.sha256(f"{seed}\0{q}".encode()).digest())
-    return set(by_hash[: max(1, round(share * len(by_hash)))])
-
-
-def read_search(path: str, data: DataConfig, seed: int) -> tuple[Split, list[str], str]:
-    """The split that evaluates the trials, its queries, and its name."""
-    folder = resolve(path)
-    if has_search_split(folder, data):
-        search = read_split(folder, data.search_split)
-        return search, list(search.qrels), data.search_split
-    if data.train_split not in beir.splits(folder):
-        beir.require_split(folder, data.search_split)
-    train = read_split(folder, data.train_split)
-    queries = trainable(folder, train, data)
-    held_out = held_out_queries(queries, data.search_share, seed)
-    if not held_out:
-        raise InputError(
-            f"{folder}: every query of {data.train_split!r} is also in {data.test_split!r}, so none is left to "
-            f"evaluate the trials; add a split {data.search_split!r} or take the test queries out of the training split"
-        )
-    return train, [q for q in queries if q in held_out], f"{data.train_split} (held out)"
-
-
-def search_collection(path: str, data: DataConfig, seed: int) -> Collection:
-    """What evaluates the trials: `data.search_split`, or a share of the training queries over their corpus.
-
-    Do not change it: it is shared.
-    """
-    return _search_collection(path, data, seed, beir.signature(resolve(path)))
-
-
-@functools.lru_cache(maxsize=beir.CORPORA_KEPT)
-def _search_collection(path: str, data: DataConfig, seed: int, _signature: tuple[object, ...]) -> Collection:
-    search, queries, label = read_search(path, data, seed)
-    return _collection(path, search, queries, label, (data.max_queries, data.max_documents), seed)
-
-
-def test_collection(path: str, data: DataConfig, seed: int) -> Collection:
-    """What evaluates the finished front: `data.test_split`."""
-    return load_collection(path, data.test_split, data.max_queries, data.max_documents, seed)
-
-
-test_collection.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it where it is imported
+    return collection(path, read, [*read.qrels], split, (max_queries, max_documents), seed)
 
 
 def fingerprint(path: str) -> Json:

@@ -125,7 +125,7 @@ def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> Json:
     low and high bound the difference, a 95 % paired bootstrap interval. Raises InputError where the data is gone.
     """
     from effir_dist.core.config import from_dict
-    from effir_dist.data.sets import search_collection, test_collection
+    from effir_dist.data.roles import search_collection, test_collection
     from effir_dist.evaluate.evaluation import evaluate
 
     config = from_dict(run.config)

@@ -24,6 +24,7 @@ from effir_dist.models.families.base import ModelDict
 from effir_dist.models.pruning import PruningPlan, truncated_plan
 from effir_dist.runs import legacy
 from effir_dist.runs.schema import Reader
+from effir_dist.runs.sizes import Sizes, sizes_to_json, with_sizes
 
 Values = Mapping[str, float]
 """Measure -> number (core/measures.py), the unpruned model's `full_...` among them."""
@@ -47,8 +48,6 @@ class TrialSpec:
     """Where the trial goes now: a rung below full training, or the top; None in a search without rungs."""
     cost: float = 0.0
     """Of going there, in full trials of the unpruned model."""
-    begun: int | None = None
-    """How many trials had begun when it was sent there; None in older records."""
     gpus: float = 0.0
     """That the trial takes."""
     written_key: str = ""
@@ -95,8 +94,6 @@ class TrialSpec:
         }
         if self.repeat_of:
             found["repeat_of"] = self.repeat_of
-        if self.begun is not None:
-            found["begun"] = self.begun
         return found if self.rung is None else {**found, "rung": self.rung, "cost": self.cost}
 
     @staticmethod
@@ -112,7 +109,6 @@ class TrialSpec:
             repeat_of=read.text("repeat_of", ""),
             rung=read.optional("rung", read.count),
             cost=read.number("cost", 0.0),
-            begun=read.optional("begun", read.count),
             gpus=read.number("gpus", 0.0),
             written_key=read.text("key", ""),
         )
@@ -146,9 +142,12 @@ class RungScore:
     values: Values
     steps: int = 0
     host: str = ""
+    sizes: Sizes = field(default_factory=dict)
+    """Data set -> what the scores are of."""
 
     def to_json(self) -> Json:
         own = {"rung": self.rung, "share": self.share, "cost": self.cost, "steps": self.steps, "host": self.host}
+        own["sizes"] = sizes_to_json(self.sizes)
         return {**own, **_facts_to_json(self.facts), **self.values}
 
     @staticmethod
@@ -163,6 +162,7 @@ class RungScore:
             values=read.values(QUALITY),
             steps=read.count("steps", 0),
             host=read.text("host", ""),
+            sizes=read.sizes("sizes"),
         )
 
 
@@ -178,6 +178,8 @@ class TrialRecord:
     values: Values = field(default_factory=dict)
     datasets: Mapping[str, Values] = field(default_factory=dict)
     """Data set -> metric -> value."""
+    sizes: Sizes = field(default_factory=dict)
+    """Data set -> what its scores are of."""
     started: str = ""
     """ISO time, UTC."""
     finished: str = ""
@@ -215,7 +217,7 @@ class TrialRecord:
             for name in ("state", "reason", "started", "finished", "host", "retried", "steps", "train_loss")
         }
         found = {**self.spec.to_json(), **own, **_facts_to_json(self.facts), **self.values}
-        found["datasets"] = {name: dict(values) for name, values in self.datasets.items()}
+        found["datasets"] = with_sizes(self.datasets, self.sizes)
         if self.speed_protocol:
             found["speed_protocol"] = dict(self.speed_protocol)
         if self.rungs:
@@ -235,6 +237,7 @@ class TrialRecord:
             facts=_facts_from_json(read),
             values=read.values(*needed),
             datasets=read.datasets(),
+            sizes=read.sizes(),
             started=read.text("started", ""),
             finished=read.text("finished", ""),
             host=read.text("host", ""),
@@ -255,18 +258,30 @@ class SplitScores:
     score_seconds: float = 0.0
     data: tuple[Mapping[str, Any], ...] = ()
     """Fingerprints of the held-out data sets."""
+    sizes: Sizes = field(default_factory=dict)
+    """Data set -> what its scores are of."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Held-out data set -> queries that are not scored, as their text trained or steered the search."""
 
     def to_json(self) -> Json:
-        own: Json = {**self.values, "datasets": {n: dict(v) for n, v in self.datasets.items()}}
+        own: Json = {**self.values, "datasets": with_sizes(self.datasets, self.sizes)}
         own[SCORE_SECONDS] = self.score_seconds
-        return {**own, "data": [dict(each) for each in self.data]} if self.data else own
+        more = {"data": [dict(each) for each in self.data], "left_out": dict(self.left_out)}
+        return {**own, **{name: value for name, value in more.items() if value}}
 
     @staticmethod
     def from_json(tree: Json, path: object) -> SplitScores:
         """Raises InputError, which names the file and the field, for what no search wrote."""
         read = Reader(tree, path)
         values = {name: value for name, value in read.values().items() if name in METRICS}
-        return SplitScores(values, read.datasets(), read.number(SCORE_SECONDS, 0.0), tuple(read.objects("data")))
+        return SplitScores(
+            values=values,
+            datasets=read.datasets(),
+            score_seconds=read.number(SCORE_SECONDS, 0.0),
+            data=tuple(read.objects("data")),
+            sizes=read.sizes(),
+            left_out=read.mapping("left_out", {}),
+        )
 
 
 def rungs_to_json(trial: str, rungs: Iterable[RungScore]) -> Json:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import MEASURES
 from effir_dist.core.values import Json
+from effir_dist.runs.sizes import FIELDS, SetSize
 
 T = TypeVar("T")
 
@@ -79,9 +80,19 @@ class Reader:
 
     def datasets(self) -> dict[str, dict[str, float]]:
         """Data set -> metric -> value, nulls left out."""
-        expected = "an object of data sets, each with metrics from 0 to 1"
-        tree = self._read("datasets", {}, _is_datasets, expected)
-        return {name: {m: v for m, v in values.items() if v is not None} for name, values in tree.items()}
+        tree = self._datasets()
+        return {n: {m: v for m, v in of.items() if v is not None and m not in FIELDS} for n, of in tree.items()}
+
+    def sizes(self, name: str = "datasets") -> dict[str, SetSize]:
+        """Data set -> how many queries and documents its scores are of, of those that say."""
+        tree = self._datasets(name)
+        counted = {n: {f: of[f] for f in FIELDS if f in of} for n, of in tree.items() if {*FIELDS[:2]} <= of.keys()}
+        return {n: SetSize(**counts) for n, counts in counted.items()}
+
+    def _datasets(self, name: str = "datasets") -> dict[str, Json]:
+        expected = "an object of data sets, each with metrics from 0 to 1 and counts of queries and documents"
+        found: dict[str, Json] = self._read(name, {}, _is_datasets, expected)
+        return found
 
 
 def _is_count(value: Any) -> bool:
@@ -97,7 +108,10 @@ def _within(value: Any, most: float) -> bool:
 
 
 def _is_datasets(value: Any) -> bool:
-    def metrics(each: Any) -> bool:
-        return isinstance(each, dict) and all(v is None or _within(v, 1.0) for v in each.values())
+    def holds(name: str, value: Any) -> bool:
+        return value is None or (_is_count(value) if name in FIELDS else _within(value, 1.0))
 
-    return isinstance(value, dict) and all(map(metrics, value.values()))
+    def numbers(each: Any) -> bool:
+        return isinstance(each, dict) and all(holds(name, v) for name, v in each.items())
+
+    return isinstance(value, dict) and all(map(numbers, value.values()))

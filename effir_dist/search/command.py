@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core import config as config_module
-from effir_dist.core import renamed
 from effir_dist.core.errors import InputError, command
-from effir_dist.core.measures import QUALITY, costs
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.storage import is_remote, place
-from effir_dist.data import beir, pairs, sets
+from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.models import pretrained
 from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
@@ -30,81 +28,14 @@ from effir_dist.runs.run_folder import Run
 from effir_dist.search import checks
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.worker import output_to
+from effir_dist.search.command_line import parser, resumable, settings
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.training.schedule import count_steps
 
 VERSIONS = ("effir_dist", "torch", "transformers", "ray", "deepspeed", "optuna")
-RESUMABLE = (
-    *("search.trials", "search.time_budget", "search.gpu_hours", "search.patience_trials", "search.patience_percent"),
-    *("search.keep_weights", "data.held_out", "resources."),
-)
-"""Settings that may change when a run is resumed; another value of any other would be another experiment."""
-FLAGS = {
-    "backbone": "model.backbone",
-    "model": "model.path",
-    "data": "data.paths",
-    "held_out": "data.held_out",
-    "trials": "search.trials",
-    "time_budget": "search.time_budget",
-    "seed": "search.seed",
-    "workers_per_trial": "resources.workers_per_trial",
-    "gpus_per_trial": "resources.gpus_per_trial",
-    "gpus_per_worker": "resources.gpus_per_worker",
-    "cpus_per_trial": "resources.cpus_per_trial",
-    "max_concurrent": "resources.max_concurrent",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m effir_dist.search",
-        description="Search for smaller retrievers: drop MLP layers, narrow the rest, fine-tune, score nDCG@10.",
-        epilog="key=value sets anything else, for example train.steps=100 data.max_documents=5000. "
-        f"search.objectives is {QUALITY} and one or two of {', '.join(costs())}.",
-    )
-    names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
-    p.add_argument("--backbone", help=f"what to prune: {names} (default: minilm)")
-    p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
-    p.add_argument("--data", action="append", metavar="DIR", help="BEIR-format folder, repeatable (default: pydocs)")
-    p.add_argument("--held-out", action="append", metavar="DIR", help="scores the front at the end; never read before")
-    p.add_argument("--space", metavar="FILE", help="search space (default: search_spaces/ of the backbone)")
-    p.add_argument("--name", help="the run's folder in runs/ (default: backbone and time)")
-    where = os.environ.get("EFFIR_RUNS", "runs")
-    p.add_argument("--runs", metavar="DIR", default=where, help=f"folder or bucket (s3://) of runs (default: {where})")
-    p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    p.add_argument("--repeat", type=int, default=0, metavar="N", help="with --resume: run the front N times more")
-    p.add_argument("--trials", type=int, help="trials in all, those of a resumed run included")
-    p.add_argument("--time-budget", metavar="TIME", help="such as 90s, 20m or 8h")
-    p.add_argument("--seed", type=int)
-    p.add_argument("--workers-per-trial", type=int)
-    p.add_argument("--gpus-per-trial", type=float, help="GPUs of all workers of a trial together")
-    p.add_argument("--gpus-per-worker", type=float, help="the same, for each worker (default: 1 where there are GPUs)")
-    p.add_argument("--cpus-per-trial", type=float, help="CPUs of all workers of a trial together")
-    p.add_argument("--max-concurrent", type=int, help="trials at a time")
-    p.add_argument("--dry-run", action="store_true", help="print what would be tried, and its cost; start nothing")
-    renamed.refuse_option(p, "--plan", "--dry-run")
-    p.add_argument("--tflops", type=float, default=0.0, metavar="N", help="with --dry-run: 10^12 operations a second")
-    p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray cluster to join ('auto' on its head)")
-    p.add_argument("overrides", nargs="*", metavar="key=value")
-    return p
-
-
-def seconds(text: str) -> float:
-    """'90', '90s', '20m', '1.5h', '2d' -> seconds. Raises InputError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if not match:
-        raise InputError(f"--time-budget must be a time such as 90s, 20m or 8h, got {text!r}")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a command line by dotted name; key=value over flags."""
-    values = {setting: getattr(args, flag) for flag, setting in FLAGS.items() if getattr(args, flag) is not None}
-    if args.time_budget is not None:
-        values["search.time_budget"] = seconds(args.time_budget)
-    return {**values, **config_module.parse_overrides(args.overrides)}
+SETS = ("paths", "train_paths", "held_out")
+"""Settings of `data` that name data sets."""
 
 
 def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.Source]:
@@ -134,7 +65,7 @@ def rest_of_run_text(args: argparse.Namespace) -> str:
     from effir_dist.search import dry_run
 
     run = Run.open(args.resume)
-    config = config_module.replace(config_module.from_dict(run.config), _resumable(args))
+    config = config_module.replace(config_module.from_dict(run.config), resumable(args))
     model, records = config.model, run.results()
     model_config = pretrained.find(model.backbone, model.path).config if model.path else _row_config(model.backbone)
     found = space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml"))
@@ -154,15 +85,14 @@ def _in_space(args: argparse.Namespace, backbone: str, model_type: str) -> tuple
 
 def _absolute(config: RunConfig) -> RunConfig:
     """With absolute folders: workers start elsewhere."""
-    held_out, paths = (tuple(map(_absolute_data, p)) for p in (config.data.held_out, config.data.paths))
+    named = {f"data.{name}": tuple(map(_absolute_data, getattr(config.data, name))) for name in SETS}
     model = config.model
     if model.path and Path(model.path).expanduser().is_dir():
         model = dataclasses.replace(model, path=str(Path(model.path).expanduser().resolve()))
     prune = config.prune
     if prune.calibration_file:
         prune = dataclasses.replace(prune, calibration_file=str(Path(prune.calibration_file).expanduser().resolve()))
-    sets = dataclasses.replace(config.data, paths=paths, held_out=held_out)
-    return dataclasses.replace(config, data=sets, model=model, prune=prune)
+    return config_module.replace(dataclasses.replace(config, model=model, prune=prune), named)
 
 
 def _absolute_data(path: str) -> str:
@@ -177,7 +107,7 @@ def check(config: RunConfig, found: Space, source: pretrained.Source, address: s
     seed, train = config.search.seed, config.train
     scored = space.needs_scores(found, config)
     checks.check(found, config, source.config)
-    warnings = [warning for path in config.data.paths for warning in pairs.check(path, config.data, seed, scored)]
+    warnings = pairs.check(config.data, seed, scored)
     if train.steps or train.epochs:
         count_steps(train, pairs.check_training(config.data, seed), config.resources.workers_per_trial)
     if config.prune.calibration_file and not any(beir.lines(Path(config.prune.calibration_file))):
@@ -206,7 +136,8 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
         raise InputError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
     extra = {
         "space": space_file.to_dict(found),
-        "data": [sets.fingerprint(path) for path in config.data.paths],
+        "data": [_fingerprint(path, config.data) for path in config.data.searched],
+        "left_out": [dataclasses.asdict(each) for each in roles.left_out(config.data, config.search.seed)],
         "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
         "command": shlex.join(["python", "-m", "effir_dist.search", *sys.argv[1:]]),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -214,28 +145,25 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
     return Run.create(place(args.runs) / name, config_module.to_dict(config), extra)
 
 
+def _fingerprint(path: str, data: DataConfig) -> dict[str, Any]:
+    """What a data set held when the run began, and what it is for."""
+    what = {"trained": data.trained, "scored": data.paths}
+    return {**sets.fingerprint(path), "roles": [role for role, paths in what.items() if path in paths]}
+
+
 def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, pretrained.Source]:
     """A run to go on with. Raises InputError where the command line or the data would make it another experiment."""
     run = Run.open(args.resume)
     config = config_module.from_dict(run.config)
-    values = _resumable(args)
+    values = resumable(args)
     if args.space or args.name:
         raise InputError("--space and --name belong to a new run; leave them out with --resume")
     config = _absolute(config_module.replace(config, values))
-    for path, known in zip(config.data.paths, run.extra["data"], strict=True):
+    for path, known in zip(config.data.searched, run.extra["data"], strict=True):
         if sets.fingerprint(path)["sha256"] != known["sha256"]:
             raise InputError(f"the data set {path} changed since {run.folder} began; start a new run")
     source = pretrained.find(config.model.backbone, config.model.path)
     return run, config, space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
-
-
-def _resumable(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a command line that goes on with a run. Raises InputError for any that would make it another."""
-    values = settings(args)
-    for name, value in values.items():
-        if not name.startswith(RESUMABLE):
-            raise InputError(f"{name} cannot change in a run that is resumed (asked for {value!r}); start a new run")
-    return values
 
 
 @command
@@ -287,7 +215,7 @@ def _search(
 
     address = args.address
 
-    title = f"{run.folder}: {source.name} on {', '.join(Path(p).name for p in config.data.paths)}"
+    title = f"{run.folder}: {source.name} on {roles.described(config.data)}"
     full = count_parameters(source.config)
     known, budget, goal = run.results(), config.search.time_budget, Goal.of(config.search)
     repeats = len([r for r in known if r.spec.repeat_of])

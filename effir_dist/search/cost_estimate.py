@@ -13,7 +13,7 @@ import numpy as np
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
-from effir_dist.data import pairs, pydocs, sets
+from effir_dist.data import pairs, pydocs, roles, sets
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.flops import count_flops
 from effir_dist.training.schedule import count_steps
@@ -43,7 +43,7 @@ def data_sizes(config: RunConfig) -> Sizes:
         if missing:
             return Sizes(None, None, None, f"{', '.join(missing)} is not on this machine yet")
         trained = pairs.training_pairs(config.data, seed)
-        scored = [sets.search_collection(path, config.data, seed) for path in config.data.paths]
+        scored = [roles.search_collection(path, config.data, seed) for path in config.data.paths]
     except InputError as error:
         return Sizes(None, None, None, str(error))
     queries, documents = sum(len(c.queries) for c in scored), sum(len(c.documents) for c in scored)

@@ -95,7 +95,7 @@ def _score_layers(folder: str, config: RunConfig, wanted: list[str], teacher: Tr
 
 
 def _score_saved(folder: str, config: RunConfig, trial: str, split: str) -> None:
-    from effir_dist.search.trial.trial import score_saved
+    from effir_dist.search.trial.scoring import score_saved
 
     run = Run.open(folder)
     with output_to(run.trial_folder(trial) / "log"):

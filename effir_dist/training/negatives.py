@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import disk_errors, write_text_atomic
 from effir_dist.core.values import Json
-from effir_dist.data import sets
+from effir_dist.data import roles, sets
 from effir_dist.models.families import registry
 
 if TYPE_CHECKING:
@@ -60,10 +60,14 @@ class _Job:
     passages: list[str]
     indices: dict[str, int]
     """Document id -> index of its passage."""
+    answers: dict[str, set[str]]
+    """Normalised text of a query -> ids of the documents that answer it."""
 
     def positives(self, query: str) -> list[int]:
-        """Indices of the passages with a grade above 0."""
-        return [self.indices[d] for d, grade in self.split.qrels[query].items() if grade > 0]
+        """Indices of the passages with a grade above 0; then of those that answer the same text under another id."""
+        own = [d for d, grade in self.split.qrels[query].items() if grade > 0]
+        others = self.answers[roles.normalised(self.split.queries[query])].difference(own)
+        return [self.indices[d] for d in [*own, *sorted(others)]]
 
 
 @command
@@ -78,7 +82,8 @@ def main() -> None:
     if file.exists():
         raise InputError(f"{file} is there already; move it away to mine again")
     ids = list(split.documents)
-    job = _Job(split, ids, [split.documents[d] for d in ids], {d: i for i, d in enumerate(ids)})
+    indices = {d: i for i, d in enumerate(ids)}
+    job = _Job(split, ids, [split.documents[d] for d in ids], indices, roles.positives_by_text(split))
     partial = file.with_suffix(".partial")
     done = _resume(partial, _identity(args))
     waiting = [query for query in split.qrels if query not in done]

@@ -8,7 +8,7 @@ from pathlib import Path
 from effir_dist.core.kept import Kept
 from effir_dist.core.settings import DataConfig, TrainConfig
 from effir_dist.data.pairs import training_pairs
-from effir_dist.data.sets import search_collection
+from effir_dist.data.roles import search_collection
 from effir_dist.models.encoder import load_encoder
 from effir_dist.training.batches import examples_of
 from tests.tiny import write_collection

@@ -24,7 +24,7 @@ from effir_dist.report.front_plot import front_figure
 from effir_dist.report.page_data import page_data
 from effir_dist.runs.objectives import goal_of
 from effir_dist.runs.run_folder import Run
-from effir_dist.search import command as search_command
+from effir_dist.search import command_line
 from tests import ROOT
 from tests.synthetic import synthetic_run
 
@@ -166,7 +166,7 @@ def test_a_new_measure_is_named_by_errors_and_help(energy: Run) -> None:
             config.replace(RunConfig(), {setting: values})
     with pytest.raises(InputError, match=r"the costs: .*energy_joules"):
         config.replace(RunConfig(), {"search.objectives": ["ndcg_at_10"]})
-    assert "energy_joules" in search_command.parser().format_help()
+    assert "energy_joules" in command_line.parser().format_help()
 
 
 @pytest.mark.parametrize(

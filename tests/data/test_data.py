@@ -12,7 +12,7 @@ import pytest
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
-from effir_dist.data import beir, sets
+from effir_dist.data import beir, roles, sets
 from effir_dist.data.pairs import check, check_training, training_pairs
 from effir_dist.models.tokens import Tokens, tokenize
 from tests import needs
@@ -35,10 +35,12 @@ def write_qrels(folder: Path, split: str, rows: Rows) -> None:
     )
 
 
-def make(folder: Path, documents: int = 30, queries: int = 30, splits: dict[str, Rows] | None = None) -> Path:
+def make(
+    folder: Path, documents: int = 30, queries: int = 30, splits: dict[str, Rows] | None = None, asks: str = "query"
+) -> Path:
     """Documents d0.., queries q0..; by default q0-q19 train, q20-q24 dev, q25-q29 test, each relevant to its number."""
     write_json(folder / "corpus.jsonl", [{"_id": f"d{i}", "title": f"T{i}", "text": f"x{i}"} for i in range(documents)])
-    write_json(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"query {i}"} for i in range(queries)])
+    write_json(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"{asks} {i}"} for i in range(queries)])
     ranges = {"train": range(20), "dev": range(20, 25), "test": range(25, 30)}
     default: dict[str, Rows] = {name: [(f"q{i}", f"d{i}", 1) for i in numbers] for name, numbers in ranges.items()}
     for split, rows in (default if splits is None else splits).items():
@@ -99,9 +101,9 @@ def test_a_split_may_have_its_own_folder(tmp_path: Path) -> None:
             tmp_path / "set" / split / "queries.jsonl", [{"_id": f"q{i}", "text": f"{split} {i}"} for i in range(9)]
         )
     path, settings = str(tmp_path / "set"), config(tmp_path / "set")
-    assert check(path, settings) == []
-    assert len(sets.search_collection(path, settings, 0).documents) == 5
-    assert len(sets.test_collection(path, settings, 0).documents) == 7
+    assert check(settings) == []
+    assert len(roles.search_collection(path, settings, 0).documents) == 5
+    assert len(roles.test_collection(path, settings, 0).documents) == 7
     # The same ids in other folders are other queries.
     assert training_pairs(settings, 0).queries == ["train 1", "train 2"]
     assert len(beir.content_files(tmp_path / "set")) == 9
@@ -145,29 +147,29 @@ def test_all_judged_documents_stay_where_they_are_more_than_the_limit(folder: Pa
 
 def test_the_search_split_scores_the_search(folder: Path) -> None:
     settings = config(folder)
-    assert sets.search_collection(str(folder), settings, 0).query_ids == [f"q{i}" for i in range(20, 25)]
-    assert sets.test_collection(str(folder), settings, 0).query_ids == [f"q{i}" for i in range(25, 30)]
+    assert roles.search_collection(str(folder), settings, 0).query_ids == [f"q{i}" for i in range(20, 25)]
+    assert roles.test_collection(str(folder), settings, 0).query_ids == [f"q{i}" for i in range(25, 30)]
     assert training_pairs(settings, 0).queries == [f"query {i}" for i in range(20)]
 
 
 def test_without_a_search_split_a_share_of_the_training_is_held_out(folder: Path) -> None:
     settings = config(without_dev(folder), search_share=0.25)
-    search, pairs = sets.search_collection(str(folder), settings, 5), training_pairs(settings, 5)
+    search, pairs = roles.search_collection(str(folder), settings, 5), training_pairs(settings, 5)
     assert len(search.queries) == 5
     assert len(pairs.queries) == 15
     assert len(search.documents) == 30
     assert not set(search.queries) & set(pairs.queries)
     assert search.split == "train (held out)"
-    assert search.query_ids != sets.search_collection(str(folder), settings, 6).query_ids
+    assert search.query_ids != roles.search_collection(str(folder), settings, 6).query_ids
 
 
 def test_who_is_held_out_does_not_depend_on_order_or_limits(folder: Path) -> None:
     settings = config(without_dev(folder), search_share=0.3)
-    before = sets.search_collection(str(folder), settings, 0)
+    before = roles.search_collection(str(folder), settings, 0)
     write_qrels(folder, "train", [(f"q{i}", f"d{i}", 1) for i in reversed(range(20))])
-    assert set(sets.search_collection(str(folder), settings, 0).query_ids) == set(before.query_ids)
+    assert set(roles.search_collection(str(folder), settings, 0).query_ids) == set(before.query_ids)
     limited = config(folder, search_share=0.3, max_queries=2)
-    assert len(sets.search_collection(str(folder), limited, 0).query_ids) == 2
+    assert len(roles.search_collection(str(folder), limited, 0).query_ids) == 2
     assert not set(training_pairs(limited, 0).queries) & set(before.queries)
 
 
@@ -181,7 +183,7 @@ def test_training_leaves_out_queries_that_score(folder: Path, split: str) -> Non
 
 def test_the_training_split_never_scores_whole(folder: Path) -> None:
     settings = config(folder, search_split="train")
-    search, pairs = sets.search_collection(str(folder), settings, 0), training_pairs(settings, 0)
+    search, pairs = roles.search_collection(str(folder), settings, 0), training_pairs(settings, 0)
     assert len(search.queries) == 2
     assert len(pairs.queries) == 18
 
@@ -195,8 +197,9 @@ def test_a_pair_for_each_relevant_document(folder: Path) -> None:
 
 
 def test_training_pairs_of_several_sets_are_sampled_each(folder: Path, tmp_path: Path) -> None:
-    other = make(tmp_path / "other", splits={"test": [("q1", "d1", 1)], "train": [("q2", "d2", 1), ("q3", "d3", 1)]})
-    only_test = make(tmp_path / "only", splits={"dev": [("q1", "d1", 1)], "test": [("q2", "d2", 1)]})
+    rows: dict[str, Rows] = {"test": [("q1", "d1", 1)], "train": [("q2", "d2", 1), ("q3", "d3", 1)]}
+    other = make(tmp_path / "other", splits=rows, asks="what")
+    only_test = make(tmp_path / "only", splits={"dev": [("q1", "d1", 1)], "test": [("q2", "d2", 1)]}, asks="who")
     settings = config(folder, other, only_test, max_train_pairs=4)
     pairs = training_pairs(settings, 1)
     assert len(pairs.queries) == len(pairs.positives) == len(pairs.negatives) == 5
@@ -224,7 +227,7 @@ def test_hard_negatives(folder: Path) -> None:
     pairs = training_pairs(config(folder), 0)
     assert pairs.negatives[1] == ["T7 x7", "T8 x8"]
     assert pairs.negatives[2] == []
-    assert "names 1 documents that are not in corpus.jsonl" in check(str(folder), config(folder))[0]
+    assert "names 1 documents that are not in corpus.jsonl" in check(config(folder))[0]
 
 
 # Bad input
@@ -233,7 +236,7 @@ def test_hard_negatives(folder: Path) -> None:
 def fails(folder: Path, *parts: str, **settings: Any) -> None:
     """`check` raises one sentence that holds each of `parts`."""
     with pytest.raises(InputError) as caught:
-        check(str(folder), config(folder, **settings))
+        check(config(folder, **settings))
     message = str(caught.value)
     assert "\n" not in message
     for expected in parts:
@@ -241,7 +244,7 @@ def fails(folder: Path, *parts: str, **settings: Any) -> None:
 
 
 def test_check_of_good_data_warns_of_nothing(folder: Path) -> None:
-    assert check(str(folder), config(folder)) == []
+    assert check(config(folder)) == []
     check_training(config(folder), 0)
 
 
@@ -327,7 +330,7 @@ def test_qrels_without_header(folder: Path) -> None:
 def test_missing_documents_and_queries_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [("q25", "d25", 1), ("q26", "gone", 1), ("q27", "gone", 1), ("q27", "lost", 1), ("nobody", "d1", 1)]
     write_qrels(folder, "test", rows)
-    warnings = check(str(folder), config(folder))
+    warnings = check(config(folder))
     file = folder / "qrels" / "test.tsv"
     assert warnings == [
         f"{file} judges 2 documents that are not in corpus.jsonl; left out",
@@ -356,8 +359,8 @@ def test_a_negative_that_is_a_positive(folder: Path) -> None:
 
 def test_no_training_pair_anywhere(tmp_path: Path) -> None:
     settings = config(make(tmp_path / "set", splits={"dev": [("q1", "d1", 1)], "test": [("q2", "d2", 1)]}))
-    assert check(settings.paths[0], settings) == []
-    with pytest.raises(InputError, match=r"none of data.paths \(.*set\) has a training pair in its split 'train'"):
+    assert check(settings) == []
+    with pytest.raises(InputError, match=r"none of .*set has a training pair in its split 'train'"):
         check_training(settings, 0)
 
 
@@ -371,7 +374,7 @@ def test_every_training_query_is_a_test_query(folder: Path) -> None:
 def test_two_sets_of_one_name(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, make(tmp_path / "more" / "set"))
     with pytest.raises(InputError, match="data.paths has 2 data sets called 'set'.*rename a folder"):
-        check(str(folder), settings)
+        check(settings)
 
 
 def test_bad_settings_of_a_data_set(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
-from effir_dist.data import docstrings, pydocs, sets
+from effir_dist.data import docstrings, pydocs, roles, sets
 from effir_dist.data.pairs import check, training_pairs
 from tests import needs
 
@@ -224,9 +224,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_real_data_set(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(real.parents[1]))
     config = DataConfig()
-    assert check("pydocs", config) == []
+    assert check(config) == []
     pairs = training_pairs(config, seed=0)
-    search, test = sets.search_collection("pydocs", config, seed=0), sets.test_collection("pydocs", config, seed=0)
+    search, test = roles.search_collection("pydocs", config, seed=0), roles.test_collection("pydocs", config, seed=0)
     assert 10_000 < len(pairs.queries) < 17_000
     assert 4_500 < len(search.queries) + len(test.queries) < 7_500
     assert len(search.documents) == len(search.queries)

@@ -48,7 +48,8 @@ def test_checks_scores_and_trials_open_no_held_out_file(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, held_out: Path
 ) -> None:
     from effir_dist.search.trial.preparation import prepare
-    from effir_dist.search.trial.trial import run_trial, score_saved
+    from effir_dist.search.trial.scoring import score_saved
+    from effir_dist.search.trial.trial import run_trial
 
     sys.addaudithook(note)
     values = {"model.path": str(checkpoints["bert"]), "data.paths": [str(collection)], "data.held_out": [str(held_out)]}
@@ -95,14 +96,14 @@ def test_wrong_data_sets_are_named(
 
 def test_quality_is_the_mean_over_the_chosen_data_sets() -> None:
     from effir_dist.evaluate.evaluation import Evaluation
-    from effir_dist.search.trial.trial import _means
+    from effir_dist.search.trial.scoring import means
 
     scores = {
         n: Evaluation(dict.fromkeys(("ndcg_at_10", "recall_at_100", "mrr_at_10"), v), {}, 0.0)
         for n, v in zip("abc", (0.2, 0.4, 0.9), strict=True)
     }
-    assert _means(scores, ())["ndcg_at_10"] == pytest.approx(0.5)
-    chosen = _means(scores, ("a", "b"))
+    assert means(scores, ())["ndcg_at_10"] == pytest.approx(0.5)
+    chosen = means(scores, ("a", "b"))
     assert chosen["ndcg_at_10"] == pytest.approx(0.3)
 
 

@@ -164,7 +164,7 @@ def test_scores_are_read_with_their_passages(scored: Path) -> None:
     write_negatives(scored, [9.5, 2, -1])
     found = training_pairs(DataConfig(paths=(str(scored),)), 0)
     assert found.scores == [[9.5, 2.0, -1.0], [3.0, 1.5], [3.0, 1.5], [3.0, 1.5]]
-    assert check(str(scored), DataConfig(paths=(str(scored),)), need_scores=True) == []
+    assert check(DataConfig(paths=(str(scored),)), need_scores=True) == []
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_scores_are_read_with_their_passages(scored: Path) -> None:
 def test_scores_that_are_missing_or_wrong(scored: Path, scores: Any, message: str) -> None:
     write_negatives(scored, scores)
     with pytest.raises(InputError) as error:
-        check(str(scored), DataConfig(paths=(str(scored),)), need_scores=True)
+        check(DataConfig(paths=(str(scored),)), need_scores=True)
     assert message in str(error.value)
 
 

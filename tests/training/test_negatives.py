@@ -55,7 +55,7 @@ def test_what_is_mined_trains(
     name = "bm25" if miner == "bm25" else str(checkpoints["bert"])
     lines = run(monkeypatch, folder, "--miner", name, "--count", "4", "--max-share", str(share))
     config = DataConfig(paths=(str(folder),))
-    assert check(str(folder), config, need_scores=True) == []
+    assert check(config, need_scores=True) == []
     pairs = training_pairs(config, 0)
     assert len(lines) == len(pairs.queries) == 12
     assert max(map(len, pairs.negatives)) == 4

@@ -17,7 +17,7 @@ from effir_dist.core.settings import DataConfig, RunConfig, TrainConfig
 from effir_dist.core.storage import is_remote, read_bytes
 from effir_dist.data.beir import lines
 from effir_dist.data.pairs import training_pairs
-from effir_dist.data.sets import search_collection
+from effir_dist.data.roles import search_collection
 from effir_dist.importance.ranking import Method, calibrate
 from effir_dist.importance.slimming import random_saliency, slimming_saliency, taylor_saliency
 from effir_dist.importance.store import IMPORTANCE_FILE, SALIENCY_FILE, WORK_FILE

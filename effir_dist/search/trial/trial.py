@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch.distributed as dist
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.files import disk_errors, now
-from effir_dist.core.measures import METRICS
-from effir_dist.core.settings import DataConfig, RunConfig
-from effir_dist.core.storage import read_locally, written_locally
+from effir_dist.core.settings import RunConfig
+from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Report
-from effir_dist.data import sets
 from effir_dist.data.pairs import training_pairs
-from effir_dist.evaluate.evaluation import Evaluation, evaluate, speeds
+from effir_dist.evaluate.evaluation import speeds
 from effir_dist.evaluate.speed import Speed, measure
 from effir_dist.importance.store import load_saliency
 from effir_dist.models import pretrained
@@ -25,17 +21,17 @@ from effir_dist.models.encoder import (
     Encoder,
     cast,
     default_device,
-    load_encoder,
     prune_encoder,
     resolve_dtype,
 )
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.records import RungScore, SplitScores, TrialRecord, TrialSpec
+from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
 from effir_dist.search.trial.costs import Clock, hosts, release_memory
 from effir_dist.search.trial.out_of_memory import OUT_OF_MEMORY, failure_reason, in_less_memory
 from effir_dist.search.trial.outcome import failed_record
 from effir_dist.search.trial.preparation import base_encoder, load_teacher, low_data, token_cache
+from effir_dist.search.trial.scoring import means, score_all, search_collections
 from effir_dist.training import preemption
 from effir_dist.training.schedule import count_steps
 from effir_dist.training.train_state import TrainState, read_state, write_state
@@ -90,7 +86,8 @@ def _attempt(
 ) -> TrialRecord:
     config = _settled(config, spec, little_memory)
     encoder, outcome = _trained(run, config, spec, report)
-    scores = _score_all(encoder, config, config.data.paths, sets.search_collection)
+    scored = search_collections(config)
+    scores = score_all(encoder, config, scored)
     if _rank() == 0:
         if config.search.keep_weights != "none":
             folder = run.trial_folder(spec.trial)
@@ -105,12 +102,13 @@ def _attempt(
         facts=spec.facts(model_config, dimension),
         values={
             **spec.values(model_config, dimension),
-            **_means(scores, config.search.quality_sets),
+            **means(scores, config.search.quality_sets),
             **speeds([*scores.values()]),
             **speed.values,
             **clock.costs(outcome, sum(s.seconds for s in scores.values())),
         },
         datasets={name: s.metrics for name, s in scores.items()},
+        sizes={each.name: each.size for each in scored},
         started=clock.started,
         finished=now(),
         host=hosts(),
@@ -156,7 +154,8 @@ def _to_rung(
     config, share = _settled(config, spec, little_memory), config.search.rungs[rung]
     encoder, outcome = _trained(run, config, spec, report, share)
     less = dataclasses.replace(config, data=low_data(config))
-    scores = _score_all(encoder, less, config.data.paths, sets.search_collection)
+    scored = search_collections(less)
+    scores = score_all(encoder, less, scored)
     # Speed is the plan's, not the weights': once is enough.
     measured = rung == 0 and Goal.of(config.search).measured
     speed = _measured(encoder, config) if measured else Speed()
@@ -168,9 +167,10 @@ def _to_rung(
         share=share,
         cost=spec.cost,
         facts=spec.facts(model_config, dimension),
-        values={**known, **_means(scores, config.search.quality_sets), **costs},
+        values={**known, **means(scores, config.search.quality_sets), **costs},
         steps=outcome.steps,
         host=hosts(),
+        sizes={each.name: each.size for each in scored},
     )
     if _rank() == 0:
         run.write_rung(spec.trial, found)
@@ -200,45 +200,6 @@ class _Checkpoints:
 
     def urgent(self) -> bool:
         return preemption.noticed()
-
-
-def score_saved(run: Run, config: RunConfig, trial: str, split: str) -> SplitScores:
-    """Score a finished trial's saved model on `test` queries or the `held_out` data sets; write and return that."""
-    if split == "test":
-        found = _score_saved(run, config, trial, config.data.paths, split, config.search.quality_sets)
-    else:
-        prints = tuple(sets.fingerprint(path) for path in config.data.held_out)
-        found = dataclasses.replace(_score_saved(run, config, trial, config.data.held_out, split, ()), data=prints)
-    run.write_split_scores(trial, split, found)
-    return found
-
-
-def _score_saved(
-    run: Run, config: RunConfig, trial: str, paths: Sequence[str], split: str, chosen: Sequence[str]
-) -> SplitScores:
-    with read_locally(run.trial_folder(trial)) as folder:
-        encoder = load_encoder(str(folder), resolve_dtype(config.score.dtype))
-    # Comparisons in which nothing is selected have no test split; the held-out data sets' is then the usual one.
-    held = dataclasses.replace(config.data, test_split=config.data.test_split or DataConfig.test_split)
-    scores = _score_all(encoder, dataclasses.replace(config, data=held), paths, sets.test_collection)
-    write_queries(run.queries_path(trial, split), {name: s.per_query for name, s in scores.items()})
-    datasets = {name: s.metrics for name, s in scores.items()}
-    return SplitScores(_means(scores, chosen), datasets, sum(s.seconds for s in scores.values()))
-
-
-def _score_all(
-    encoder: Encoder, config: RunConfig, paths: Sequence[str], read: Callable[[str, DataConfig, int], sets.Collection]
-) -> dict[str, Evaluation]:
-    """Data set -> scores of the collection that `read` gives of it."""
-    collections = [read(path, config.data, config.search.seed) for path in paths]
-    options = (config.score.batch_tokens, token_cache(), config.score.compile)
-    return {c.name: evaluate(encoder, c, *options) for c in collections}
-
-
-def _means(scores: dict[str, Evaluation], chosen: Sequence[str]) -> dict[str, float]:
-    """Metric -> its mean over the chosen data sets, or all of them."""
-    counted = [scores[name].metrics for name in chosen or scores]
-    return {metric: float(np.mean([metrics[metric] for metrics in counted])) for metric in METRICS}
 
 
 def _rank() -> int:
