@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.storage import is_remote, patiently, read_bytes
+from effir_dist.core.storage import create_object, is_remote, read_bytes, write_object
 from effir_dist.core.values import Json
 
 SCHEMA = 1
 TEMPORARY = ".partial-"
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without hard links answers."""
 
 
 @contextmanager
@@ -47,8 +49,33 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     Raises InputError when the disk is full, the folder may not be written or the bucket cannot be reached.
     """
     if is_remote(path):
-        patiently(path, lambda: path.write_bytes(data))
+        write_object(path, data)
         return
+    with _whole(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+def create_bytes_atomic(path: Path, data: bytes) -> bool:
+    """`write_bytes_atomic` where there is no file yet. False where there is one: it stays, whoever wrote it when."""
+    if is_remote(path):
+        return create_object(path, data)
+    with _whole(path, data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+    return True
+
+
+@contextmanager
+def _whole(path: Path, data: bytes) -> Iterator[Path]:
+    """A file beside `path` with all of `data`, for the block to give it its name."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +84,10 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
+            yield temporary
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
-        # Without this a machine that loses power may lose the rename, and with it a finished trial.
+        # Without this a machine that loses power may lose the name, and with it a finished trial.
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -74,7 +100,16 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """`write_bytes_atomic` for JSON. NaN and infinities become null, and numpy's numbers plain ones."""
-    write_text_atomic(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    write_bytes_atomic(path, _json(value))
+
+
+def create_json_atomic(path: Path, value: Any) -> bool:
+    """`create_bytes_atomic` for JSON, as `write_json_atomic`."""
+    return create_bytes_atomic(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(plain(value), indent=1, allow_nan=False) + "\n").encode()
 
 
 def plain(value: Any) -> Any:

@@ -7,20 +7,30 @@ differs from a disk is handled here, in `files` and in `locks`; the rest of the 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from effir_dist.core.bucket_errors import Fault, explained, fault_of
 from effir_dist.core.errors import InputError
 
 ATTEMPTS = 7
-"""Tries of one request. The waits between them, 0.25 s doubled each time, add up to 16 s."""
+"""Tries of one request. The waits between them add up to 16 s."""
+FIRST_WAIT = 0.25
+"""Seconds between the first two tries; doubled each time."""
+LONGEST_TRIES = 120.0
+"""Seconds after which no other try is begun: Google's client tries again by itself, for half a minute each time."""
+ANSWER_SECONDS = 15.0
+"""Without a byte for so long a request counts as lost."""
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 T = TypeVar("T")
+_fences: dict[str, Callable[[], None]] = {}
+"""Folder in a bucket -> what is called before each write below it, and raises where this process may not write."""
 
 
 def place(location: str | Path) -> Path:
@@ -31,15 +41,27 @@ def place(location: str | Path) -> Path:
     scheme = text.split("://")[0]
     if scheme not in EXTRAS:
         raise InputError(f"{text!r} must be a folder or a bucket's URL (s3://..., gs://...)")
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which asks by gRPC, around what is set below
     try:
         from upath import UPath
 
         bucket: Any = UPath
-        found: Any = bucket(text.rstrip("/"), use_listings_cache=False)
+        found: Any = bucket(text.rstrip("/"), use_listings_cache=False, **_options(scheme))
         _ = found.fs
     except ImportError:
         raise InputError(f"{text} needs more packages; install `effir_dist[{EXTRAS[scheme]}]`") from None
+    if scheme == "s3":
+        found.fs.retries = 1
     return cast(Path, found)
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """The client's: every request ends, and `patiently` alone tries again."""
+    if scheme == "s3":
+        return {"config_kwargs": {"read_timeout": ANSWER_SECONDS, "retries": {"total_max_attempts": 1}}}
+    import aiohttp
+
+    return {"requests_timeout": aiohttp.ClientTimeout(sock_connect=ANSWER_SECONDS, sock_read=ANSWER_SECONDS)}
 
 
 def is_remote(path: Path) -> bool:
@@ -52,60 +74,120 @@ def absolute(path: Path) -> str:
     return str(path) if is_remote(path) else str(path.resolve())
 
 
-@cache
-def _passing() -> tuple[type[BaseException], ...]:
-    """Errors of a bucket that may pass: those of the clients that are installed."""
-    import aiohttp
-
-    try:
-        from botocore.exceptions import BotoCoreError
-    except ImportError:  # only Google's client is installed
-        return (aiohttp.ClientError, OSError)
-    return (BotoCoreError, aiohttp.ClientError, OSError)
-
-
 def patiently(path: Path, action: Callable[[], T]) -> T:
     """The result of a request to the bucket of `path`, tried again after errors that may pass. On a disk: one try.
 
-    Raises FileNotFoundError, FileExistsError and the like at once, and InputError where the bucket refuses the request
-    or the tries are used up.
+    Raises FileNotFoundError where the bucket says that there is no such thing, FileExistsError where it says that a
+    condition does not hold (412), and InputError where it refuses, answers anything else, or the tries are used up.
     """
     if not is_remote(path):
         return action()
-    for attempt in range(ATTEMPTS):
+    end = time.monotonic() + LONGEST_TRIES
+    for attempt in itertools.count(1):
         try:
             return action()
-        except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise
-        except PermissionError as error:
-            raise InputError(f"the bucket of {path} refuses this ({error}); check credentials and policy") from None
-        except _passing() as error:
-            if attempt == ATTEMPTS - 1:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise InputError(
-                    f"cannot reach {path} after {ATTEMPTS} tries ({reason}); check network and credentials, "
-                    "then run the command again (a search goes on with --resume)"
-                ) from None
-            time.sleep(0.25 * 2**attempt)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            if fault is Fault.MISSING:
+                raise FileNotFoundError(str(path)) from None
+            if fault is Fault.CONDITION:
+                raise FileExistsError(str(path)) from error
+            if fault is not Fault.PASSING or attempt >= ATTEMPTS or time.monotonic() > end:
+                raise explained(path, error, fault, attempt) from None
+        time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
 
 
+def _unconditionally(path: Path, action: Callable[[], T]) -> T:
+    """`patiently` for a request that has no condition."""
+    try:
+        return patiently(path, action)
+    except FileExistsError as error:
+        if not is_remote(path):
+            raise
+        raise explained(path, error, Fault.CONDITION, 1) from None
+
+
+@contextlib.contextmanager
+def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Within the block, every write of this process below `folder` first calls check(), which may raise."""
+    _fences[str(folder)] = check
+    try:
+        yield
+    finally:
+        del _fences[str(folder)]
+
+
+def _writing(path: Path, action: Callable[[], T]) -> T:
+    """`_unconditionally` for a write: it passes the fences, and nothing but a bucket may be missing."""
+    for folder, check in list(_fences.items()):
+        if str(path).startswith(f"{folder}/"):
+            check()
+    try:
+        return _unconditionally(path, action)
+    except FileNotFoundError as error:
+        raise explained(path, error, Fault.MISSING, 1) from None
+
+
 def exists(path: Path) -> bool:
-    """Whether there is a file."""
-    return bool(patiently(path, path.is_file))
+    """Whether there is a file. Only "not found" means that there is none: any other error is raised."""
+    if not is_remote(path):
+        return path.is_file()
+    remote: Any = path
+    try:
+        return bool(_unconditionally(path, lambda: remote.fs.info(remote.path))["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file. Raises FileNotFoundError."""
-    return bytes(patiently(path, path.read_bytes))
+    if not is_remote(path):
+        return path.read_bytes()
+    remote: Any = path
+    # Google's client would ask for the size and then for so many bytes: too few, where the object grew in between.
+    whole = {} if "s3" in remote.fs.protocol else {"concurrency": 1}
+    return bytes(_unconditionally(path, lambda: remote.fs.cat_file(remote.path, **whole)))
+
+
+def write_object(path: Path, data: bytes) -> None:
+    """Write an object in a bucket, in place of one that is there."""
+    remote: Any = path
+    _writing(path, lambda: remote.fs.pipe_file(remote.path, data))
+
+
+def create_object(path: Path, data: bytes) -> bool:
+    """Write an object in a bucket. False where there is another already, which stays: the bucket decides who is first.
+
+    Raises InputError as `patiently`, and where the bucket says that there is one and has none.
+    """
+    remote: Any = path
+
+    def create() -> bool:
+        try:
+            patiently(path, lambda: remote.fs.pipe_file(remote.path, data, mode="create"))
+        except FileExistsError as error:
+            try:  # a repeated request may find the object of its own first try
+                return read_bytes(path) == data
+            except FileNotFoundError:
+                raise explained(path, error, Fault.CONDITION, 1) from None
+        return True
+
+    return _writing(path, create)
 
 
 def names(folder: Path) -> list[str]:
     """Names in a folder, sorted; none where there is no such folder."""
+    remote: Any = folder
     try:
-        return sorted(patiently(folder, lambda: [child.name for child in folder.iterdir()]))
+        if not is_remote(folder):
+            return sorted(child.name for child in folder.iterdir())
+        found = _unconditionally(folder, lambda: remote.fs.ls(remote.path, detail=False, refresh=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in found if path.rstrip("/") != remote.path})
 
 
 def remove(path: Path) -> None:
@@ -117,8 +199,22 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         return
     remote: Any = path
-    with contextlib.suppress(FileNotFoundError):
-        patiently(path, lambda: remote.fs.rm(remote.path, recursive=True))
+
+    def delete(file: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            remote.fs.rm_file(file)
+
+    for file in _files(path):
+        _writing(path, lambda file=file: delete(file))  # type: ignore[misc]
+
+
+def _files(path: Path) -> list[str]:
+    """Objects below a folder in a bucket, or the one of a file, as the client names them; none where nothing is."""
+    remote: Any = path
+    try:
+        return sorted(_unconditionally(path, lambda: remote.fs.find(remote.path)))
+    except FileNotFoundError:
+        return []
 
 
 @contextlib.contextmanager
@@ -130,28 +226,36 @@ def _copy(path: Path) -> Iterator[tuple[Any, Path]]:
 
 @contextlib.contextmanager
 def read_locally(path: Path) -> Iterator[Path]:
-    """The file or folder on this machine's disk: itself, or a copy for the time of the block."""
+    """The file or folder on this machine's disk: itself, or a copy for the time of the block. Raises
+    FileNotFoundError where a bucket has neither."""
     if not is_remote(path):
         yield path
         return
-    folder = patiently(path, path.is_dir)
+    files = _files(path)
+    if not files:
+        raise FileNotFoundError(str(path))
     with _copy(path) as (remote, copy):
-        patiently(path, lambda: remote.fs.get(remote.path, str(copy), recursive=folder))
+        for file in files:
+            target = copy.joinpath(*Path(file).relative_to(remote.path).parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _unconditionally(path, lambda file=file, target=target: remote.fs.get_file(file, str(target)))  # type: ignore[misc]
         yield copy
 
 
 @contextlib.contextmanager
-def written_locally(path: Path) -> Iterator[Path]:
+def written_locally(path: Path, append: bool = False) -> Iterator[Path]:
     """A path on this machine's disk to write the file or folder `path` to: itself, or a copy that is uploaded when the
-    block ends. It is uploaded after an error too, for the log's sake."""
+    block ends. It is uploaded after an error too, for the log's sake. append: a copy begins with what is there."""
     if not is_remote(path):
         yield path
         return
     with _copy(path) as (remote, copy):
+        if append and exists(path):
+            copy.write_bytes(read_bytes(path))
         try:
             yield copy
         finally:
             files = [copy] if copy.is_file() else [f for f in copy.rglob("*") if f.is_file()]
             for file in files:
                 target = "/".join((remote.path, *file.relative_to(copy).parts))
-                patiently(path, lambda file=file, target=target: remote.fs.put_file(str(file), target))  # type: ignore[misc]
+                _writing(path, lambda file=file, target=target: remote.fs.put_file(str(file), target))  # type: ignore[misc]

@@ -25,7 +25,15 @@ import yaml
 from effir_dist.core import renamed
 from effir_dist.core.config import parse_yaml
 from effir_dist.core.errors import InputError
-from effir_dist.core.files import SCHEMA, TEMPORARY, plain, read_json, write_json_atomic, write_text_atomic
+from effir_dist.core.files import (
+    SCHEMA,
+    TEMPORARY,
+    create_json_atomic,
+    plain,
+    read_json,
+    write_json_atomic,
+    write_text_atomic,
+)
 from effir_dist.core.locks import locked
 from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import absolute, exists, is_remote, names, place, read_bytes, remove
@@ -218,9 +226,7 @@ class Run:
 
         Raises InputError when the disk is full.
         """
-        if not self.finished(record.trial):
-            path = self.trial_folder(record.trial) / "result.json"
-            write_json_atomic(path, {"schema": SCHEMA, **record.to_json()})
+        create_json_atomic(self.trial_folder(record.trial) / "result.json", {"schema": SCHEMA, **record.to_json()})
         remove(self.checkpoint_path(record.trial))
         return self.result(record.trial)
 

@@ -176,7 +176,11 @@ def test_a_bucket_out_of_reach_says_so(connect: Callable[[str], str], monkeypatc
 @pytest.mark.parametrize(
     ("location", "message"), [("ftp://h/runs", "must be a folder or a bucket's URL"), ("gs://b/runs", "effir_dist.gcs")]
 )
-def test_other_urls(location: str, message: str) -> None:
+def test_other_urls(location: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.registry import _registry
+
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # not installed
+    monkeypatch.delitem(_registry, "gs", raising=False)
     with pytest.raises(InputError, match=message):
         place(location)
 
