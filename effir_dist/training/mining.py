@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from effir_dist.core.errors import InputError
+from effir_dist.evaluate.evaluation import encode_in_parts
 from effir_dist.evaluate.exact import exact_search
 from effir_dist.models import pretrained
 
@@ -23,6 +25,9 @@ Reranker = Callable[[Pairs], list[float]]
 
 class Miner(Protocol):
     """Ranks a corpus for queries."""
+
+    at_once: int
+    """Queries that are ranked together: as many as a crash can lose."""
 
     def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]: ...
 
@@ -47,38 +52,19 @@ class Mined:
     """Passages left out because they may be answers."""
 
 
-class BM25:
-    """Lexical ranking: Lucene's BM25, English stop words and stemming."""
-
-    def __init__(self, passages: Sequence[str]) -> None:
-        import bm25s
-        import Stemmer
-
-        self.tokens: Callable[[list[str]], Any] = lambda texts: bm25s.tokenize(
-            texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
-        )
-        self.index = bm25s.BM25()
-        self.index.index(self.tokens(list(passages)), show_progress=False)
-        self.size = len(passages)
-
-    def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]:
-        found = []
-        for tokens, answers in zip(self.tokens(queries), positives, strict=True):
-            scores = self.index.get_scores(tokens) if tokens else np.zeros(self.size, np.float32)
-            best = np.argsort(-scores, kind="stable")[:depth]
-            best = best[scores[best] > 0]
-            found.append(Ranked(best, scores[best], scores[answers]))
-        return found
-
-
 class Dense:
-    """Ranking by a retriever's cosine similarities."""
+    """Ranking by a retriever's cosine similarities. Many vectors are in a file (TMPDIR) that goes with the process."""
+
+    at_once = 16384
+    """Queries that are ranked between two writes: for each such part all vectors are read."""
 
     def __init__(self, encoder: Encoder, passages: Sequence[str], batch_tokens: int = 0) -> None:
         self.encoder, self.batch_tokens = encoder, batch_tokens
-        self.vectors = encoder.encode(list(passages), "document", batch_tokens)
+        with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
+            self.vectors = encode_in_parts(encoder, passages, batch_tokens, Path(folder) / "passages.npy")
 
     def rank(self, queries: list[str], positives: list[list[int]], depth: int) -> list[Ranked]:
+        """The most similar `depth` passages of each query, and the similarities of its positives."""
         vectors = self.encoder.encode(queries, "query", self.batch_tokens)
         scores, indices = exact_search(vectors, self.vectors, depth)
         own = [self.vectors[answers] @ vector for vector, answers in zip(vectors, positives, strict=True)]

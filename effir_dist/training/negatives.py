@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +26,6 @@ from effir_dist.models.families import registry
 
 if TYPE_CHECKING:
     from effir_dist.training.mining import Miner, Reranker
-
-QUERIES = 256
-"""Queries between two writes: as many as a crash can lose."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,18 +53,18 @@ class _Job:
     """One split to mine."""
 
     split: sets.Split
-    ids: list[str]
-    passages: list[str]
-    indices: dict[str, int]
-    """Document id -> index of its passage."""
     answers: dict[str, set[str]]
     """Normalised text of a query -> ids of the documents that answer it."""
+
+    @property
+    def passages(self) -> Sequence[str]:
+        return self.split.documents.texts
 
     def positives(self, query: str) -> list[int]:
         """Indices of the passages with a grade above 0; then of those that answer the same text under another id."""
         own = [d for d, grade in self.split.qrels[query].items() if grade > 0]
         others = self.answers[roles.normalised(self.split.queries[query])].difference(own)
-        return [self.indices[d] for d in [*own, *sorted(others)]]
+        return [self.split.documents.row(d) for d in [*own, *sorted(others)]]
 
 
 @command
@@ -81,20 +78,19 @@ def main() -> None:
     file = split.folder / "negatives" / f"{split.name}.jsonl"
     if file.exists():
         raise InputError(f"{file} is there already; move it away to mine again")
-    ids = list(split.documents)
-    indices = {d: i for i, d in enumerate(ids)}
-    job = _Job(split, ids, [split.documents[d] for d in ids], indices, roles.positives_by_text(split))
+    job = _Job(split, roles.positives_by_text(split))
     partial = file.with_suffix(".partial")
     done = _resume(partial, _identity(args))
     waiting = [query for query in split.qrels if query not in done]
     if waiting:
         miner, reranker = _load(args, job)
         with disk_errors(partial), partial.open("a", encoding="utf-8") as out:
-            for number, queries in enumerate(_parts(waiting), 1):
+            for start in range(0, len(waiting), miner.at_once):
+                queries = waiting[start : start + miner.at_once]
                 out.writelines(json.dumps(line) + "\n" for line in mine(job, queries, args, miner, reranker))
                 out.flush()
                 os.fsync(out.fileno())
-                print(f"{len(done) + min(number * QUERIES, len(waiting))} of {len(split.qrels)} queries", flush=True)
+                print(f"{len(done) + start + len(queries)} of {len(split.qrels)} queries", flush=True)
     _finish(partial, file)
 
 
@@ -129,13 +125,10 @@ def _resume(partial: Path, identity: Json) -> set[str]:
     return done
 
 
-def _parts(queries: list[str]) -> Iterator[list[str]]:
-    return (queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES))
-
-
 def _load(args: argparse.Namespace, job: _Job) -> tuple[Miner, Reranker | None]:
     from effir_dist.models.encoder import load_encoder
-    from effir_dist.training.mining import BM25, Dense, load_reranker
+    from effir_dist.training.bm25 import BM25
+    from effir_dist.training.mining import Dense, load_reranker
 
     reranker = load_reranker(args.reranker, args.length) if args.reranker else None
     print(f"ranking {len(job.passages)} passages with {args.miner}", flush=True)
@@ -157,20 +150,23 @@ def mine(
         mined = choose(ranked, own, job.passages, args.count, args.max_share)
         if reranker:
             mined = rerank(mined, text, own, job.passages, reranker)
-        ids = ([job.ids[index] for index in indices] for indices in (own, mined.negatives))
+        ids = ([job.split.documents.ids[index] for index in indices] for indices in (own, mined.negatives))
         line = dict(zip(("query", "positive", "negative"), (query, *ids), strict=True))
         yield {**line, "scores": mined.scores, "scorer": args.reranker or args.miner, "suspects": mined.suspects}
 
 
 def _finish(partial: Path, file: Path) -> None:
     """Write the finished file and print what is in it."""
-    lines = partial.read_text(encoding="utf-8").splitlines()[1:]
-    records = [json.loads(line) for line in lines]
-    suspects = sum(record.pop("suspects") for record in records)
-    write_text_atomic(file, "".join(json.dumps(record) + "\n" for record in records))
+    suspects, counts, lines = 0, [], []
+    with partial.open(encoding="utf-8") as made:
+        next(made)  # what it was made with
+        for record in map(json.loads, made):
+            suspects += record.pop("suspects")
+            counts.append(len(record["negative"]))
+            lines.append(json.dumps(record) + "\n")
+    write_text_atomic(file, "".join(lines))
     partial.unlink()
-    counts = [len(record["negative"]) for record in records]
     print(
-        f"wrote {file}: {len(records)} queries, {sum(counts) / len(counts):.1f} negatives each, "
+        f"wrote {file}: {len(counts)} queries, {sum(counts) / len(counts):.1f} negatives each, "
         f"{counts.count(0)} with none; {suspects} passages left out as likely answers"
     )

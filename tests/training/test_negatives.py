@@ -20,7 +20,8 @@ from effir_dist.data.sets import load_collection
 from effir_dist.evaluate.metrics import mean, measure_all, trec_order
 from effir_dist.models.encoder import load_encoder
 from effir_dist.training import negatives
-from effir_dist.training.mining import BM25, Ranked, choose, load_reranker
+from effir_dist.training.bm25 import BM25
+from effir_dist.training.mining import Ranked, choose, load_reranker
 from tests import needs
 from tests.tiny import write_collection
 
@@ -119,7 +120,7 @@ def test_a_pickled_reranker_is_never_read(checkpoints: dict[str, Path], tmp_path
 def test_a_killed_run_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(negatives, "QUERIES", 5)
+    monkeypatch.setattr(BM25, "at_once", 5)
     whole = run(monkeypatch, folder)
     final = folder / "negatives" / "train.jsonl"
     final.unlink()
