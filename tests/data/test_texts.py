@@ -13,6 +13,7 @@ from effir_dist.core.mapped import UNFINISHED, Strings
 from effir_dist.core.settings import DataConfig
 from effir_dist.data import beir, sets, texts
 from effir_dist.data.pairs import training_pairs
+from effir_dist.data.roles import search_collection
 from effir_dist.data.texts import Texts
 from effir_dist.evaluate.evaluation import evaluate
 from effir_dist.models.encoder import load_encoder
@@ -130,7 +131,7 @@ def test_splits_samples_pairs_tokens_and_scores_are_those_in_memory(
         folder = write_collection(tmp_path / name / "set", documents=60, queries=24)
         monkeypatch.setattr(beir, "MAPPED_BYTES", least)
         data = DataConfig(paths=(str(folder),), **limits)
-        collection, pairs = sets.search_collection(str(folder), data, 3), training_pairs(data, 3)
+        collection, pairs = search_collection(str(folder), data, 3), training_pairs(data, 3)
         assert isinstance(collection.documents, Strings) == (least == 0)
         scores = evaluate(encoder, collection, cache=tmp_path / "tokens")
         tokens = encoder.tokenize(collection.documents, "document", tmp_path / "tokens")
