@@ -10,6 +10,7 @@ from effir_dist.core.measures import DEFAULT, check_objectives, parse_constraint
 
 SAMPLERS = ("guided", "tpe", "nsga2", "gp", "random")
 SCHEDULERS = ("screening", "asha", "plain")
+SCREENING_COSTS = ("seconds", "flops")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class SearchConfig:
     """Shares of a training after which a trial is scored, and goes on only if it is chosen; 0 is before any."""
     screening_budget: float = 0.1
     """Of `screening`: the share of the search's cost that is spent on the lowest rung."""
+    screening_cost: str = "seconds"
+    """What that share is of. `seconds`: as the trials took them; FLOPs before the first are known. `flops`: the same on
+    any machine, so that equal seeds give equal searches."""
+    most_screened: int = 16
+    """Of `screening`: plans that are screened between two promotions, at most; 4 before a surrogate has its first data.
+    """
     promotion_fraction: float = 0.25
     """Of `asha`: the share of the trials on a rung that goes on to the next."""
     rung_queries: int = 100
@@ -61,6 +68,8 @@ class SearchConfig:
         check(rising and bool(self.rungs), "search.rungs", self.rungs, "rising shares from 0 to below 1, one or more")
         for name in ("screening_budget", "promotion_fraction"):
             check(0 < getattr(self, name) < 1, f"search.{name}", getattr(self, name), "between 0 and 1, both excluded")
+        one_of("search.screening_cost", self.screening_cost, SCREENING_COSTS)
+        check(self.most_screened >= 1, "search.most_screened", self.most_screened, "1 or more")
         for name in ("rung_queries", "rung_documents"):
             check(getattr(self, name) >= 0, f"search.{name}", getattr(self, name), "0 (all) or more")
         one_of("search.keep_weights", self.keep_weights, ("front", "all", "none"))

@@ -48,6 +48,8 @@ class TrialSpec:
     """Where the trial goes now: a rung below full training, or the top; None in a search without rungs."""
     cost: float = 0.0
     """Of going there, in full trials of the unpruned model."""
+    begun: int | None = None
+    """How many trials had begun when it was sent there; None in older records."""
     gpus: float = 0.0
     """That the trial takes."""
     written_key: str = ""
@@ -94,6 +96,8 @@ class TrialSpec:
         }
         if self.repeat_of:
             found["repeat_of"] = self.repeat_of
+        if self.begun is not None:
+            found["begun"] = self.begun
         return found if self.rung is None else {**found, "rung": self.rung, "cost": self.cost}
 
     @staticmethod
@@ -109,6 +113,7 @@ class TrialSpec:
             repeat_of=read.text("repeat_of", ""),
             rung=read.optional("rung", read.count),
             cost=read.number("cost", 0.0),
+            begun=read.optional("begun", read.count),
             gpus=read.number("gpus", 0.0),
             written_key=read.text("key", ""),
         )

@@ -17,6 +17,7 @@ from effir_dist.models.families.base import block_count, mlp_width
 from effir_dist.models.families.registry import BACKBONES, family
 from effir_dist.models.operations.drop import Drop
 from effir_dist.models.operations.narrow import Narrow
+from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.truncate import Truncate
 from effir_dist.models.pruning import PruningPlan, count_parameters, kept_by_rank, kept_neurons, make_plan
 from tests.models.reference import silence
@@ -242,3 +243,13 @@ def test_a_decoder_embeds_the_eos_token(checkpoints: dict[str, Path]) -> None:
 def test_the_best_neurons_are_those_of_a_stable_sort(scores: np.ndarray, ratio: float) -> None:
     best = np.argsort(-scores, axis=None, kind="stable")[: round(ratio * scores.size)]
     assert kept_by_rank(scores, ratio).tolist() == [int((best // 40 == row).sum()) for row in range(3)]
+
+
+@pytest.mark.parametrize("ties", [0, 3])
+def test_the_order_of_all_neurons_tells_how_many_any_blocks_keep(ties: int) -> None:
+    rng = np.random.default_rng(ties)
+    scores = rng.integers(0, ties, (7, 300)).astype(float) if ties else rng.random((7, 300))
+    order = NeuronOrder(scores)
+    for ratio in (0.0, 0.003, 0.3, 0.5, 0.77, 1.0):
+        for among in ([0], [2, 5], [0, 1, 3, 6], list(range(7))):
+            assert order.kept(among, ratio).tolist() == kept_by_rank(scores[among], ratio).tolist()

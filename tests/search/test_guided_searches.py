@@ -28,7 +28,7 @@ def few_to_choose_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scored(spec: TrialSpec, share: float) -> dict[str, float]:
     """Lower rungs say less: an untrained model's score falls faster."""
-    found = smooth(spec)
+    found = smooth(spec, share)
     harsh = {0.0: 3.0, 0.25: 1.5}.get(share, 1.0)
     return {**found, "ndcg_at_10": max(0.01, 0.6 - harsh * (0.6 - found["ndcg_at_10"]))}
 

@@ -2,8 +2,11 @@
 
 `sequences.json` holds the steps of the version before samplers and schedulers were parted (commit d6dc5f0, where
 `guided` was guided with screening, `ladder` a sampler of Optuna with ASHA, and `plain` one alone). They were written by
-the same loop as `steps` below, around that version's `SearchDriver.next_job` and `ended`. A step is NUMBER>RUNG of each
-job in turn (NUMBER where there are no rungs), with five digits of the SHA-256 of a new trial's suggested values.
+the same loop as `Searched` below, around that version's `SearchDriver.next_job` and `ended`. A step is NUMBER>RUNG of
+each job in turn (NUMBER where there are no rungs), with five digits of the SHA-256 of a new trial's suggested values.
+
+Cases of screening from then run with its cost counted by FLOPs and no bound on what is screened, as it was. Those named
+"as of 0.2" were written by `Searched` below when both came, with today's defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from effir_dist.core import config as config_module
 from effir_dist.core.settings import SAMPLERS, SCHEDULERS
 from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
-from effir_dist.search.strategy import guided, space_file
+from effir_dist.search.strategy import guided, schedulers, space_file
 from effir_dist.search.strategy.next_trial import TrialQueue
 from tests.driven import MODEL, make_run, smooth
 
@@ -36,7 +39,8 @@ def found_at(spec: TrialSpec, share: float) -> dict[str, float]:
     found, values = smooth(spec), spec.values(MODEL)
     harsh = {0.0: 3.0, 0.25: 1.5}.get(share, 1.0)
     quality = max(0.01, 0.6 - harsh * (0.6 - found["ndcg_at_10"]))
-    return {**values, **found, "ndcg_at_10": quality, "total_seconds": 40 + 30 * values["parameters_fraction"]}
+    whole, scoring = 40 + 30 * values["parameters_fraction"], 2 + 3 * values["parameters_fraction"]
+    return {**values, **found, "ndcg_at_10": quality, "total_seconds": scoring + share * (whole - scoring)}
 
 
 class Searched:
@@ -112,6 +116,7 @@ def test_the_same_seed_gives_the_same_search_as_before(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_to_choose_from(monkeypatch, BEFORE[name]["pool"])
+    monkeypatch.setattr(schedulers, "MOST_AT_FIRST", BEFORE[name].get("most_at_first", schedulers.MOST_AT_FIRST))
     searched = Searched(tmp_path / "run", BEFORE[name])
     searched.go_on()
     assert searched.steps == BEFORE[name]["steps"].split()

@@ -14,6 +14,7 @@ from effir_dist.models.families.base import ModelDict
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.base import Operation, Sizes, check_blocks
 from effir_dist.models.operations.drop import Drop
+from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart
 from effir_dist.models.operations.values import Range, Values, parse_range, value_count
 
@@ -99,12 +100,12 @@ def width_share(sizes: Sizes) -> float:
 
 
 def narrowed(
-    sizes: Sizes, ratios: Sequence[float], neurons: np.ndarray | None, ranking: str, multiple: int = 1
+    sizes: Sizes, ratios: Sequence[float], neurons: np.ndarray | NeuronOrder | None, ranking: str, multiple: int = 1
 ) -> list[Operation]:
     """Keep the best `ratios` of the neurons of the MLPs that are left, a ratio for each of as many `block_groups`.
 
     Neurons are ranked over all MLPs of a group (paper, section 3.2), so widths differ per block; an MLP left without
-    neurons is dropped. neurons: [L, F], higher stays; needed where a ratio is below 1.
+    neurons is dropped. neurons: [L, F], higher stays, or their order; needed where a ratio is below 1.
     """
     full, widths = sizes.full_width, dict[int, int]()
     for ratio, group in zip(ratios, block_groups(len(sizes.widths), len(ratios)), strict=True):
@@ -112,10 +113,17 @@ def narrowed(
         if ratio < 1.0 and staying:
             if neurons is None:
                 raise ValueError("neuron_scores are needed to narrow MLPs")
-            kept = rounded(kept_by_rank(neurons[staying], ratio), multiple, full)
+            kept = rounded(_best(neurons, staying, ratio), multiple, full)
             widths |= {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
     emptied = tuple(block for block, width in widths.items() if not width)
     return [Drop(emptied), Narrow(tuple((block, width) for block, width in widths.items() if width), ranking)]
+
+
+def _best(neurons: np.ndarray | NeuronOrder, staying: Sequence[int], ratio: float) -> np.ndarray:
+    """[N] how many neurons of the MLPs `staying` are among the best `ratio` of theirs."""
+    if isinstance(neurons, NeuronOrder):
+        return neurons.kept(staying, ratio)
+    return kept_by_rank(neurons[[*staying]], ratio)
 
 
 def block_groups(blocks: int, groups: int) -> list[range]:
@@ -131,7 +139,6 @@ def kept_by_rank(scores: np.ndarray, ratio: float) -> np.ndarray:
     keep = round(ratio * scores.size)
     if not keep:
         return np.zeros(len(scores), np.int64)
-    # A selection, not a sort: a strategy asks this of hundreds of plans for each trial.
     least = np.partition(scores, scores.size - keep, axis=None)[scores.size - keep]
     kept = (scores > least).sum(axis=1)
     tied = np.flatnonzero(scores == least)[: keep - kept.sum()]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from effir_dist.models.operations.base import Operation, Sizes
+    from effir_dist.models.operations.neuron_order import NeuronOrder
 
 FixedValue = float | tuple[int, ...]
 """What a fixed plan gives for a key: a number, or a list of blocks."""
@@ -35,8 +36,8 @@ class Known:
     config: RunConfig
     """The trial's settings: the run's, with the suggested ones."""
     importance: DropOrders
-    neurons: Mapping[str, np.ndarray]
-    """[L, F] scores for each ranking."""
+    neurons: Mapping[str, np.ndarray | NeuronOrder]
+    """[L, F] scores for each ranking, or their order."""
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,16 @@ class FidelityState:
     running: set[str] = field(default_factory=set)
     """Trials on their way to a rung."""
     failed: set[str] = field(default_factory=set)
+    begun: dict[str, int] = field(default_factory=dict)
+    """Trial -> how many trials had begun when it was promoted to the top."""
     spent: list[float] = field(init=False)
-    """Cost of each rung, that of running trials included."""
+    """Cost of each rung by FLOPs, that of running trials included."""
+    timed: list[tuple[float, float]] = field(init=False)
+    """For each rung: cost and seconds of what was timed there."""
 
     def __post_init__(self) -> None:
         self.spent = [0.0] * self.rungs
+        self.timed = [(0.0, 0.0)] * self.rungs
 
     @property
     def top(self) -> int:
@@ -63,14 +68,35 @@ class FidelityState:
         begun = candidate.training[max(below)] if below else 0.0
         return candidate.training[rung] - begun + candidate.scoring[rung]
 
-    def begin(self, trial: str, rung: int, candidate: Candidate | None = None) -> None:
-        """A trial is on its way to a rung; a new one comes with its candidate."""
+    def begin(self, trial: str, rung: int, candidate: Candidate | None = None, begun: int | None = None) -> None:
+        """A trial is on its way to a rung; a new one comes with its candidate. begun: how many trials had begun then,
+        where it is told later."""
         if candidate is not None:
             self.candidates[trial] = candidate
             self.shares[trial] = candidate.shares
         self.running.add(trial)
         self.target[trial] = rung
+        if rung == self.top:
+            self.begun[trial] = len(self.candidates) if begun is None else begun
         self.spent[rung] += self.cost(trial, rung)
+
+    def timed_as(self, trial: str, rung: int, seconds: float) -> None:
+        """A trial took so many seconds to come to a rung and to be scored there."""
+        cost, before = self.timed[rung]
+        self.timed[rung] = cost + self.cost(trial, rung), before + seconds
+
+    def seconds_spent(self) -> list[float] | None:
+        """Of each rung, as measured; what runs, or was not timed, by its FLOPs at the rung's seconds for those. None
+        where a rung that trials were sent to has no measurement."""
+        used = [rung for rung, cost in enumerate(self.spent) if cost > 0]
+        if not all(self.timed[rung][0] > 0 for rung in used):
+            return None
+        rates = {rung: self.timed[rung][1] / self.timed[rung][0] for rung in used}
+        return [cost * rates.get(rung, 0.0) for rung, cost in enumerate(self.spent)]
+
+    def screened_since_promotion(self) -> int:
+        """Trials that began since one was last promoted to the top."""
+        return len(self.candidates) - max(self.begun.values(), default=0)
 
     def tell(
         self,

@@ -19,12 +19,15 @@ from effir_dist.search.strategy import candidates
 from effir_dist.search.strategy.fidelity import Candidate, FidelityState
 from effir_dist.search.strategy.problem import Problem
 from effir_dist.search.strategy.samplers import Proposal, score_by_rank
-from effir_dist.search.strategy.surrogate import Surrogate, expected_hypervolume_improvement, probability_below
+from effir_dist.search.strategy.surrogate import (
+    LEAST_TRAINED,
+    Surrogate,
+    expected_hypervolume_improvement,
+    probability_below,
+)
 
 POOL = 200
 """New plans that the surrogate chooses among."""
-LEAST_TRAINED = 4
-"""Trials trained in full that a surrogate is fitted to, at least."""
 RANDOM_SHARE = 0.1
 """Share of the proposals that are drawn at random, so that a wrong surrogate is found out."""
 

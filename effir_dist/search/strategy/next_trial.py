@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from effir_dist.core.measures import QUALITY
+from effir_dist.core.measures import QUALITY, TRIAL_SECONDS
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import load_work
@@ -111,7 +111,8 @@ class TrialQueue:
                 self._begin(spec, found.rung)
                 self._tell(spec.trial, found.rung, found.values)
         if record:
-            self._begin(spec, self.top)
+            # An older record does not say when the trial was promoted; it was after it had begun.
+            self._begin(spec, self.top, spec.number + 1 if spec.begun is None else spec.begun)
             self._tell_end(record)
         elif not self.has_rungs or not self.run.reached(spec):
             self.unfinished.append(spec)
@@ -161,7 +162,7 @@ class TrialQueue:
         spec = self.unfinished.pop(0)
         if not self.has_rungs:
             return self._begin(self._keep(Proposal(spec, self._ask_for(spec.suggested))), self.top)
-        return self._begin(spec, self.top if spec.rung is None else spec.rung)
+        return self._begin(spec, self.top if spec.rung is None else spec.rung, spec.begun)
 
     def _propose(self, number: int) -> Proposal | None:
         """A new plan: what the search starts with, then the sampler's; None where all were tried."""
@@ -195,13 +196,16 @@ class TrialQueue:
             self.asked[spec.trial] = asked
         return replace(spec, attributes=spec.attributes or generation)
 
-    def _begin(self, spec: TrialSpec, rung: int) -> TrialSpec:
-        """A trial goes to a rung. Returns its spec with the rung and the cost of going there."""
-        trial = spec.trial
-        self.state.begin(trial, rung, None if trial in self.state.candidates else self.problem.candidate(spec))
-        cost = round(self.state.cost(trial, rung), 6)
+    def _begin(self, spec: TrialSpec, rung: int, begun: int | None = None) -> TrialSpec:
+        """A trial goes to a rung. Returns its spec with the rung and the cost of going there. begun: how many trials
+        had begun when it was sent there, where that was before."""
+        trial, state = spec.trial, self.state
+        state.begin(trial, rung, None if trial in state.candidates else self.problem.candidate(spec), begun)
+        cost = round(state.cost(trial, rung), 6)
         self.specs[trial] = (
-            replace(spec, rung=rung, cost=cost) if self.has_rungs else replace(spec, rung=None, cost=0.0)
+            replace(spec, rung=rung, cost=cost, begun=state.begun.get(trial))
+            if self.has_rungs
+            else replace(spec, rung=None, cost=0.0, begun=None)
         )
         return self.specs[trial]
 
@@ -214,6 +218,8 @@ class TrialQueue:
     def _tell(self, trial: str, rung: int, values: Values) -> None:
         """What was found on a rung. Below the top speed is known already; quality there is of other data, and seconds
         are not those of a whole trial."""
+        if TRIAL_SECONDS in values:
+            self.state.timed_as(trial, rung, values[TRIAL_SECONDS])
         at_top = rung == self.top
         goal = self.goal.under(lambda c: c.measure.measured or (at_top and not c.measure.known))
         violations = goal.violations(values, self.baseline)

@@ -16,6 +16,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Point, Value
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
+from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.pruning import moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
 from effir_dist.runs.records import TrialSpec
@@ -41,7 +42,8 @@ class Problem:
         """neurons: [L, F] scores for each ranking. work: tokens of a training (`train`), of a scoring in full (`score`)
         and on a lower rung (`low`). rungs: shares of the training, those below full training."""
         self.config, self.space, self.model_config = config, space, model_config
-        self.importance, self.neurons = importance, dict(neurons)
+        self.importance = importance
+        self.neurons = {ranking: NeuronOrder(scores) for ranking, scores in neurons.items()}
         self.work, self.rungs = work, rungs
         self.goal = Goal.of(config.search)
         blocks = block_count(model_config)

@@ -15,6 +15,7 @@ import numpy as np
 from effir_dist.core.settings import SearchConfig
 from effir_dist.search.strategy.fidelity import FidelityState
 from effir_dist.search.strategy.samplers import Sampler
+from effir_dist.search.strategy.surrogate import LEAST_TRAINED
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,33 @@ class Scheduler(Protocol):
         """
 
 
+MOST_AT_FIRST = 4
+"""Plans that are screened between two promotions before a surrogate has data: the first trained trials come early."""
+
+
 class Screening:
     """Scores many plans on the lowest rung, and trains those in full that the sampler scores highest."""
 
-    def __init__(self, budget: float) -> None:
-        """budget: the share of all cost that the lowest rung may take."""
-        self.budget = budget
+    def __init__(self, budget: float, most: int = SearchConfig.most_screened, by_seconds: bool = True) -> None:
+        """budget: the share of all cost that the lowest rung may take. most: plans between two promotions. by_seconds:
+        whether costs are seconds as measured, once they are known; else FLOPs."""
+        self.budget, self.most, self.by_seconds = budget, most, by_seconds
 
     def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
         if baseline := state.waiting_baseline():
             return Promote(baseline, state.top)
         waiting = state.waiting()
-        if not exhausted and (state.spent[0] <= self.budget * sum(state.spent) or not waiting):
+        if not exhausted and (not waiting or self._may_screen(state)):
             return Propose(0)
         return Promote(waiting[int(np.argmax(sampler.score(state, waiting)))], state.top) if waiting else None
+
+    def _may_screen(self, state: FidelityState) -> bool:
+        """Whether another plan may be screened though a trial waits to be promoted."""
+        most = self.most if len(state.scored(state.top)) >= LEAST_TRAINED else min(self.most, MOST_AT_FIRST)
+        if state.screened_since_promotion() >= most:
+            return False
+        spent = (state.seconds_spent() if self.by_seconds else None) or state.spent
+        return spent[0] <= self.budget * sum(spent)
 
 
 class Asha:
@@ -96,5 +110,5 @@ class Plain:
 def scheduler_of(search: SearchConfig) -> Scheduler:
     """That of `search.scheduler`."""
     if search.scheduler == "screening":
-        return Screening(search.screening_budget)
+        return Screening(search.screening_budget, search.most_screened, search.screening_cost == "seconds")
     return Asha(search.promotion_fraction) if search.scheduler == "asha" else Plain()

@@ -21,6 +21,7 @@ from effir_dist.models import operations
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.operations.base import Sizes
 from effir_dist.models.operations.drop import DropPart
+from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.space_part import FixedValue, Known, SpacePart
 from effir_dist.models.operations.values import Range, Values, value_count
 from effir_dist.models.pruning import PruningPlan
@@ -88,10 +89,10 @@ def plan_of(
     space: Space,
     model_config: ModelDict,
     importance: Importance,
-    neurons: Mapping[str, np.ndarray],
+    neurons: Mapping[str, np.ndarray | NeuronOrder],
     config: RunConfig,
 ) -> PruningPlan:
-    """The plan that suggested values mean. neurons: [L, F] scores for each ranking. config: the trial's settings.
+    """The plan that suggested values mean. neurons: [L, F] for each ranking, or their order. config: the trial's.
 
     Raises InputError where the plan does not fit the model; it names the plan where the space has fixed ones.
     """

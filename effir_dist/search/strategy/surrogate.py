@@ -13,6 +13,8 @@ import numpy as np
 
 from effir_dist.runs.pareto import non_dominated_losses
 
+LEAST_TRAINED = 4
+"""Trials trained in full that a surrogate is fitted to, at least."""
 LENGTHS = (0.7, 2.0)
 """Length scales tried, in units of the inputs' spread times the root of their number."""
 SHARES = (0.03, 0.2)
