@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from effir_dist.core.errors import check, one_of
 from effir_dist.core.model_settings import DTYPES
@@ -64,6 +65,16 @@ class TrainConfig:
     checkpoint_steps: int = 0
     """Steps between two checkpoints, rounded up to a multiple of 4; 0 turns this off."""
     seed: int = 0
+
+    SWITCHES: ClassVar[tuple[str, ...]] = ("steps", "epochs", "lora_rank", "distill_scores")
+    """Settings that turn others off (`without_effect`)."""
+
+    def without_effect(self) -> set[str]:
+        """Settings that change nothing of a model that is trained with these; `dtype` is also what it is pruned in."""
+        if not self.steps and not self.epochs:
+            return {name for name in vars(self) if name != "dtype"}
+        switches = {"epochs": not self.steps, "lora_alpha": self.lora_rank, "teacher_temperature": self.distill_scores}
+        return {"checkpoint_minutes", "checkpoint_steps", *(name for name, used in switches.items() if not used)}
 
     def __post_init__(self) -> None:
         check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes", self.checkpoint_minutes, "0 (off) or more")

@@ -42,6 +42,8 @@ class TrialSpec:
     plan: PruningPlan
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the sampler noted for itself, such as NSGA-II's generation."""
+    idle: tuple[str, ...] | None = None
+    """Suggested settings that change nothing of this trial; None in older records, which do not say."""
     repeat_of: str = ""
     """The trial that this one repeats with another training seed; empty for none."""
     rung: int | None = None
@@ -62,8 +64,9 @@ class TrialSpec:
 
     @cached_property
     def key(self) -> str:
-        """Equal for trials that would give the same model: same plan, same settings."""
-        text = json.dumps([self.plan.to_dict(), settings_of(self.suggested)], sort_keys=True)
+        """Equal for trials that would give the same model: same plan, same settings, but for those without effect."""
+        settings = {name: value for name, value in settings_of(self.suggested).items() if name not in (self.idle or ())}
+        text = json.dumps([self.plan.to_dict(), settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -94,6 +97,8 @@ class TrialSpec:
             "attributes": dict(self.attributes),
             "gpus": self.gpus,
         }
+        if self.idle is not None:
+            found["idle"] = list(self.idle)
         if self.repeat_of:
             found["repeat_of"] = self.repeat_of
         if self.begun is not None:
@@ -110,6 +115,7 @@ class TrialSpec:
             distributions=read.mapping("distributions"),
             plan=PruningPlan.from_dict(read.mapping("plan")),
             attributes=read.mapping("attributes", {}),
+            idle=read.optional("idle", read.texts),
             repeat_of=read.text("repeat_of", ""),
             rung=read.optional("rung", read.count),
             cost=read.number("cost", 0.0),

@@ -16,6 +16,7 @@ import pytest
 import effir_dist
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.strategy import schedulers
 from effir_dist.search.trial.trial import _Checkpoints
 from tests import ROOT, driven
 from tests.fixtures.make_old import MORE, TEXTS, outcome
@@ -108,7 +109,10 @@ def test_a_dry_run_of_an_old_run_says_what_is_left(run: Path) -> None:
 def test_a_search_that_goes_on_suggests_what_the_old_code_would_have(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outcomes are a formula's, so this holds on every machine."""
+    """Outcomes are a formula's, so this holds on every machine. Screening as it was: by FLOPs, and without a bound."""
+    monkeypatch.setattr(schedulers, "MOST_AT_FIRST", 10**6)
+    old, search = Run.open(run), {"screening_cost": "flops", "most_screened": 10**6}
+    old.write_config({**old.config, "search": {**old.config["search"], **search}})
     found: list[dict[str, Any]] = []
 
     def known(spec: TrialSpec, share: float) -> dict[str, float]:

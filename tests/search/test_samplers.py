@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import optuna
 import pytest
 
 from effir_dist.core import config as c
+from effir_dist.core.files import plain
 from effir_dist.core.settings import RunConfig
 from effir_dist.runs.pareto import hypervolume
 from effir_dist.runs.records import TrialRecord, TrialSpec
@@ -21,11 +25,13 @@ from tests.search.test_space import IMPORTANCE, MINILM, NEURONS
 SPACE = space_file.parse_space({"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}, "x")
 
 
-def queue(seed: int = 0, space: spaces.Space = SPACE, sampler: str = "tpe") -> TrialQueue:
+def queue(
+    seed: int = 0, space: spaces.Space = SPACE, sampler: str = "tpe", settings: Mapping[str, Any] = MappingProxyType({})
+) -> TrialQueue:
     """Of a search whose run folder has nothing yet."""
-    settings = {"search.seed": seed, "search.sampler": sampler, "search.scheduler": "plain"}
-    config = c.replace(RunConfig(), settings)
-    return TrialQueue(Run(Path("no") / "folder"), config, space, MINILM, IMPORTANCE, NEURONS)
+    known = {"search.seed": seed, "search.sampler": sampler, "search.scheduler": "plain", **settings}
+    config, neurons = c.replace(RunConfig(), known), {**NEURONS, "random": next(iter(NEURONS.values()))[::-1]}
+    return TrialQueue(Run(Path("no") / "folder"), config, space, MINILM, IMPORTANCE, neurons)
 
 
 def record_of(spec: TrialSpec, fail: bool = False) -> TrialRecord:
@@ -119,6 +125,47 @@ def test_a_setting_that_varies_makes_another_trial_of_the_same_plan() -> None:
     specs = [q.next(0), q.next(1)]
     assert [spec.suggested["train.temperature"] for spec in specs if spec] == [0.05, 0.02]
     assert q.next(2) is None
+
+
+WITHOUT_EFFECT: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+    ({"prune.ranking": ["activation", "random"], "prune.width_multiple": [1, 8]}, {}, 1),
+    ({"model.dimension": [0, 384, 256]}, {}, 2),
+    ({"train.lora_alpha": [16, 64], "train.teacher_temperature": [1.0, 2.0]}, {}, 1),
+    ({"train.lora_alpha": [16, 64], "train.lora_rank": [0, 4]}, {}, 3),
+    ({"train.epochs": [1.0, 2.0], "train.checkpoint_steps": [0, 8]}, {"train.steps": 10}, 1),
+    ({"train.epochs": [1.0, 2.0]}, {}, 2),
+    ({"train.learning_rate": [0.01, 0.1], "train.seed": [1, 2], "train.steps": [0, 5]}, {"train.epochs": 0}, 5),
+    ({"train.order": ["prune_then_tune", "tune_then_prune"]}, {}, 1),
+    ({"train.order": ["prune_then_tune", "tune_then_prune"], "drop_mlp": {"max": 1}}, {}, 13),
+    ({"prune.ranking": ["activation", "random"], "drop_mlp": {"max": 1}}, {}, 7),
+    ({"prune.ranking": ["activation", "random"], "width_ratio": {"low": 0.5, "high": 1.0, "step": 0.5}}, {}, 3),
+    ({"plans": {"all": {}, "half": {"width_ratio": 0.5}}, "prune.ranking": ["activation", "random"]}, {}, 3),
+]
+
+
+@pytest.mark.parametrize(("space", "settings", "trials"), WITHOUT_EFFECT)
+def test_settings_that_change_nothing_make_no_trial_of_their_own(
+    space: dict[str, Any], settings: dict[str, Any], trials: int
+) -> None:
+    def new() -> TrialQueue:
+        return queue(space=space_file.parse_space(space, "x"), sampler="guided", settings=settings)
+
+    q = new()
+    found: list[TrialRecord] = []
+    while (spec := q.next(len(found))) is not None:
+        found.append(record_of(spec))
+        q.ended(found[-1])
+    assert len(found) == trials
+    tree = [plain(record.to_json()) for record in found]
+    again = new()
+    again.replay([TrialRecord.from_json(each, "x") for each in tree], [])
+    assert again.next(99) is None
+    assert keys([TrialRecord.from_json(each, "x") for each in tree]) == keys(found)
+    for each in tree:
+        del each["idle"]  # an older version's
+    older = new()
+    older.replay([TrialRecord.from_json(each, "x") for each in tree], [])
+    assert older.next(99) is None
 
 
 def test_learning_finds_a_better_front_than_chance(monkeypatch: pytest.MonkeyPatch) -> None:

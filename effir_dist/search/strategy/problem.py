@@ -12,12 +12,12 @@ import numpy as np
 from optuna.distributions import distribution_to_json
 
 from effir_dist.core.config import replace, settings_of
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.values import Point, Value
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.neuron_order import NeuronOrder
-from effir_dist.models.pruning import moving_share
+from effir_dist.models.pruning import PruningPlan, moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import candidates
@@ -61,12 +61,23 @@ class Problem:
         settings = {name: value for name, value in values.items() if name.startswith(("prune.", "model."))}
         config = replace(self.config, settings) if settings else self.config
         plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, config)
-        return TrialSpec(number, values, self.distributions_json, plan)
+        return TrialSpec(number, values, self.distributions_json, plan, idle=self._idle(values, plan))
+
+    def _idle(self, values: Mapping[str, Value], plan: PruningPlan) -> tuple[str, ...]:
+        """The suggested settings that change nothing of a trial: what its plan says already, and settings of its
+        training that others turn off."""
+        settings = settings_of(values)
+        trained = {name: value for name, value in settings.items() if name.startswith("train.")}
+        varied = trained.keys() & {f"train.{name}" for name in TrainConfig.SWITCHES}
+        train = replace(self.config, trained).train if varied else self.config.train
+        off = train.without_effect() | (set() if plan.operations else {"order"})
+        idle = {*(settings.keys() - trained.keys()), *(name for name in trained if name.split(".", 1)[1] in off)}
+        return tuple(sorted(idle))
 
     def know(self, spec: TrialSpec) -> None:
         """Take a trial for tried. What an older version wrote is known by today's plan of its values as well."""
         self.tried.add(spec.key)
-        if spec.older_key:
+        if spec.idle is None:
             self.tried.add(self.spec(spec.number, spec.suggested).key)
 
     def feasible(self, spec: TrialSpec) -> bool:

@@ -45,7 +45,8 @@ def _new_seeds(specs: Sequence[TrialSpec], own: int, count: int) -> list[int]:
 
 def _repeat(original: TrialSpec, number: int, seed: int) -> TrialSpec:
     suggested = {**original.suggested, "train.seed": seed}
-    return TrialSpec(number, suggested, original.distributions, original.plan, repeat_of=original.trial)
+    idle = None if original.idle is None else tuple(name for name in original.idle if name != "train.seed")
+    return TrialSpec(number, suggested, original.distributions, original.plan, idle=idle, repeat_of=original.trial)
 
 
 def with_repeats(records: Sequence[TrialRecord], trials: set[str]) -> list[str]:
