@@ -80,12 +80,14 @@ def _training_part(
     scores = [hard.of(q, d) for q, d in pairs]
     if need_scores:
         _check_scores(hard, pairs, scores)
+    # Each text is one string: from memory maps it is decoded at each access.
+    query, document = functools.cache(train.queries.__getitem__), functools.cache(train.documents.__getitem__)
     found = TrainingPairs(
-        [train.queries[q] for q, _ in pairs],
-        [train.documents[d] for _, d in pairs],
-        [[train.documents[d] for d in hard.negatives.get(q, ())] for q, _ in pairs],
+        [query(q) for q, _ in pairs],
+        [document(d) for _, d in pairs],
+        [[document(d) for d in hard.negatives.get(q, ())] for q, _ in pairs],
         scores,
-        _answers((train.queries[q], train.documents[d]) for q, d in kept),
+        _answers((query(q), document(d)) for q, d in kept),
     )
     return found, train.warnings + hard.warnings
 
