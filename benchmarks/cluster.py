@@ -29,6 +29,7 @@ from effir_dist.importance.ranking import Importance
 from effir_dist.models.families import base, registry
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.cluster.nodes import at_its_largest
 from effir_dist.search.cluster.resources import places
 from effir_dist.search.cluster.worker import Job, output_to
 from effir_dist.search.strategy import space_file
@@ -76,7 +77,7 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
     from rich.console import Console
 
     from effir_dist.models.pruning import count_parameters
-    from effir_dist.search.cluster import tune
+    from effir_dist.search.cluster import growth, tune
     from effir_dist.search.course import search
     from effir_dist.search.live import LiveView
 
@@ -85,10 +86,11 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
     with run.locked(), output_to(run.log_path), tune.cluster(address) as present, view:
         storage = f"{run.location}/ray"
         started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        search(run, config, space, MODEL, present, (), view, storage, functools.partial(stand_in, seconds))
+        may_come = growth.nodes_that_may_come(config.resources) if address else ()
+        search(run, config, space, MODEL, present, may_come, view, storage, functools.partial(stand_in, seconds))
         wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     records = run.results()
-    slots = places(present, config.resources.cpus_per_trial or 1, 0)
+    slots = places(at_its_largest(present, may_come), config.resources.cpus_per_trial or 1, 0)
     busy = sum(r.values["total_seconds"] for r in records)
     first = min(datetime.datetime.fromisoformat(r.started).timestamp() for r in records)
     return {

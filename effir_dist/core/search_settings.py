@@ -94,6 +94,11 @@ class ResourceConfig:
     """CPUs of all workers of a trial together. By default the machine's, or with GPUs each GPU's share of them."""
     max_concurrent: int | None = None
     """Trials that run at a time. By default as many as fit."""
+    most_nodes: int = 0
+    """Nodes that the cluster may grow to, each of `node_cpus` and `node_gpus`, where it does not tell (docs/faults.md);
+    0 for clusters of `ray up` and KubeRay, which tell, and for those that do not grow."""
+    node_cpus: float = 0.0
+    node_gpus: float = 0.0
     gpu_memory: float = 0.0
     """GB of a GPU's memory, which `--dry-run` compares its prediction with; 0 asks this machine's driver."""
 
@@ -103,6 +108,10 @@ class ResourceConfig:
             value = getattr(self, name)
             check(value is None or value >= 0, f"resources.{name}", value, "0 or more")
         check(self.gpu_memory >= 0, "resources.gpu_memory", self.gpu_memory, "0 (this machine's) or more GB")
+        check(self.most_nodes >= 0, "resources.most_nodes", self.most_nodes, "0 or more")
+        check(self.node_gpus >= 0, "resources.node_gpus", self.node_gpus, "0 or more")
+        sized = self.node_cpus > 0 if self.most_nodes else self.node_cpus == 0
+        check(sized, "resources.node_cpus", self.node_cpus, "above 0 with resources.most_nodes, else left out")
         both = self.gpus_per_trial is not None and self.gpus_per_worker is not None
         check(not both, "resources.gpus_per_worker", self.gpus_per_worker, "left out where gpus_per_trial is given")
         check(

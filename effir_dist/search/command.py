@@ -224,6 +224,6 @@ def _search(
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:
-            may_come = growth.nodes_that_may_come() if address else ()
+            may_come = growth.nodes_that_may_come(config.resources) if address else ()
             storage = f"{run.location}/ray" if address else scratch
             search(run, config, found, source.config, present, may_come, view, storage, repeat=args.repeat)

@@ -15,7 +15,7 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster import tune
 from effir_dist.search.cluster.nodes import Node
-from effir_dist.search.cluster.resources import Resources, settle
+from effir_dist.search.cluster.resources import Resources, awaited, settle
 from effir_dist.search.cluster.worker import output_to, run_job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.live import LiveView
@@ -47,6 +47,8 @@ def search(
     Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
     """
     resources = settle(config.resources, present, may_come)
+    if line := awaited(resources, present):
+        view.message(line)
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     if not has_importance(run):

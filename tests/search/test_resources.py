@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+import yaml
+from ray.autoscaler._private.kuberay import node_provider
 
 from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError
@@ -12,7 +16,8 @@ from effir_dist.core.settings import ResourceConfig, RunConfig
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.nodes import Node, present_nodes
 from effir_dist.search.cluster.ray_train import interface
-from effir_dist.search.cluster.resources import Resources, settle
+from effir_dist.search.cluster.resources import Resources, awaited, settle
+from tests import ROOT
 
 HEAD, SMALL, LARGE = Node(32), Node(8, 1), Node(96, 8)
 
@@ -84,12 +89,59 @@ def test_the_nodes_that_are_there_are_those_alive_that_run_something() -> None:
 
 def test_the_growth_of_a_ray_up_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "BOOTSTRAP_FILE", str(tmp_path / "ray_bootstrap_config.yaml"))
-    assert growth.nodes_that_may_come() == ()
+    assert growth.of_node_types({}) == ()
     (tmp_path / "ray_bootstrap_config.yaml").write_text(
         "max_workers: 4\nhead_node_type: head\navailable_node_types:\n"
         "  head: {resources: {CPU: 8}, max_workers: 0}\n  gpu: {resources: {CPU: 96, GPU: 8}, max_workers: 2}\n"
     )
-    assert growth.nodes_that_may_come() == (Node(8), Node(96, 8, 2))
+    assert growth.nodes_that_may_come(ResourceConfig()) == (Node(8), Node(96, 8, 2))
+    said = ResourceConfig(most_nodes=3, node_cpus=16, node_gpus=2)
+    assert growth.nodes_that_may_come(said) == (Node(16, 2, 3),)
+
+
+@pytest.fixture
+def raycluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """clusters/kuberay.yaml as Kubernetes hands it to the head's pod."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / "clusters" / "kuberay.yaml").read_text())
+    found["metadata"]["namespace"] = "retrieval"
+    api = {("retrieval", "rayclusters/effir"): found}
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", lambda self, path: api[self._namespace, path])
+    for name, value in [("CLUSTER_NAME", "effir"), ("CLUSTER_NAMESPACE", "retrieval")]:
+        monkeypatch.setenv(f"RAY_{name}", value)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    return found
+
+
+def test_the_growth_of_a_kuberay_cluster(raycluster: dict[str, Any]) -> None:
+    assert growth.of_kuberay() == (Node(90, 8, 4),)
+    assert settle(ResourceConfig(), (), growth.of_kuberay()) == Resources(1, 11, 1, 32)
+    raycluster["spec"]["enableInTreeAutoscaling"] = False
+    assert growth.of_kuberay() == ()
+
+
+def test_a_kuberay_cluster_that_may_not_be_read_is_named_by_settings(
+    raycluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(client: object, path: str) -> None:
+        raise requests.HTTPError("403 Forbidden")
+
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", refused)
+    assert growth.of_kuberay() == ()
+    assert "how far RayCluster effir may grow: 403 Forbidden" in caplog.text
+    with pytest.raises(InputError, match="say it by resources.most_nodes"):
+        settle(ResourceConfig(), ())
+
+
+def test_a_search_says_what_it_waits_for() -> None:
+    two = settle(ResourceConfig(workers_per_trial=2), [Node(8, 1)], [Node(8, 1, 4)])
+    assert awaited(two, [Node(8, 1)]).endswith("waiting for room for 2 workers of 8 CPUs and 1 GPU each")
+    assert awaited(two, [Node(8, 1, 2)]) == ""
+
+
+@pytest.mark.parametrize("values", [{"most_nodes": 2}, {"node_cpus": 4.0}, {"most_nodes": -1, "node_cpus": 4.0}])
+def test_nodes_that_may_come_have_cpus(values: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must be"):
+        replace(RunConfig(), {f"resources.{name}": value for name, value in values.items()})
 
 
 def test_this_machines_gpus_follow_cuda_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:

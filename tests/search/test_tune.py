@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from benchmarks import cluster
+from effir_dist.core.config import replace
+from effir_dist.core.errors import InputError
 from effir_dist.core.values import Report
 from effir_dist.search.cluster import tune
 from effir_dist.search.cluster.resources import Resources
@@ -70,6 +75,38 @@ def made_up(tmp_path: Path) -> Iterator[Cluster]:
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     yield found
     found.shutdown()
+
+
+def promise(nodes: int, **resources: int) -> None:
+    """Say to Ray what may come, as a platform's autoscaler does."""
+    group = autoscaler_pb2.NodeGroupConfig(resources=resources, max_count=nodes, name="worker")
+    state = GcsClient(address=ray.get_runtime_context().gcs_address)
+    state.report_cluster_config(autoscaler_pb2.ClusterConfig(node_group_configs=[group]).SerializeToString())
+
+
+def test_a_search_on_an_empty_cluster_waits_for_what_may_come(
+    made_up: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head has no CPU, as in clusters/kuberay.yaml; a node comes once a trial waits for it."""
+    run, config = cluster.make_run(str(tmp_path / "run"), trials=2, cpus=0)
+    waited: list[int] = []
+
+    def bring_a_node(callback: object, iteration: int, trials: list[Any], **_: Any) -> None:
+        if trials and not waited and ray.util.placement_group_table():
+            waited.append(iteration)
+            made_up.add_node(num_cpus=4, num_gpus=1)
+
+    monkeypatch.setattr(tune._Callback, "on_step_end", bring_a_node)
+    with pytest.raises(InputError, match="no node of this cluster has a CPU, and it does not tell what may come"):
+        cluster.measure(run, config, 0.1, made_up.address)
+    with tune.cluster(made_up.address):
+        promise(2, CPU=4, GPU=1)
+    never = replace(config, {"resources.gpus_per_trial": 8.0})
+    with pytest.raises(InputError, match="8 GPUs, but the largest node has 4 CPUs and 1 GPU"):
+        cluster.measure(run, never, 0.1, made_up.address)
+    assert cluster.measure(run, config, 0.1, made_up.address)["trials"] == 2
+    assert waited
+    assert {record.spec.gpus for record in run.results()} == {1.0}
 
 
 def test_a_trial_fits_one_node_and_the_gpu_is_used(made_up: Cluster, tmp_path: Path) -> None:

@@ -75,6 +75,19 @@ def places(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
     return sum(node.count * node.slots(cpus, gpus) for node in nodes)
 
 
+def awaited(resources: Resources, present: Iterable[Node]) -> str:
+    """What has to come before the first trial runs, in a line; empty where it fits the nodes that are there."""
+    workers, cpus, gpus = resources.workers, resources.cpus / resources.workers, resources.gpus / resources.workers
+    if places(present, cpus, gpus) >= workers:
+        return ""
+    return f"no trial fits the nodes that are there; waiting for room for {asked_text(workers, cpus, gpus)}"
+
+
+def asked_text(workers: int, cpus: float, gpus: float) -> str:
+    """What a trial asks for, in words."""
+    return f"{workers} workers of {amounts(cpus, gpus)} each" if workers > 1 else amounts(cpus, gpus)
+
+
 def _usual_gpus(nodes: Iterable[Node]) -> float:
     return 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
 
@@ -90,9 +103,12 @@ def _usual_cpus(gpus: float, nodes: Iterable[Node], workers: int) -> float:
 
 
 def _why_none_fits(nodes: Sequence[Node], workers: int, cpus: float, gpus: float) -> str:
-    asked = f"{workers} workers of {amounts(cpus, gpus)} each" if workers > 1 else amounts(cpus, gpus)
+    asked = asked_text(workers, cpus, gpus)
     if not nodes:
-        return f"a trial asks for {asked}, but no node of this cluster has a CPU; use a cluster that has them"
+        return (
+            f"a trial asks for {asked}, but no node of this cluster has a CPU, and it does not tell what may come; "
+            "where some may, say it by resources.most_nodes, resources.node_cpus and resources.node_gpus"
+        )
     largest = max(nodes, key=lambda node: (min(node.gpus, gpus), node.cpus, node.gpus))
     fitting = places(nodes, cpus, gpus)
     have = f"no more than {fitting} of them fit this cluster, whose" if fitting else "the"
