@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import disk_errors
-from effir_dist.core.storage import is_remote, patiently, read_bytes, remove
+from effir_dist.core.storage import create_object, fenced, is_remote, patiently, read_bytes
 from effir_dist.core.values import Json
 
 BEAT_SECONDS = 10.0
@@ -30,14 +31,42 @@ COPIED = {"id": ""}
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` for this process. Raises InputError where another process has it.
+def locked(folder: Path) -> Iterator[str]:
+    """Lock `folder` for this process; yields the lease's id, empty on a disk. Raises InputError where another has it.
 
     On a disk the kernel drops the lock with the process, kill -9 included. In a bucket the lock is an object that its
-    holder writes again every 10 s. One that has not changed for 35 s is taken over: a resume after a kill waits.
+    holder writes again every 10 s. One that has not changed for 35 s is taken over: a resume after a kill waits. A
+    holder that was cut off for longer finds the other's lease before it writes anything again, and is interrupted.
     """
-    with _leased(folder / "lock") if is_remote(folder) else _flocked(folder / "lock"):
+    if is_remote(folder):
+        with _leased(folder / "lock") as own:
+            yield own
+    else:
+        with _flocked(folder / "lock"):
+            yield ""
+
+
+@contextlib.contextmanager
+def working_for(folder: Path, lease: str) -> Iterator[None]:
+    """Within the block this process, a worker, writes below `folder` only while the driver with that lease holds it.
+
+    Raises InputError, at a write, once another driver has the folder. An empty lease (a disk's) is not looked after.
+    """
+
+    def check() -> None:
+        if _holder(folder / "lock").get("id") != lease:
+            raise taken_over(folder)
+
+    with fenced(folder, check) if lease else contextlib.nullcontext():
         yield
+
+
+def taken_over(folder: Path) -> InputError:
+    """What a driver that lost its lease, and its workers, end with."""
+    return InputError(
+        f"another driver has taken over {folder} while this one was cut off from the bucket; this one stops and leaves "
+        "nothing behind: follow the other, or wait for its end"
+    )
 
 
 @contextlib.contextmanager
@@ -74,36 +103,80 @@ def _taken(folder: Path, holder: str) -> InputError:
     )
 
 
+class _Lease:
+    """A lease that this process holds, or held."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.own = path, uuid.uuid4().hex
+        self.ended, self.lost = threading.Event(), False
+        self.confirmed = time.monotonic()
+        """When the last request was sent that found, or made, the lease ours."""
+
+    def look(self) -> None:
+        """Raises InputError where the lease is another's, or nobody's."""
+        sent = time.monotonic()
+        if self.lost or _holder(self.path).get("id") != self.own:
+            self.lost = True
+            raise taken_over(self.path.parent)
+        self.confirmed = sent
+
+    def check(self) -> None:
+        """`look`, where so much time has passed that another may have taken it over."""
+        if self.lost or time.monotonic() - self.confirmed > LEASE_SECONDS / 2:
+            self.look()
+
+    def beat(self, main: int | None) -> None:
+        """Renew the lease until it ends or is lost. main: a thread that is then interrupted, as by Ctrl-C."""
+        while not self.ended.wait(BEAT_SECONDS):
+            try:
+                self.look()
+                # One try, right after the look: a late one could fall on another's lease.
+                _once(self.path, _lease(self.own))
+            except InputError:  # the bucket cannot be reached: whoever writes records reports it
+                if self.lost and main is not None and not self.ended.is_set():
+                    signal.pthread_kill(main, signal.SIGINT)
+                if self.lost:
+                    return
+
+
 @contextlib.contextmanager
-def _leased(path: Path) -> Iterator[None]:
-    own = uuid.uuid4().hex
-    while not _create(path, own):
+def _leased(path: Path) -> Iterator[str]:
+    lease = _Lease(path)
+    while not create_object(path, _lease(lease.own)):
         _wait_for_the_dead(path)
-    ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, own, ended), daemon=True)
+    lease.confirmed = time.monotonic()
+    here = threading.current_thread()
+    main = here.ident if here is threading.main_thread() else None
+    beat = threading.Thread(target=lease.beat, args=(main,), daemon=True)
     beat.start()
     try:
-        yield
+        with fenced(path.parent, lease.check):
+            yield lease.own
+    except BaseException as error:
+        if lease.lost and not isinstance(error, InputError):
+            raise taken_over(path.parent) from None
+        raise
     finally:
-        ended.set()
+        lease.ended.set()
         beat.join()
-        if _holder(path).get("id") == own:
-            remove(path)
+        if not lease.lost and _holder(path).get("id") == lease.own:
+            patiently(path, lambda: _delete(path))
+
+
+def _once(path: Path, data: bytes) -> None:
+    remote: Any = path
+    with contextlib.suppress(Exception):  # the next look finds out
+        remote.fs.pipe_file(remote.path, data)
+
+
+def _delete(path: Path) -> None:
+    remote: Any = path
+    with contextlib.suppress(FileNotFoundError):
+        remote.fs.rm_file(remote.path)
 
 
 def _lease(own: str) -> bytes:
     return json.dumps({"id": own, "who": _who(), "beat": uuid.uuid4().hex}).encode()
-
-
-def _create(path: Path, own: str) -> bool:
-    """Make the lock's object. False where there is one: the bucket decides who is first."""
-    remote: Any = path
-    try:
-        patiently(path, lambda: remote.fs.pipe_file(remote.path, _lease(own), mode="create"))
-    except FileExistsError:
-        # A repeated request may find the object of its own first try.
-        return bool(_holder(path).get("id") == own)
-    return True
 
 
 def _holder(path: Path) -> Json:
@@ -127,11 +200,5 @@ def _wait_for_the_dead(path: Path) -> None:
             if now:
                 raise _taken(path.parent, str(now.get("who", "")))
             return
-    if before:
-        remove(path)
-
-
-def _beat(path: Path, own: str, ended: threading.Event) -> None:
-    while not ended.wait(BEAT_SECONDS):
-        with contextlib.suppress(InputError):  # the bucket cannot be reached: whoever writes records reports it
-            patiently(path, lambda: path.write_bytes(_lease(own)))
+    if before and _holder(path) == before:
+        patiently(path, lambda: _delete(path))

@@ -29,8 +29,8 @@ ANSWER_SECONDS = 15.0
 """Without a byte for so long a request counts as lost."""
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
 T = TypeVar("T")
-_fences: dict[str, Callable[[], None]] = {}
-"""Folder in a bucket -> what is called before each write below it, and raises where this process may not write."""
+_fences: list[tuple[str, Callable[[], None]]] = []
+"""Folders in buckets, and what is called before each write below: it raises where this process may not write."""
 
 
 def place(location: str | Path) -> Path:
@@ -113,16 +113,17 @@ def _unconditionally(path: Path, action: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def fenced(folder: Path, check: Callable[[], None]) -> Iterator[None]:
     """Within the block, every write of this process below `folder` first calls check(), which may raise."""
-    _fences[str(folder)] = check
+    fence = (str(folder), check)
+    _fences.append(fence)
     try:
         yield
     finally:
-        del _fences[str(folder)]
+        _fences.remove(fence)
 
 
 def _writing(path: Path, action: Callable[[], T]) -> T:
     """`_unconditionally` for a write: it passes the fences, and nothing but a bucket may be missing."""
-    for folder, check in list(_fences.items()):
+    for folder, check in tuple(_fences):
         if str(path).startswith(f"{folder}/"):
             check()
     try:
@@ -170,9 +171,12 @@ def create_object(path: Path, data: bytes) -> bool:
             patiently(path, lambda: remote.fs.pipe_file(remote.path, data, mode="create"))
         except FileExistsError as error:
             try:  # a repeated request may find the object of its own first try
-                return read_bytes(path) == data
+                found = read_bytes(path)
             except FileNotFoundError:
                 raise explained(path, error, Fault.CONDITION, 1) from None
+            if data.startswith(found) and found != data:  # or the half of it, where a store keeps that of a cut request
+                patiently(path, lambda: remote.fs.pipe_file(remote.path, data))
+            return data.startswith(found)
         return True
 
     return _writing(path, create)

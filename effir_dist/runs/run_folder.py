@@ -76,6 +76,8 @@ class Run:
         self.folder = place(folder)
         self.location = absolute(self.folder)
         """The folder as text, for other processes."""
+        self.lease = ""
+        """Of the driver that this process is, where the run is in a bucket."""
         self.name = self.location.rsplit("/", 1)[-1]
         self.report_folder = self.folder / "report"
         self.trials_folder = self.folder / "trials"
@@ -218,14 +220,24 @@ class Run:
         return spec.rung in {rung.rung for rung in self.rungs(spec.trial)} or self.finished(spec.trial)
 
     def write_spec(self, spec: TrialSpec) -> None:
-        """Note what a trial is about to try. Raises InputError when the disk is full."""
-        write_json_atomic(self.trial_folder(spec.trial) / "trial.json", {"schema": SCHEMA, **spec.to_json()})
+        """Note what a trial is about to try. Raises InputError when the disk is full, and where another driver has
+        given its number to another plan."""
+        path, tree = self.trial_folder(spec.trial) / "trial.json", {"schema": SCHEMA, **spec.to_json()}
+        if not create_json_atomic(path, tree):
+            self._check_plan(spec)
+            write_json_atomic(path, tree)
+
+    def _check_plan(self, spec: TrialSpec) -> None:
+        path = self.trial_folder(spec.trial) / "trial.json"
+        if exists(path) and TrialSpec.from_json(read_json(path), path).key != spec.key:
+            raise InputError(f"{path} is of another plan, which another driver chose; wait for that, or stop it")
 
     def write_result(self, record: TrialRecord) -> TrialRecord:
         """Write a trial's record and return the one on disk: the first stays where a killed driver's worker lives on.
 
-        Raises InputError when the disk is full.
+        Raises InputError when the disk is full, and where the trial's number is another plan's.
         """
+        self._check_plan(record.spec)
         create_json_atomic(self.trial_folder(record.trial) / "result.json", {"schema": SCHEMA, **record.to_json()})
         remove(self.checkpoint_path(record.trial))
         return self.result(record.trial)
@@ -251,9 +263,9 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Be this run's only driver, and sweep what a killed one left half written.
 
-        Raises InputError where another driver has it.
+        Raises InputError where another driver has it, and where another took it over while this one was cut off.
         """
-        with locked(self.folder):
+        with locked(self.folder) as self.lease:
             if not is_remote(self.folder):  # a bucket has nothing half written
                 for path in self.folder.rglob(f"{TEMPORARY}*"):
                     path.unlink(missing_ok=True)

@@ -191,16 +191,16 @@ def _run(
 ) -> None:
     from rich.console import Console
 
-    with run.locked(), os.fdopen(os.dup(1), "w") as screen:
-        run.write_config(config_module.to_dict(config))
-        console = Console(file=screen)
-        for warning in warnings:
-            console.print(f"warning: {warning}", markup=False, highlight=False)
-        try:
+    try:
+        with run.locked(), os.fdopen(os.dup(1), "w") as screen:
+            run.write_config(config_module.to_dict(config))
+            console = Console(file=screen)
+            for warning in warnings:
+                console.print(f"warning: {warning}", markup=False, highlight=False)
             _search(run, config, found, source, args, console)
-        except KeyboardInterrupt:
-            print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=sys.stderr)
-            raise SystemExit(130) from None
+    except KeyboardInterrupt:  # the user's; where the lease was lost, `locked` says so instead
+        print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=sys.stderr)
+        raise SystemExit(130) from None
     report_command.main([str(run.folder)])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from effir_dist.core.config import to_dict
 from effir_dist.core.errors import InputError
+from effir_dist.core.locks import working_for
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
@@ -54,7 +55,7 @@ def search(
     if not has_importance(run):
         view.message("measuring the importance of layers and neurons")
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
-        tune.call(_score_layers, resources, run.location, config, wanted, teacher)()
+        tune.call(_score_layers, resources, run.location, run.lease, config, wanted, teacher)()
     with written_locally(run.study_path) as study:
         driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat)
         if driver.left and not driver.ended_by:
@@ -81,24 +82,27 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
     records = run.results()
     chosen = with_repeats(records, Goal.of(config.search).kept(records))
     waiting = [trial for trial in chosen if trial not in done and run.has_weights(trial)]
-    calls = [(trial, tune.call(_score_saved, resources, run.location, config, trial, split)) for trial in waiting]
+    place = run.location, run.lease
+    calls = [(trial, tune.call(_score_saved, resources, *place, config, trial, split)) for trial in waiting]
     what = f"held-out {', '.join(names)}" if names else "the test queries"
     for number, (trial, wait) in enumerate(calls, 1):
         view.message(f"scoring the front on {what}: {number} of {len(calls)} (trial {trial})")
         wait()
 
 
-def _score_layers(folder: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None) -> None:
+def _score_layers(
+    folder: str, lease: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None
+) -> None:
     from effir_dist.search.trial.preparation import prepare
 
     run = Run.open(folder)
-    with output_to(run.importance_folder / "log"):
+    with working_for(run.folder, lease), output_to(run.importance_folder / "log"):
         prepare(run, config, wanted, teacher)
 
 
-def _score_saved(folder: str, config: RunConfig, trial: str, split: str) -> None:
+def _score_saved(folder: str, lease: str, config: RunConfig, trial: str, split: str) -> None:
     from effir_dist.search.trial.scoring import score_saved
 
     run = Run.open(folder)
-    with output_to(run.trial_folder(trial) / "log"):
+    with working_for(run.folder, lease), output_to(run.trial_folder(trial) / "log"):
         score_saved(run, config, trial, split)

@@ -117,7 +117,7 @@ class SearchDriver:
             return None
         self.specs[spec.trial] = spec
         self.running.add(spec.trial)
-        return Job(self.run.location, self.config, spec, self.resources)
+        return Job(self.run.location, self.config, spec, self.resources, lease=self.run.lease)
 
     def started(self, trial: str) -> None:
         """A worker has begun."""

@@ -197,6 +197,13 @@ def test_a_complete_record_is_not_replaced_by_a_failed_one(store: FaultyStore, t
             assert run.write_result(record(0, 0.1)).values["ndcg_at_10"] == 0.66
 
 
+def test_the_half_of_our_own_first_try_is_made_whole(folder: Path) -> None:
+    """As a store that is not atomic keeps it of a request that was cut off."""
+    write_bytes_atomic(folder / "x", b"ne")
+    assert create_bytes_atomic(folder / "x", b"new")
+    assert read_bytes(folder / "x") == b"new"
+
+
 def test_who_is_not_logged_in_is_told_so(store: FaultyStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from botocore.exceptions import NoCredentialsError
     from google.auth.exceptions import DefaultCredentialsError, RefreshError

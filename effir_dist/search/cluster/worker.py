@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from effir_dist.core.locks import working_for
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Report
@@ -31,6 +32,8 @@ class Job:
     """What the trial takes, all its workers together."""
     storage: str = ""
     """Where Ray Train keeps what it needs while the trial runs."""
+    lease: str = ""
+    """Of the driver, where the run is in a bucket: the worker writes only while that driver holds it."""
 
 
 def in_worker(function: Callable[..., T], cpus: float, *args: object) -> T:
@@ -46,7 +49,7 @@ def run_job(job: Job, report: Report) -> None:
     from effir_dist.search.trial.trial import run_trial
 
     run = Run.open(job.run)
-    with output_to(run.trial_folder(job.spec.trial) / "log"):
+    with working_for(run.folder, job.lease), output_to(run.trial_folder(job.spec.trial) / "log"):
         in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
 
 
