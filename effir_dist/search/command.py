@@ -100,9 +100,13 @@ def _absolute_data(path: str) -> str:
 
 
 def check(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
-    """Every check that needs no cluster. Returns warnings; raises InputError."""
+    """Every check before a cluster is joined. Returns warnings; raises InputError."""
     pretrained.check_weights(source)
-    if not address:
+    if address:
+        from effir_dist.search.cluster import tune
+
+        tune.check_answers(address)
+    else:
         resources.check_local(config.resources)
     seed, train = config.search.seed, config.train
     scored = space.needs_scores(found, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,18 @@ def test_a_trial_fits_one_node_and_the_gpu_is_used(made_up: Cluster, tmp_path: P
     run, config = cluster.make_run(str(tmp_path / "run"), trials=2, cpus=0)
     assert cluster.measure(run, config, 0.1, made_up.address)["trials"] == 2
     assert {record.spec.gpus for record in run.results()} == {1.0}
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_cluster_that_is_not_there_is_missed_at_once(listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is at its port, or something that is no Ray and never answers."""
+    assert tune.ANSWER_SECONDS < 20
+    monkeypatch.setattr(tune, "ANSWER_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if not listens:
+            server.close()
+        with pytest.raises(InputError, match=f"no Ray cluster at '{address}': no answer from .* in 1 s; start one"):
+            tune.check_answers(address)
+    with pytest.raises(InputError, match="no Ray cluster at 'nowhere': "):
+        tune.check_answers("nowhere")

@@ -37,6 +37,8 @@ MOST_LOSSES = 20
 """How often a trial may lose the process or the machine that it runs on before that counts as its own failure."""
 Work = Callable[[Job, Report], None]
 """work(job, report): what a worker process does for a trial."""
+ANSWER_SECONDS = 10.0
+"""For which a cluster that is to be joined is waited for."""
 OBJECT_STORE_BYTES = 256 << 20
 """Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
 
@@ -55,11 +57,12 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
     """Join the Ray cluster at `address`, or start one on this machine; yields its nodes."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     if address:
+        check_answers(address)
         quiet.pop("include_dashboard")
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from None
+            raise _no_cluster(address, error) from None
         _free_what_dead_drivers_reserved()
     else:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
@@ -67,6 +70,31 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
         yield present_nodes(ray.nodes())
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raises InputError where no Ray answers at the address; `ray.init` would ask for two minutes, and exit."""
+    import grpc
+    from ray._private import gcs_utils, services
+
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError, OSError) as error:
+        raise _no_cluster(address, error) from None
+    if found is None:
+        raise _no_cluster(address, ConnectionError("none runs on this machine"))
+    channel = gcs_utils.create_gcs_channel(found)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise _no_cluster(address, ConnectionError(f"no answer from {found} in {ANSWER_SECONDS:g} s")) from None
+    finally:
+        channel.close()
+
+
+def _no_cluster(address: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0]
+    return InputError(f"no Ray cluster at {address!r}: {reason}; start one, or give its head's address (--address)")
 
 
 def _free_what_dead_drivers_reserved() -> None:
