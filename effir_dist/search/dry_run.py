@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from effir_dist.core.measures import SIZE
 from effir_dist.core.settings import RunConfig
+from effir_dist.importance import gate_memory
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.narrow import asked_ratio
 from effir_dist.models.pruning import count_parameters
@@ -80,6 +81,7 @@ def text(
     lines = [
         f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
         *memory.summary(model_config, config),
+        *gate_memory.summary(model_config, config, spaces.rankings(space, config)),
         *_free(space, blocks),
         *_size(space, blocks),
         *_goal(config),

@@ -20,7 +20,7 @@ from effir_dist.training.losses import Targets, gather, retrieval_loss
 
 
 def backward(engine: Any, batch: CollatedBatch, config: TrainConfig) -> Tensor:
-    """Backward pass of `batch_loss` through an engine, chunk by chunk; returns the loss, detached.
+    """Backward pass of the mean `retrieval_loss` through an engine, chunk by chunk; returns the loss, detached.
 
     It works in all ZeRO stages: to DeepSpeed the chunks are accumulation steps of one batch, reduced at the last.
     """
@@ -42,15 +42,6 @@ def backward(engine: Any, batch: CollatedBatch, config: TrainConfig) -> Tensor:
         engine.set_gradient_accumulation_boundary(number == len(earlier))
         engine.backward((engine(moved(chunk, device)) * share).sum())
     return loss
-
-
-def batch_loss(embed: Callable[[Sequence[Group]], Tensor], batch: CollatedBatch, config: TrainConfig) -> Tensor:
-    """The same loss without chunks, with its graph. embed: groups of texts -> the embeddings of all, [rows, D]."""
-    device = batch.order.device
-    rows = embed([group for chunk in batch.chunks for group in moved(chunk, device)])[batch.order]
-    count = sum(len(block.positives) for block in batch.targets)
-    passages = gather(rows[count:])
-    return _mean(rows[:count], batch, lambda q, targets: retrieval_loss(q, passages, targets, config))
 
 
 def loss_and_gradient(embeddings: Tensor, batch: CollatedBatch, config: TrainConfig) -> tuple[Tensor, Tensor]:

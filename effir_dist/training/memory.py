@@ -9,7 +9,6 @@ tests/training/test_memory.py finds it; what an engine holds is what it was foun
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -56,14 +55,17 @@ class Memory:
         return lasting + max(self.activations + self.scores - self.later, self.step)
 
 
-def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
-    """The peak of training the unpruned model, the largest a trial can be. dtype: `bfloat16` or `float32`."""
+def predict(model: ModelDict, config: RunConfig, dtype: str, gates: int = 0) -> Memory:
+    """The peak of training the unpruned model, the largest a trial can be. dtype: `bfloat16` or `float32`.
+
+    gates: where only the gates of self-slimming train, how many.
+    """
     train, ranks = config.train, config.resources.workers_per_trial
     size = 2 if dtype == "bfloat16" else 4
     stage = stage_of(train, dtype)
     everything = count_parameters(model)
-    adapters = lora_parameters(model, train.lora_rank)
-    total, trained = everything + adapters, adapters or everything
+    added = gates or lora_parameters(model, train.lora_rank)
+    total, trained = everything + added, added or everything
     shard = trained / (ranks if stage else 1)
     weights = size * total / (ranks if stage == 3 else 1)
     if stage == 3:
@@ -80,7 +82,7 @@ def predict(model: ModelDict, config: RunConfig, dtype: str) -> Memory:
         buckets = size * min(BUCKET, trained) if stage else 0
         flat = size * shard * (stage in (1, 2))
         step = flat + (4 * min(shard, LIVE) if stage == 3 else 4 * shard * (size == 2))
-    activations = _activations(model, config, size)
+    activations = _activations(model, config, size, trained == everything)
     return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config), later)
 
 
@@ -125,7 +127,7 @@ def _mask_row(model: ModelDict, config: RunConfig, size: int, longest: int) -> i
     return 0 if packs else longest
 
 
-def _activations(model: ModelDict, config: RunConfig, size: int) -> float:
+def _activations(model: ModelDict, config: RunConfig, size: int, trains_embeddings: bool) -> float:
     tokens, longest, _ = _texts(config)
     hidden, width = int(model["hidden_size"]), mlp_width(model)
     block = family(model).saved_bytes(model, size, _mask_row(model, config, size, longest))
@@ -134,7 +136,7 @@ def _activations(model: ModelDict, config: RunConfig, size: int) -> float:
         saved += block
     ends = (2 * size + 8) * hidden  # embeddings, the last norm, and pooling in float32
     flowing = size * (2 * hidden + 3 * width)  # gradients on their way through a block
-    table = 0 if config.train.lora_rank else size * int(model["vocab_size"]) * hidden
+    table = size * int(model["vocab_size"]) * hidden if trains_embeddings else 0
     return tokens * (saved + ends + flowing) + table
 
 
@@ -166,30 +168,53 @@ def advice(model: ModelDict, config: RunConfig, dtype: str, capacity: float) -> 
 def _changes(config: RunConfig) -> Iterator[dict[str, object]]:
     """From mild to severe: chunks, activations computed again, ZeRO over the ranks, adapters, and these together."""
     train, ranks = config.train, config.resources.workers_per_trial
-    share = train.batch_size // ranks
-    halves = [share >> n for n in range(1, int(math.log2(max(1, share))) + 1)]
-    sizes = [n for n in halves if n >= 8 and not train.gradcache_tokens]
-    chunks: list[dict[str, object]] = [{"train.gradcache_queries": n} for n in sizes]
-    again: dict[str, object] = {"train.gradient_checkpointing": True}
     states: list[dict[str, object]] = [{}]
     states += [{"train.zero_stage": stage} for stage in (1, 2, 3) if ranks > 1 and stage > train.zero_stage]
     states += [] if train.lora_rank else [{"train.lora_rank": 16}]
     for state in states:
-        yield from ({**state, **chunk} for chunk in [{}, *chunks])
-        yield from ({**state, **again, **chunk} for chunk in [{}, *chunks])
+        yield from ({**state, **chunks} for chunks in smaller_chunks(config))
+
+
+def smaller_chunks(config: RunConfig) -> Iterator[dict[str, object]]:
+    """From mild to severe, changes that compute the same: chunks, and activations computed again."""
+    share = max(1, config.train.batch_size // config.resources.workers_per_trial)
+    sizes = [] if config.train.gradcache_tokens else [share >> n for n in range(1, share.bit_length())]
+    chunks: list[dict[str, object]] = [{}]
+    chunks += [{"train.gradcache_queries": n} for n in sizes]
+    yield from chunks
+    yield from ({"train.gradient_checkpointing": True, **chunk} for chunk in chunks)
 
 
 def summary(model: ModelDict, config: RunConfig) -> list[str]:
     """Lines for `--dry-run`: what the largest trial takes of a GPU, and what to change where it does not fit."""
     if not config.train.steps and not config.train.epochs:
         return []
-    dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
-    capacity = config.resources.gpu_memory * 1e9 or gpu_bytes()
+    dtype = dtype_of(config)
     memory = predict(model, config, dtype)
-    parts = ", ".join(f"{f.name} {getattr(memory, f.name) / 1e9:.1f}" for f in dataclasses.fields(memory) if f.repr)
-    lines = [f"memory: at most {memory.peak / 1e9:.1f} GB a GPU in {dtype} ({parts})"]
+    lines = [line("memory", memory, dtype)]
+    capacity = capacity_of(config)
     if capacity and memory.peak > capacity * (1 - SPARE):
         found = advice(model, config, dtype, capacity)
-        would = f"{found} would fit" if found else "nothing short of more workers would fit"
-        lines.append(f"warning: a GPU has {capacity / 1e9:.0f} GB, of which {SPARE:.0%} stay free: {would}")
+        lines.append(warning(capacity, f"{found} would fit" if found else "nothing short of more workers would fit"))
     return lines
+
+
+def dtype_of(config: RunConfig) -> str:
+    """What `auto` is on a GPU, where the prediction is wanted."""
+    return "bfloat16" if config.train.dtype == "auto" else config.train.dtype
+
+
+def capacity_of(config: RunConfig) -> float:
+    """Bytes of a GPU: what the settings say, or this machine's; 0 where neither is known."""
+    return config.resources.gpu_memory * 1e9 or gpu_bytes()
+
+
+def line(what: str, memory: Memory, dtype: str) -> str:
+    """The peak and its parts."""
+    parts = ", ".join(f"{f.name} {getattr(memory, f.name) / 1e9:.1f}" for f in dataclasses.fields(memory) if f.repr)
+    return f"{what}: at most {memory.peak / 1e9:.1f} GB a GPU in {dtype} ({parts})"
+
+
+def warning(capacity: float, would: str) -> str:
+    """That it does not fit a GPU, and what would."""
+    return f"warning: a GPU has {capacity / 1e9:.0f} GB, of which {SPARE:.0%} stay free: {would}"

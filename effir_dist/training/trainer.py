@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -128,19 +129,35 @@ def run_steps(
     total: int = 0,
 ) -> None:
     """The steps that `progress` still lacks. total: steps of the schedule, where `progress` ends before them."""
-    first, rank, ranks = len(progress.losses), dist.get_rank(), dist.get_world_size()
+    first = len(progress.losses)
+    with shares(engine, encoder, examples, config, teacher, first, progress.steps) as found:
+        _run_steps(engine, found, first, config, progress, total or progress.steps)
+
+
+@contextmanager
+def shares(
+    engine: Any,
+    encoder: Encoder,
+    examples: Examples,
+    config: TrainConfig,
+    teacher: Teacher | None,
+    first: int,
+    end: int,
+) -> Iterator[Iterable[CollatedBatch]]:
+    """This rank's shares of the batches of steps `first` to `end` - 1; within the block the engine's model has the
+    attention that they need."""
     backbone = engine.module.encoder.backbone
     packs = not config.dropout and packed.possible(backbone)  # packed attention has no dropout
     collator = Collator(encoder, examples, config, teacher, packs).fitted(next(batches(examples, config)))
-    wanted = itertools.islice(batches(examples, config), first, progress.steps)
+    wanted = itertools.islice(batches(examples, config), first, end)
     with packed.attention(backbone) if packs else attention.for_training(backbone):
-        _run_steps(engine, collated(collator, wanted, rank, ranks), first, config, progress, total or progress.steps)
+        yield collated(collator, wanted, dist.get_rank(), dist.get_world_size())
 
 
 def _run_steps(
-    engine: Any, shares: Iterable[CollatedBatch], first: int, config: TrainConfig, progress: Progress, total: int
+    engine: Any, found: Iterable[CollatedBatch], first: int, config: TrainConfig, progress: Progress, total: int
 ) -> None:
-    for step, batch in enumerate(shares, first):
+    for step, batch in enumerate(found, first):
         if config.dropout:  # so that a resumed training has the dropout that an uninterrupted one would have had
             torch.manual_seed(hash((config.seed, dist.get_rank(), step)))
         for group in engine.optimizer.param_groups:

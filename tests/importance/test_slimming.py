@@ -14,8 +14,9 @@ from torch import Tensor
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RANKINGS, PruneConfig, RunConfig, TrainConfig
-from effir_dist.importance.slimming import _loss, gated, regulariser, slimming_saliency, taylor_saliency
+from effir_dist.importance.slimming import gated, regulariser, slimming_saliency, taylor_saliency
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
+from effir_dist.models.families.base import mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import kept_neurons, make_plan, rounded
 from effir_dist.runs.run_folder import Run
@@ -23,6 +24,7 @@ from effir_dist.training.batches import Examples, batches, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.trainer import train
 from tests.tiny import LAYOUTS
+from tests.training.test_distillation import whole_loss
 from tests.training.test_training import make_pairs, quiet
 
 TRAIN = TrainConfig(steps=5, batch_size=8, learning_rate=1e-3, dtype="float32")
@@ -49,6 +51,7 @@ def test_gates_at_one_change_nothing_and_leave_nothing(name: str, checkpoints: d
     with gated(encoder):
         np.testing.assert_array_equal(encoder.encode(["some text"]), before)
     assert not any(module._forward_pre_hooks for module in encoder.modules())
+    assert not any("gate" in vars(module)["_parameters"] for module in encoder.modules())
 
 
 def test_the_regulariser_is_the_papers() -> None:
@@ -72,15 +75,74 @@ def test_a_useless_neuron_stays_at_one_unless_lambda_presses(name: str, checkpoi
     assert pressed[2, 7] == pytest.approx(1 - 12 * 0.02, abs=0.01)
 
 
-@pytest.mark.parametrize("with_weights", [False, True])
-def test_the_model_is_as_before(checkpoints: dict[str, Path], with_weights: bool) -> None:
+def test_the_model_is_as_before(checkpoints: dict[str, Path]) -> None:
     encoder, examples = loaded(checkpoints, "llama")
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    scores = slimming_saliency(encoder, examples, replace(PRUNE, slim_weights=with_weights), TRAIN)
-    alone = slimming_saliency(encoder, examples, PRUNE, TRAIN)
-    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    for rank in (slimming_saliency, taylor_saliency):
+        rank(encoder, examples, PRUNE, replace(TRAIN, gradient_checkpointing=True))
+    after = encoder.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
     assert all(parameter.requires_grad for parameter in encoder.parameters())
-    assert np.array_equal(scores, alone) != with_weights
+
+
+def slow_saliency(encoder: Encoder, examples: Examples, prune: PruneConfig, train: TrainConfig, kind: str) -> Tensor:
+    """[L, F]: the paper's method with the whole batch in one graph, gates as factors in hooks, and torch's Adam."""
+    row = family(encoder.model_config)
+    blocks = encoder.backbone.get_submodule(row.blocks)
+    outs = [block.get_submodule(row.mlp_out) for block in blocks]
+    gates = [torch.ones(mlp_width(encoder.model_config), requires_grad=True) for _ in outs]
+    for out, z in zip(outs, gates, strict=True):
+        out.register_forward_pre_hook(lambda _m, args, z=z: (args[0] * torch.relu(z), *args[1:]))
+    encoder.requires_grad_(prune.slim_weights)
+    weights = [{"params": list(encoder.parameters()), "lr": train.learning_rate}] if prune.slim_weights else []
+    optimizer = torch.optim.Adam([{"params": gates, "lr": prune.slim_learning_rate}, *weights])
+    slopes = torch.zeros(len(gates), len(gates[0]))
+    for batch in itertools.islice(batches(examples, train), prune.slim_steps):
+        loss = whole_loss(encoder, examples, batch, train, None)
+        slopes += torch.stack(torch.autograd.grad(loss, gates, retain_graph=True)).abs() / prune.slim_steps
+        optimizer.zero_grad()
+        (loss + prune.slim_lambda * regulariser(gates, prune.slim_beta)).backward()
+        if kind == "slimming":
+            optimizer.step()
+    return slopes if kind == "taylor" else torch.relu(torch.stack(gates)).detach()
+
+
+CHUNKS = [
+    {},
+    {"gradcache_queries": 1},
+    {"gradcache_queries": 3, "gradient_checkpointing": True},
+    {"gradcache_tokens": 40},
+    {"gradient_checkpointing": True, "max_grad_norm": 1e-3, "weight_decay": 0.5},
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("llama", "slimming"), ("bert", "weights"), ("llama", "taylor")])
+def test_in_chunks_and_checkpointed_it_is_the_whole_batch_at_once(
+    name: str, kind: str, checkpoints: dict[str, Path]
+) -> None:
+    """To 1e-5, with lambda so large that it counts, and with training settings that are none of its business."""
+    start_distributed()
+    prune = replace(PRUNE, slim_weights=kind == "weights", slim_lambda=1e-3, slim_steps=3)
+    train = replace(TRAIN, hard_negatives=2)
+    examples = examples_of(load_encoder(str(checkpoints[name])), make_pairs(), train, None)
+    rank = taylor_saliency if kind == "taylor" else slimming_saliency
+    expected = slow_saliency(
+        load_encoder(str(checkpoints[name])), examples, prune, train, kind.replace("weights", "slimming")
+    )
+    assert (expected - 1).abs().max() > 0.02
+    for changes in CHUNKS:
+        found = rank(load_encoder(str(checkpoints[name])), examples, prune, replace(train, **changes))
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5, err_msg=str(changes))
+
+
+def test_bfloat16_ranks_as_float32_does(checkpoints: dict[str, Path]) -> None:
+    encoder, examples = loaded(checkpoints, "llama")
+    for rank in (slimming_saliency, taylor_saliency):
+        exact, rounded_ = (rank(encoder, examples, PRUNE, replace(TRAIN, dtype=d)) for d in ("float32", "bfloat16"))
+        encoder = load_encoder(str(checkpoints["llama"]))
+        places = [np.argsort(np.argsort(found.ravel())) for found in (exact, rounded_)]
+        assert np.corrcoef(*places)[0, 1] > 0.995
 
 
 def test_the_taylor_score_is_the_slope_of_the_loss(checkpoints: dict[str, Path]) -> None:
@@ -92,7 +154,7 @@ def test_the_taylor_score_is_the_slope_of_the_loss(checkpoints: dict[str, Path])
         for step in (-1e-2, 1e-2):
             with gated(encoder) as gates, torch.no_grad():
                 gates[block][neuron] += step
-                losses.append(_loss(encoder, examples, batch, TRAIN).double().item())
+                losses.append(whole_loss(encoder, examples, batch, TRAIN, None).double().item())
         assert scores[block, neuron] == pytest.approx(abs(losses[1] - losses[0]) / 2e-2, rel=0.05, abs=1e-4)
 
 

@@ -28,8 +28,7 @@ from effir_dist.search.trial.trial import base_encoder, run_trial
 from effir_dist.training.batches import Batch, Examples, Teacher, batches, distinct, examples_of
 from effir_dist.training.collate import Collator
 from effir_dist.training.engine import ChunkEncoder, start_distributed
-from effir_dist.training.gradcache import batch_loss
-from effir_dist.training.losses import distillation
+from effir_dist.training.losses import distillation, retrieval_loss
 from effir_dist.training.trainer import train
 from tests.tiny import write_collection
 from tests.training.test_training import assert_same, assert_same_training, make_pairs, quiet, weights
@@ -96,8 +95,12 @@ def test_the_whole_loss_is_the_sum_of_its_parts(checkpoints: dict[str, Path]) ->
 def whole_loss(
     encoder: Encoder, examples: Examples, batch: Batch, config: TrainConfig, teacher: Teacher | None
 ) -> torch.Tensor:
+    """Of one padded batch with its graph, without chunks."""
     step = Collator(encoder, examples, config, teacher).collate(batch)
-    return batch_loss(ChunkEncoder(encoder), step, config)
+    rows = ChunkEncoder(encoder)([group for chunk in step.chunks for group in chunk])[step.order]
+    (targets,) = step.targets
+    count = len(targets.positives)
+    return retrieval_loss(rows[:count], rows[count:], targets, config)
 
 
 def _rank(rank: int, world_size: int, path: Path, out: Path) -> None:

@@ -18,13 +18,16 @@ from effir_dist.core.storage import is_remote, read_bytes
 from effir_dist.data.beir import lines
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.roles import search_collection
-from effir_dist.importance.ranking import Method, calibrate
+from effir_dist.importance.gate_memory import GATED, settings
+from effir_dist.importance.ranking import Calibration, Method, calibrate
 from effir_dist.importance.slimming import random_saliency, slimming_saliency, taylor_saliency
 from effir_dist.importance.store import IMPORTANCE_FILE, SALIENCY_FILE, WORK_FILE
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, build_encoder, default_device, make_settings, resolve_dtype
 from effir_dist.models.families.base import block_count, mlp_width
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.trial.costs import release_memory
+from effir_dist.search.trial.out_of_memory import tried_with_less
 from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.schedule import count_steps
@@ -36,23 +39,38 @@ def prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: Train
     """Write the importance of sub-layers and the saliency of neurons, once a run, and a teacher's embeddings.
 
     teacher: where a trial distils from the unpruned model, training settings that do, with hard negatives if any trial
-    has them. Raises InputError where self-slimming diverges.
+    has them. What runs out of memory is tried once more with less. Raises InputError where it does again, or where
+    self-slimming diverges.
     """
-    base = pretrained.load_base(
-        pretrained.find(config.model.backbone, config.model.path), resolve_dtype(config.score.dtype)
-    )
-    length = {"model.max_document_length": config.prune.calibration_length}
-    method = Method(config.prune.distance, config.prune.granularity, config.prune.greedy)
-    encoder = _encoder(base, replace(config, length))
-    found = calibrate(encoder, calibration_texts(config), config.score.batch_tokens, method)
-    saliency = {**found.saliency, **trained_saliency(base, config, rankings)}
-    if teacher:
-        _write_teacher(run, _encoder(base, config), config, teacher)
-    write_json_atomic(run.importance_folder / WORK_FILE, count_work(_encoder(base, config), config))
+    what = "ranking the unpruned model's layers and neurons"
+    advice = "use --resume where there is more, or start a search with prune.ranking=activation, without gradients"
+    tried_with_less(lambda settings: _prepare(run, settings, rankings, teacher), config, what, advice)
+
+
+def _prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None) -> None:
+    found, work = _without_training(run, config, teacher)
+    release_memory()
+    saliency = {**found.saliency, **trained_saliency(config, rankings)}
+    write_json_atomic(run.importance_folder / WORK_FILE, work)
     packed = io.BytesIO()
     np.savez(packed, **{name: saliency[name] for name in rankings})  # type: ignore[arg-type]
     write_bytes_atomic(run.importance_folder / SALIENCY_FILE, packed.getvalue())
     write_json_atomic(run.importance_folder / IMPORTANCE_FILE, dataclasses.asdict(found.importance))
+
+
+def _without_training(
+    run: Run, config: RunConfig, teacher: TrainConfig | None
+) -> tuple[Calibration, dict[str, float]]:
+    """What the unpruned model as it is tells; `teacher`'s embeddings are written. Afterwards the model is gone."""
+    source = pretrained.find(config.model.backbone, config.model.path)
+    base = pretrained.load_base(source, resolve_dtype(config.score.dtype))
+    length = {"model.max_document_length": config.prune.calibration_length}
+    method = Method(config.prune.distance, config.prune.granularity, config.prune.greedy)
+    encoder = _encoder(base, replace(config, length))
+    found = calibrate(encoder, calibration_texts(config), config.score.batch_tokens, method)
+    if teacher:
+        _write_teacher(run, _encoder(base, config), config, teacher)
+    return found, count_work(_encoder(base, config), config)
 
 
 def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
@@ -101,20 +119,20 @@ def _encoder(base: pretrained.Base, config: RunConfig) -> Encoder:
     return build_encoder(base, make_settings(config.model, base.config), dtype).to(default_device())
 
 
-def trained_saliency(base: pretrained.Base, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
+def trained_saliency(config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
     """Ranking -> [L, F] saliency, of the rankings that need training pairs, and of the random one."""
-    wanted = set(rankings) & {"slimming", "taylor"}
-    found = {"random": random_saliency(block_count(base.config), mlp_width(base.config), config.search.seed)}
-    if not wanted:
+    model = pretrained.find(config.model.backbone, config.model.path).config
+    found = {"random": random_saliency(block_count(model), mlp_width(model), config.search.seed)}
+    if not set(rankings) & set(GATED):
         return found
     start_distributed()
-    encoder = build_encoder(base, make_settings(config.model, base.config), "float32").to(default_device())
-    plain = dataclasses.replace(config.train, distill_scores=0.0)
-    examples = examples_of(encoder, training_pairs(config.data, config.search.seed), plain, token_cache())
+    train, encoder = settings(config).train, base_encoder(config).to(default_device())
+    examples = examples_of(encoder, training_pairs(config.data, config.search.seed), train, token_cache())
     torch.manual_seed(config.search.seed)
-    for name, rank in (("slimming", slimming_saliency), ("taylor", taylor_saliency)):
-        if name in wanted:
-            found[name] = rank(encoder, examples, config.prune, config.train)
+    # Slimming comes last, as it may train the weights.
+    for name, rank in (("taylor", taylor_saliency), ("slimming", slimming_saliency)):
+        if name in rankings:
+            found[name] = rank(encoder, examples, config.prune, train)
     return found
 
 
