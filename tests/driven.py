@@ -96,5 +96,9 @@ def end(run: Run, config: RunConfig, spec: TrialSpec, outcome: Outcome, done: in
         run.write_rung(spec.trial, RungScore(spec.rung, share, spec.cost, facts, {**values, **outcome(spec, share)}))
         return
     at = f"2026-11-01T{done // 60:02d}:{done % 60:02d}:00.000+00:00"
-    found = {**values, **outcome(spec, 1.0)}
-    run.write_result(TrialRecord(spec, "complete", facts=facts, values=found, finished=at))
+    found, rungs = {**values, **outcome(spec, 1.0)}, run.rungs(spec.trial)
+    earlier = sum(rung.values.get("total_seconds", 0.0) for rung in rungs)
+    if "total_seconds" in found:
+        found["total_seconds"] += earlier
+    record = TrialRecord(spec, "complete", facts=facts, values=found, finished=at, earlier_seconds=earlier)
+    run.write_result(dataclasses.replace(record, rungs=tuple(rungs)))

@@ -24,7 +24,7 @@ from effir_dist.core.values import Json
 from effir_dist.importance.store import drop_order
 from effir_dist.report.compare import Loaded, common_trials, same_queries
 from effir_dist.report.frames import RunFrames
-from effir_dist.report.progress import blocks_of, hypervolume_table, seconds_of
+from effir_dist.report.progress import blocks_of, hypervolume_table, seconds_of, stopped_rungs
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.report.significance import COLUMNS as STEPS
 from effir_dist.runs.objectives import Goal, unpruned
@@ -83,7 +83,8 @@ def _measure(entry: Measure, records: list[TrialRecord]) -> Json:
 def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
     baseline = unpruned(records)
-    hypervolumes = hypervolume_table(records, loaded.goal, scale)
+    stopped = [rung for rungs in stopped_rungs(run).values() for rung in rungs]
+    hypervolumes = hypervolume_table(records, loaded.goal, scale, stopped)
     return {
         "name": loaded.name,
         "folder": str(run.folder),

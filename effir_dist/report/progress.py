@@ -9,24 +9,32 @@ from typing import TYPE_CHECKING
 from effir_dist.core.measures import TRIAL_SECONDS
 from effir_dist.runs.objectives import Goal, unpruned
 from effir_dist.runs.pareto import non_dominated_losses
-from effir_dist.runs.records import TrialRecord
+from effir_dist.runs.records import RungScore, TrialRecord
+from effir_dist.runs.run_folder import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def hypervolume_table(records: Iterable[TrialRecord], goal: Goal, scale: dict[str, float]) -> pd.DataFrame:
-    """Columns trial, cost_seconds (of it and all trials that ended before it, failed ones too), hypervolume.
+def hypervolume_table(
+    records: Iterable[TrialRecord], goal: Goal, scale: dict[str, float], stopped: Iterable[RungScore] = ()
+) -> pd.DataFrame:
+    """Columns trial, cost_seconds (of it and all that ended before it, failed trials too), hypervolume.
 
     A row a finished trial, in the order in which they ended. scale: `Goal.scale` of these records, or of several runs.
+    stopped: what trials scored that have no record; those of older versions have no time and count from the start.
     """
     import pandas as pd
 
     ended = sorted(records, key=lambda r: (r.finished, r.trial))
     baseline = unpruned(goal.scored(ended))
     cost, points, rows = 0.0, list[tuple[float, ...]](), []
+    below = sorted(stopped, key=lambda rung: rung.finished)
     for number, record in enumerate(ended, 1):
         cost += seconds_of(record)
+        while below and below[0].finished <= record.finished:
+            cost += rung_seconds(below[:1])
+            del below[0]
         # A repeat changes the mean of the trial that it repeats, so all points are computed anew.
         again = bool(record.spec.repeat_of)
         new = goal.scored(ended[:number] if again else [record])
@@ -38,15 +46,26 @@ def hypervolume_table(records: Iterable[TrialRecord], goal: Goal, scale: dict[st
 
 
 def seconds_of(record: TrialRecord) -> float:
-    """What a trial took; a failed one, from its start to its end."""
-    seconds = record.value(TRIAL_SECONDS)
+    """What a trial took, on lower rungs too. Of one that failed, its last part counts from its start to its end."""
+    seconds, earlier = record.value(TRIAL_SECONDS), record.earlier_seconds or rung_seconds(record.rungs)
     if seconds is not None:
-        return float(seconds)
+        return seconds if record.earlier_seconds else seconds + earlier  # older records leave the rungs out
     try:
         start, end = (datetime.datetime.fromisoformat(time) for time in (record.started, record.finished))
-        return max(0.0, (end - start).total_seconds())
+        return earlier + max(0.0, (end - start).total_seconds())
     except (TypeError, ValueError):  # it failed before it began
-        return 0.0
+        return earlier
+
+
+def rung_seconds(rungs: Iterable[RungScore]) -> float:
+    """What visits to lower rungs took, as far as they say."""
+    return sum(rung.values.get(TRIAL_SECONDS, 0.0) for rung in rungs)
+
+
+def stopped_rungs(run: Run) -> dict[str, list[RungScore]]:
+    """Trial -> what it scored, of the trials that have no record: they stopped on a lower rung, or are on their way."""
+    waiting = [trial for trial in run.trials() if not run.finished(trial)]
+    return {trial: rungs for trial in waiting if (rungs := run.rungs(trial))}
 
 
 def drops_table(trials: pd.DataFrame, blocks: int, order: list[int]) -> pd.DataFrame:

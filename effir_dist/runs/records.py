@@ -129,17 +129,6 @@ def _facts_to_json(facts: PlanFacts) -> Json:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(facts).items()}
 
 
-def _facts_from_json(read: Reader) -> PlanFacts:
-    return PlanFacts(
-        dropped_mlp=read.blocks("dropped_mlp"),
-        dropped_attention=read.blocks("dropped_attention"),
-        mlp_widths=read.blocks("mlp_widths"),
-        width_ratio=read.number("width_ratio", 1.0, most=1.0),
-        dimension=read.count("dimension", 0),
-        other_operations=read.texts("other_operations"),
-    )
-
-
 @dataclass(frozen=True)
 class RungScore:
     """What a trial scored below full training, on a part of the data: it compares within a rung only."""
@@ -152,12 +141,14 @@ class RungScore:
     facts: PlanFacts
     values: Values
     steps: int = 0
+    finished: str = ""
+    """ISO time, UTC; empty in older records."""
     host: str = ""
     sizes: Sizes = field(default_factory=dict)
     """Data set -> what the scores are of."""
 
     def to_json(self) -> Json:
-        own = {"rung": self.rung, "share": self.share, "cost": self.cost, "steps": self.steps, "host": self.host}
+        own = {name: getattr(self, name) for name in ("rung", "share", "cost", "steps", "finished", "host")}
         own["sizes"] = sizes_to_json(self.sizes)
         return {**own, **_facts_to_json(self.facts), **self.values}
 
@@ -169,9 +160,10 @@ class RungScore:
             rung=read.count("rung"),
             share=read.number("share", most=1.0),
             cost=read.number("cost", 0.0),
-            facts=_facts_from_json(read),
+            facts=read.facts(),
             values=read.values(QUALITY),
             steps=read.count("steps", 0),
+            finished=read.text("finished", ""),
             host=read.text("host", ""),
             sizes=read.sizes("sizes"),
         )
@@ -198,6 +190,9 @@ class TrialRecord:
     """Of all workers, with ','."""
     retried: str = ""
     """Why it was tried again with less memory; empty where it was not."""
+    earlier_seconds: float = 0.0
+    """What it took before the process that ended it began: on lower rungs, and in processes that were cut off, as far
+    as their checkpoints say. It is part of the measures in seconds; 0 in older records, which leave lower rungs out."""
     steps: int = 0
     train_loss: float = math.nan
     """Mean of the last steps."""
@@ -223,10 +218,8 @@ class TrialRecord:
 
     def to_json(self) -> Json:
         """The whole of `result.json`."""
-        own = {
-            name: getattr(self, name)
-            for name in ("state", "reason", "started", "finished", "host", "retried", "steps", "train_loss")
-        }
+        names = ("state", "reason", "started", "finished", "host", "retried", "earlier_seconds", "steps", "train_loss")
+        own = {name: getattr(self, name) for name in names}
         found = {**self.spec.to_json(), **own, **_facts_to_json(self.facts), **self.values}
         found["datasets"] = with_sizes(self.datasets, self.sizes)
         if self.speed_protocol:
@@ -245,7 +238,7 @@ class TrialRecord:
             spec=TrialSpec.from_json(tree, path),
             state=state,
             reason=read.text("reason", ""),
-            facts=_facts_from_json(read),
+            facts=read.facts(),
             values=read.values(*needed),
             datasets=read.datasets(),
             sizes=read.sizes(),
@@ -253,6 +246,7 @@ class TrialRecord:
             finished=read.text("finished", ""),
             host=read.text("host", ""),
             retried=read.text("retried", ""),
+            earlier_seconds=read.number("earlier_seconds", 0.0),
             steps=read.count("steps", 0),
             train_loss=read.number("train_loss", math.nan, least=-math.inf),
             speed_protocol=read.mapping("speed_protocol", {}),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import MEASURES
 from effir_dist.core.values import Json
+from effir_dist.models.facts import PlanFacts
 from effir_dist.runs.sizes import FIELDS, SetSize
 
 T = TypeVar("T")
@@ -77,6 +78,17 @@ class Reader:
             expected = "a number from 0 to 1" if entry.most == 1 else "a number, 0 or more"
             found[name] = self._read(name, _MISSING, holds, "a whole number above 0" if counted else expected)
         return found
+
+    def facts(self) -> PlanFacts:
+        """What a plan leaves of the model."""
+        return PlanFacts(
+            dropped_mlp=self.blocks("dropped_mlp"),
+            dropped_attention=self.blocks("dropped_attention"),
+            mlp_widths=self.blocks("mlp_widths"),
+            width_ratio=self.number("width_ratio", 1.0, most=1.0),
+            dimension=self.count("dimension", 0),
+            other_operations=self.texts("other_operations"),
+        )
 
     def datasets(self) -> dict[str, dict[str, float]]:
         """Data set -> metric -> value, nulls left out."""

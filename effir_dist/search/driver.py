@@ -24,7 +24,7 @@ from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.next_trial import TrialQueue
 from effir_dist.search.strategy.repeating import pending_repeats, repeat_specs
 from effir_dist.search.strategy.space import Space
-from effir_dist.search.strategy.stopping import spent, stale, usual_seconds
+from effir_dist.search.strategy.stopping import spent, stale, stopped_trials, usual_seconds
 from effir_dist.search.trial.outcome import failed_record
 
 
@@ -53,6 +53,8 @@ class SearchDriver:
         self.queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
         self.queue.replay(self.records, [spec for spec in run.pending() if not spec.repeat_of])
         self.mirror = Mirror(study, run.name, self.records, self.goal)
+        self.stopped = stopped_trials(run)
+        """Trials that scored on lower rungs and have no record: they cost as well."""
         self.with_weights = {record.trial for record in self.records}
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
@@ -169,15 +171,17 @@ class SearchDriver:
 
     def _fail(self, trial: str, error: BaseException) -> None:
         started, reason = self.begun.get(trial, now()), _one_line(error)
-        dimension = self.config.model.dimension
-        self.run.write_result(failed_record(self.model_config, self.specs[trial], reason, started, dimension))
+        spec, dimension, rungs = self.specs[trial], self.config.model.dimension, self.run.rungs(trial)
+        self.run.write_result(failed_record(self.model_config, spec, reason, started, dimension, rungs=rungs))
 
     def _screened(self, trial: str, score: RungScore) -> None:
         """A trial was scored below full training, where it stays unless it is promoted."""
+        self.stopped[trial] = self.specs[trial].gpus, self.run.rungs(trial)
         self.view.rung_finished(trial, score, self._fidelity(trial))
 
     def _learn(self, record: TrialRecord) -> None:
         self.records.append(record)
+        self.stopped.pop(record.trial, None)
         self.queue.ended(record)
         self.mirror.add(record)
         self.view.trial_finished(record)
@@ -198,7 +202,7 @@ class SearchDriver:
         """Why there is no time or no GPU for another trial; empty where there is."""
         if time.monotonic() + usual_seconds(self.records) > self.deadline:
             return f"search.time_budget: no time is left for another trial in {self.config.search.time_budget:g} s"
-        return spent(self.config.search, self.records, len(self.running), self.resources.gpus)
+        return spent(self.config.search, self.records, len(self.running), self.resources.gpus, self.stopped)
 
 
 def _one_line(error: BaseException) -> str:

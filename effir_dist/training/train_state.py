@@ -23,6 +23,7 @@ from effir_dist.training.single_process import SingleProcess
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
+SECONDS = ("train_seconds", "trial_seconds")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class TrainState:
     """AdamW's own count of steps, for its bias correction."""
     tensors: dict[str, Tensor]
     """"weight/NAME", "exp_avg/NAME", "exp_avg_sq/NAME" of each trained parameter, float32, in main memory."""
+    train_seconds: float = 0.0
+    """Of the training up to here, in all processes that it had."""
+    trial_seconds: float = 0.0
+    """Of the trial up to here; 0 where there is none, and in older checkpoints."""
 
 
 def capture(engine: Any, losses: list[float]) -> TrainState:
@@ -149,6 +154,7 @@ def write_state(path: Path, state: TrainState, key: str) -> None:
     from safetensors.torch import save_file
 
     facts = {"key": key, "losses": json.dumps(state.losses), "optimizer_step": repr(state.optimizer_step)}
+    facts |= {name: repr(getattr(state, name)) for name in SECONDS}
     with disk_errors(path), written_locally(path) as local:
         partial = local.with_name(f"{TEMPORARY}{local.name}")
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -167,4 +173,5 @@ def read_state(path: Path, key: str) -> TrainState | None:
         if facts["key"] != key:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return TrainState(json.loads(facts["losses"]), float(facts["optimizer_step"]), tensors)
+    seconds = {name: float(facts.get(name, 0.0)) for name in SECONDS}
+    return TrainState(json.loads(facts["losses"]), float(facts["optimizer_step"]), tensors, **seconds)

@@ -17,11 +17,13 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import difference_interval, mean_interval
 from effir_dist.importance.store import drop_order
+from effir_dist.models.facts import PlanFacts
 from effir_dist.report import command as report_command
 from effir_dist.report.compare import common_trials, load
 from effir_dist.report.progress import drops_table, hypervolume_table
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import RungScore
 from effir_dist.runs.run_folder import Run, read_queries
 from tests import ROOT
 from tests.synthetic import synthetic_run
@@ -104,6 +106,10 @@ def test_the_hypervolume_ends_where_the_search_says(run: Run) -> None:
     assert table["hypervolume"].is_monotonic_increasing
     assert table["hypervolume"].iloc[-1] == pytest.approx(goal.hypervolume(records))
     assert table["cost_seconds"].iloc[-1] == pytest.approx(sum(r.values.get("total_seconds", 48.0) for r in records))
+    ends = sorted(record.finished for record in records)
+    stopped = [RungScore(0, 0.0, 0.1, PlanFacts(), {"total_seconds": 7.0}, finished=end) for end in ("", ends[4])]
+    more = hypervolume_table(records, goal, goal.scale([records]), stopped)["cost_seconds"] - table["cost_seconds"]
+    assert [*more.round(6)] == [7.0] * 4 + [14.0] * 10, "what stopped on a lower rung cost as well"
 
 
 def test_what_the_front_drops(run: Run) -> None:

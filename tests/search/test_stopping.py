@@ -10,8 +10,9 @@ import pytest
 from effir_dist.core import config as c
 from effir_dist.core.settings import SearchConfig
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.strategy.stopping import gpu_hours, spent, stale
+from effir_dist.search.strategy.stopping import gpu_hours, spent, stale, stopped_trials
 from tests.driven import drive, make_run, smooth
 from tests.synthetic import record
 
@@ -31,6 +32,28 @@ def test_gpu_hours_end_a_search_and_more_of_them_go_on(tmp_path: Path) -> None:
     change(run, {"search.gpu_hours": 1.0})
     drive(run, gpus=4)
     assert len(run.results()) == 15
+
+
+def test_trials_that_stopped_on_a_lower_rung_or_failed_cost_gpu_hours_too(tmp_path: Path) -> None:
+    # A visit to the lowest rung is 3 s on 4 GPUs, a trial in full 60 s more.
+    screening = {"search.scheduler": "screening", "search.sampler": "guided", "search.screening_budget": 0.5}
+    run = make_run(tmp_path / "run", {"search.trials": 40, "search.gpu_hours": 0.5, **screening})
+    driver = drive(run, gpus=4)
+    screened = len([trial for trial in run.trials() if not run.finished(trial)])
+    trained, visits = len(run.results()), len(run.trials())
+    assert screened > trained > 2
+    used = 4 * (60 * trained + 3 * visits) / 3600
+    assert gpu_hours(run.results(), stopped_trials(run)) == pytest.approx(used)
+    assert driver.why.startswith(f"search.gpu_hours: {used:.2f} of 0.5 GPU hours are used")
+    assert drive(run, gpus=4).why == driver.why, "resumed, it knows of the same hours"
+    failed = TrialRecord(
+        run.results()[1].spec,
+        "failed",
+        started="2026-11-01T00:00:00+00:00",
+        finished="2026-11-01T00:00:30+00:00",
+        rungs=run.results()[1].rungs,
+    )
+    assert gpu_hours([failed]) == pytest.approx(4 * 33 / 3600)
 
 
 def test_trials_under_way_count_towards_gpu_hours() -> None:

@@ -26,8 +26,10 @@ from effir_dist.core import config as c
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.pruning import PruningPlan
-from effir_dist.runs.records import TrialSpec
+from effir_dist.report.progress import seconds_of
+from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.trial.costs import PARTS
 from effir_dist.search.trial.preparation import prepare
 from effir_dist.search.trial.trial import run_trial
 from effir_dist.training import preemption
@@ -201,8 +203,10 @@ def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str,
     process.send_signal(signal.SIGKILL)
     process.wait()
     run.clear_pending("0000")  # what --resume does first
-    done = len(read_state(path, spec.key).losses)
-    assert 0 < done < 200
+    left = read_state(path, spec.key)
+    assert left is not None
+    assert 0 < len(left.losses) < 200
+    assert 0 < left.train_seconds < left.trial_seconds
     steps: list[int] = []
     record = run_trial(run, config, spec, lambda progress: steps.append(progress.get("step", 0)))
     expected = run_trial(calm, config, spec, quiet)
@@ -213,6 +217,32 @@ def test_a_trial_killed_while_it_trains(collection: Path, checkpoints: dict[str,
         *(load_encoder(str(r.trial_folder("0000"))).encode(["a text"]) for r in (run, calm)), atol=1e-5
     )
     assert not path.exists()
+    assert record.earlier_seconds == left.trial_seconds, "what the killed process did"
+    assert record.values["total_seconds"] > left.trial_seconds
+    assert record.values["train_seconds"] > left.train_seconds
+    assert expected.earlier_seconds == 0
+
+
+def test_a_trials_seconds_are_those_of_all_its_rungs(
+    collection: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    run, config, spec = make_run(tmp_path / "run", collection, checkpoints["bert"])
+    config = c.replace(config, {"search.rungs": [0.0, 0.5], "train.steps": 16})
+    for rung in (0, 1):
+        run_trial(run, config, replace(spec, rung=rung), quiet)
+    record, rungs = run_trial(run, config, replace(spec, rung=2), quiet), run.rungs("0000")
+    assert isinstance(record, TrialRecord)
+    whole = record.values
+    below = {name: sum(rung.values[name] for rung in rungs) for name in PARTS}
+    assert [rung.values["train_seconds"] > 0 for rung in rungs] == [False, True]
+    assert record.earlier_seconds == pytest.approx(below["total_seconds"])
+    assert all(whole[name] > below[name] for name in PARTS), "each part has its own on top"
+    for values in (whole, *(rung.values for rung in rungs)):
+        parts = [values[name] for name in ("train_seconds", "score_seconds", "other_seconds")]
+        assert sum(parts) == pytest.approx(values["total_seconds"])
+    assert seconds_of(record) == whole["total_seconds"]
+    older = replace(record, earlier_seconds=0.0)  # its seconds were of the last rung alone
+    assert seconds_of(older) == pytest.approx(whole["total_seconds"] + below["total_seconds"])
 
 
 # Memory

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from effir_dist.core.measures import QUALITY, TRIAL_SECONDS
+from effir_dist.core.measures import QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import load_work
 from effir_dist.models.families.base import ModelDict
+from effir_dist.report.progress import rung_seconds, seconds_of
 from effir_dist.report.study_db import frozen_trial
 from effir_dist.runs.objectives import unpruned
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec, Values
@@ -109,7 +110,7 @@ class TrialQueue:
         if self.has_rungs:
             for found in self.run.rungs(spec.trial):
                 self._begin(spec, found.rung)
-                self._tell(spec.trial, found.rung, found.values)
+                self._scored(spec.trial, found)
         if record:
             # An older record does not say when the trial was promoted; it was after it had begun.
             self._begin(spec, self.top, spec.number + 1 if spec.begun is None else spec.begun)
@@ -134,7 +135,7 @@ class TrialQueue:
     def scored(self, trial: str, rung: int) -> RungScore:
         """A trial was scored on a rung below the top; returns what its file says of it."""
         found = next(score for score in self.run.rungs(trial) if score.rung == rung)
-        self._tell(trial, rung, found.values)
+        self._scored(trial, found)
         return found
 
     def ended(self, record: TrialRecord) -> None:
@@ -211,15 +212,23 @@ class TrialQueue:
 
     def _tell_end(self, record: TrialRecord) -> None:
         if record.complete:
+            self._time(record.trial, self.top, seconds_of(record) - rung_seconds(record.rungs))
             self._tell(record.trial, self.top, record.values)
         else:
             self.state.fail(record.trial)
 
+    def _scored(self, trial: str, found: RungScore) -> None:
+        self._time(trial, found.rung, rung_seconds([found]))
+        self._tell(trial, found.rung, found.values)
+
+    def _time(self, trial: str, rung: int, seconds: float) -> None:
+        """What a visit to a rung took; 0 where its record does not say."""
+        if seconds > 0:
+            self.state.timed_as(trial, rung, seconds)
+
     def _tell(self, trial: str, rung: int, values: Values) -> None:
         """What was found on a rung. Below the top speed is known already; quality there is of other data, and seconds
         are not those of a whole trial."""
-        if TRIAL_SECONDS in values:
-            self.state.timed_as(trial, rung, values[TRIAL_SECONDS])
         at_top = rung == self.top
         goal = self.goal.under(lambda c: c.measure.measured or (at_top and not c.measure.known))
         violations = goal.violations(values, self.baseline)

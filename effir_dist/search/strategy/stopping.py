@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from effir_dist.core.measures import TRIAL_SECONDS
 from effir_dist.core.settings import SearchConfig
-from effir_dist.report.progress import seconds_of
+from effir_dist.report.progress import rung_seconds, seconds_of, stopped_rungs
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.records import TrialRecord
+from effir_dist.runs.records import RungScore, TrialRecord
+from effir_dist.runs.run_folder import Run
+
+Stopped = Mapping[str, tuple[float, Sequence[RungScore]]]
+"""Trial without a record -> the GPUs that it took, and what it scored on lower rungs."""
 
 
-def gpu_hours(records: Sequence[TrialRecord]) -> float:
-    """GPU hours of finished trials, failed ones too: their seconds times the GPUs that each took."""
-    return sum(seconds_of(record) * record.spec.gpus for record in records) / 3600
+def stopped_trials(run: Run) -> dict[str, tuple[float, Sequence[RungScore]]]:
+    """Those of a run that scored on a lower rung."""
+    gpus = {spec.trial: spec.gpus for spec in run.pending()}
+    return {trial: (gpus[trial], rungs) for trial, rungs in stopped_rungs(run).items() if trial in gpus}
+
+
+def gpu_hours(records: Sequence[TrialRecord], stopped: Stopped = MappingProxyType({})) -> float:
+    """GPU hours of all trials, those that failed or stopped on a lower rung too: seconds times the GPUs of each."""
+    finished = sum(seconds_of(record) * record.spec.gpus for record in records)
+    return (finished + sum(gpus * rung_seconds(rungs) for gpus, rungs in stopped.values())) / 3600
 
 
 def usual_seconds(records: Sequence[TrialRecord]) -> float:
     """What a complete trial takes, the median; 0 while none is."""
-    return statistics.median([r.values[TRIAL_SECONDS] for r in records if r.state == "complete"] or [0.0])
+    return statistics.median([seconds_of(r) for r in records if r.state == "complete"] or [0.0])
 
 
-def spent(config: SearchConfig, records: Sequence[TrialRecord], running: int, gpus: float) -> str:
+def spent(
+    config: SearchConfig,
+    records: Sequence[TrialRecord],
+    running: int,
+    gpus: float,
+    stopped: Stopped = MappingProxyType({}),
+) -> str:
     """Why no trial may be started that would pass `search.gpu_hours`; empty where one may.
 
-    running: trials under way, which count as usual ones. gpus: of a trial.
+    running: trials under way, which count as usual ones. gpus: of a trial. stopped: trials without a record.
     """
     if not config.gpu_hours:
         return ""
-    used = gpu_hours(records)
+    used = gpu_hours(records, stopped)
     expected = used + (running + 1) * usual_seconds(records) * gpus / 3600
     if used < config.gpu_hours and expected <= config.gpu_hours:
         return ""

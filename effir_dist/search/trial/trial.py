@@ -46,7 +46,7 @@ def run_trial(run: Run, config: RunConfig, spec: TrialSpec, report: Report) -> T
     less (`in_less_memory`). One that does again, or diverges, is recorded as failed with its reason. On several ranks
     either raises as well, since the others wait for it: whoever calls then starts them anew. Any other error is raised.
     """
-    clock = Clock()
+    clock = Clock([] if spec.rung is None else [score.values for score in run.rungs(spec.trial)])
     found = _try(run, config, spec, report, clock)
     if found is None:
         release_memory()
@@ -73,7 +73,8 @@ def _try(
             run.note_out_of_memory(spec.trial, reason)
         else:
             model_config = pretrained.find(config.model.backbone, config.model.path).config
-            record = failed_record(model_config, spec, reason, clock.started, config.model.dimension, first)
+            rungs, dimension = run.rungs(spec.trial), config.model.dimension
+            record = failed_record(model_config, spec, reason, clock.started, dimension, first, rungs, clock.before)
             record = run.write_result(record)
         if _several_ranks():
             raise
@@ -85,7 +86,7 @@ def _attempt(
     run: Run, config: RunConfig, spec: TrialSpec, report: Report, clock: Clock, little_memory: bool
 ) -> TrialRecord:
     config = _settled(config, spec, little_memory)
-    encoder, outcome = _trained(run, config, spec, report)
+    encoder, outcome = _trained(run, config, spec, report, clock)
     scored = search_collections(config)
     scores = score_all(encoder, config, scored)
     if _rank() == 0:
@@ -116,6 +117,7 @@ def _attempt(
         train_loss=outcome.last_loss,
         speed_protocol=speed.protocol,
         rungs=() if spec.rung is None else tuple(run.rungs(spec.trial)),
+        earlier_seconds=clock.before,
     )
 
 
@@ -125,7 +127,7 @@ def _settled(config: RunConfig, spec: TrialSpec, little_memory: bool) -> RunConf
 
 
 def _trained(
-    run: Run, config: RunConfig, spec: TrialSpec, report: Report, share: float = 1.0
+    run: Run, config: RunConfig, spec: TrialSpec, report: Report, clock: Clock, share: float = 1.0
 ) -> tuple[Encoder, TrainOutcome]:
     """The pruned model after a share of its training, ready to be scored."""
     plan = spec.plan
@@ -138,7 +140,8 @@ def _trained(
         pairs = training_pairs(config.data, config.search.seed)
         steps = count_steps(config.train, len(pairs.queries), dist.get_world_size() if _several_ranks() else 1)
         until = max(1, round(share * steps)) if share < 1 and steps else 0
-        checkpoints, teacher = _Checkpoints(run, spec), load_teacher(run, config.train)
+        checkpoints, teacher = _Checkpoints(run, spec, clock), load_teacher(run, config.train)
+        clock.train_begins()
         outcome = train(encoder, pairs, config.train, report, token_cache(), teacher, checkpoints, until)
     if config.train.order == "tune_then_prune":
         prune_encoder(encoder, plan, neurons)
@@ -152,14 +155,14 @@ def _to_rung(
 ) -> RungScore:
     """Train up to a rung below the top and score there, on less data; what is written to `rungs.json`."""
     config, share = _settled(config, spec, little_memory), config.search.rungs[rung]
-    encoder, outcome = _trained(run, config, spec, report, share)
+    encoder, outcome = _trained(run, config, spec, report, clock, share)
     less = dataclasses.replace(config, data=low_data(config))
     scored = search_collections(less)
     scores = score_all(encoder, less, scored)
     # Speed is the plan's, not the weights': once is enough.
     measured = rung == 0 and Goal.of(config.search).measured
     speed = _measured(encoder, config) if measured else Speed()
-    costs = clock.costs(outcome, sum(s.seconds for s in scores.values()))
+    costs = clock.rung_costs(outcome, sum(s.seconds for s in scores.values()))
     model_config, dimension = encoder.model_config, config.model.dimension
     known = {**spec.values(model_config, dimension), **speed.values}
     found = RungScore(
@@ -169,6 +172,7 @@ def _to_rung(
         facts=spec.facts(model_config, dimension),
         values={**known, **means(scores, config.search.quality_sets), **costs},
         steps=outcome.steps,
+        finished=now(),
         host=hosts(),
         sizes={each.name: each.size for each in scored},
     )
@@ -188,15 +192,20 @@ def _measured(encoder: Encoder, config: RunConfig) -> Speed:
 class _Checkpoints:
     """A trial's state while it trains, in its folder; `training.Checkpoints`."""
 
-    def __init__(self, run: Run, spec: TrialSpec) -> None:
+    def __init__(self, run: Run, spec: TrialSpec, clock: Clock) -> None:
         self.path, self.key, self.older_key = run.checkpoint_path(spec.trial), spec.key, spec.older_key
+        self.clock = clock
 
     def load(self) -> TrainState | None:
         found = read_state(self.path, self.key)
-        return read_state(self.path, self.older_key) if found is None and self.older_key else found
+        if found is None and self.older_key:
+            found = read_state(self.path, self.older_key)
+        if found:
+            self.clock.goes_on_from(found)
+        return found
 
     def save(self, state: TrainState) -> None:
-        write_state(self.path, state, self.key)
+        write_state(self.path, self.clock.stamped(state), self.key)
 
     def urgent(self) -> bool:
         return preemption.noticed()
