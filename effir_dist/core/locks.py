@@ -26,6 +26,8 @@ from effir_dist.core.values import Json
 BEAT_SECONDS = 10.0
 LEASE_SECONDS = 35.0
 """A lease that was not renewed for this long belongs to a dead driver."""
+INTERRUPT = signal.SIGUSR2
+"""Stops the main thread of a driver whose lease is lost."""
 COPIED = {"id": ""}
 """Stands for a disk's lock file that was copied to a bucket with its run: nobody holds it."""
 
@@ -126,7 +128,7 @@ class _Lease:
             self.look()
 
     def beat(self, main: int | None) -> None:
-        """Renew the lease until it ends or is lost. main: a thread that is then interrupted, as by Ctrl-C."""
+        """Renew the lease until it ends or is lost. main: the main thread, which is then interrupted as by Ctrl-C."""
         while not self.ended.wait(BEAT_SECONDS):
             try:
                 self.look()
@@ -134,9 +136,36 @@ class _Lease:
                 _once(self.path, _lease(self.own))
             except InputError:  # the bucket cannot be reached: whoever writes records reports it
                 if self.lost and main is not None and not self.ended.is_set():
-                    signal.pthread_kill(main, signal.SIGINT)
+                    signal.pthread_kill(main, INTERRUPT)
                 if self.lost:
                     return
+
+
+    @contextlib.contextmanager
+    def beating(self, main: int | None) -> Iterator[None]:
+        """For the time of the block, `beat` in a thread."""
+        thread = threading.Thread(target=self.beat, args=(main,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[int | None]:
+    """For the time of the block INTERRUPT raises KeyboardInterrupt in the main thread, whose id this yields; None in
+    any other thread. SIGINT itself would not do: what a script starts in the background ignores it."""
+    here = threading.current_thread()
+    if here is not threading.main_thread():
+        yield None
+        return
+    before = signal.signal(INTERRUPT, signal.default_int_handler)
+    try:
+        yield here.ident
+    finally:
+        signal.signal(INTERRUPT, before)
 
 
 @contextlib.contextmanager
@@ -145,20 +174,14 @@ def _leased(path: Path) -> Iterator[str]:
     while not create_object(path, _lease(lease.own)):
         _wait_for_the_dead(path)
     lease.confirmed = time.monotonic()
-    here = threading.current_thread()
-    main = here.ident if here is threading.main_thread() else None
-    beat = threading.Thread(target=lease.beat, args=(main,), daemon=True)
-    beat.start()
     try:
-        with fenced(path.parent, lease.check):
+        with _interruptible() as main, lease.beating(main), fenced(path.parent, lease.check):
             yield lease.own
     except BaseException as error:
         if lease.lost and not isinstance(error, InputError):
             raise taken_over(path.parent) from None
         raise
     finally:
-        lease.ended.set()
-        beat.join()
         if not lease.lost and _holder(path).get("id") == lease.own:
             patiently(path, lambda: _delete(path))
 

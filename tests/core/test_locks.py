@@ -24,11 +24,12 @@ from tests.faulty import FaultyS3
 from tests.synthetic import record
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from effir_dist.core import locks, storage
 from effir_dist.core.errors import command
 from effir_dist.core.files import write_bytes_atomic
 from effir_dist.runs.run_folder import Run
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 locks.BEAT_SECONDS, locks.LEASE_SECONDS = 0.2, 2.0
 storage.ATTEMPTS, storage.FIRST_WAIT = 3, 0.01
 {first}
@@ -76,7 +77,8 @@ def run(store: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
 
 
 def cut_off_driver(store: FaultyS3, run: Run, body: str, first: str = "") -> subprocess.Popen[str]:
-    """A driver in a process of its own, behind the wire, that holds the lease. first: code that runs before."""
+    """A driver in a process of its own, behind the wire, that holds the lease. It ignores SIGINT, as what a script
+    starts in the background does. first: code that runs before."""
     environment = {**os.environ, "AWS_ENDPOINT_URL": store.address, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", DRIVER.format(first=first, body=body), run.location]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
