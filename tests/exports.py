@@ -16,6 +16,7 @@ from effir_dist.models.encoder import load_encoder, make_settings, prune_encoder
 from effir_dist.models.pruning import PruningPlan, make_plan
 from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
+from effir_dist.runs.sizes import SetSize
 from tests import ROOT
 
 MODEL = {"model.max_query_length": 48, "model.max_document_length": 96, "model.document_prompt": "d: "}
@@ -55,7 +56,8 @@ def write_run(folder: str | Path, checkpoint: Path, data: Path) -> Run:
         spec = TrialSpec(number, suggested={}, distributions={}, plan=plan)
         values = {**spec.values(encoder.model_config), **means, "train_seconds": 3.0}
         facts = spec.facts(encoder.model_config)
-        run.write_result(TrialRecord(spec, "complete", facts=facts, values=values, datasets={"toy": means}))
+        sizes, datasets = {"toy": SetSize(20, 30, 20, 40)}, {"toy": means}
+        run.write_result(TrialRecord(spec, "complete", "", facts, values, datasets, sizes))
     return run
 
 

@@ -17,6 +17,7 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.objectives import goal_of
 from effir_dist.runs.records import SplitScores, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
+from effir_dist.runs.sizes import SetSize
 
 HIDDEN, WIDTH, EMBEDDINGS = 384, 1536, 12_000_000
 FULL = 22_713_216
@@ -164,7 +165,8 @@ def means(scores: dict[str, dict[str, dict[str, float]]]) -> SplitScores:
     """Means over queries of each data set, and over data sets."""
     datasets = {name: {m: float(np.mean([q[m] for q in s.values()])) for m in METRICS} for name, s in scores.items()}
     values = {m: float(np.mean([d[m] for d in datasets.values()])) for m in METRICS}
-    return SplitScores(values, datasets, score_seconds=8.0)
+    sizes = {name: SetSize(len(queries), 1000, len(queries), 5000) for name, queries in scores.items()}
+    return SplitScores(values, datasets, score_seconds=8.0, sizes=sizes)
 
 
 def write_complete(
@@ -178,7 +180,7 @@ def write_complete(
     found = means(scores)
     write_queries(run.queries_path(started.trial), scores)
     values = {**started.values, **found.values, **costs, **speeds, **more}
-    run.write_result(replace(started, values=values, datasets=found.datasets, steps=20))
+    run.write_result(replace(started, values=values, datasets=found.datasets, sizes=found.sizes, steps=20))
 
 
 def write_tests(run: Run, hardness: dict[str, np.ndarray], rng: np.random.Generator) -> None:

@@ -44,6 +44,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "data.max_train_pairs": 4000,
         "data.max_queries": args.queries,
         "data.max_documents": args.documents,
+        "data.max_test_queries": args.queries,
+        "data.max_test_documents": args.documents,
         "train.steps": args.stops[-1],
         "train.batch_size": args.batch,
         "train.learning_rate": 2e-4,

@@ -131,8 +131,9 @@ def space(tree: Json) -> Json:
     found = _flat(tree)
     if "layers" in found:
         found["layers"] = LAYERS.value(found["layers"])
-    if isinstance(found.get("settings"), dict):
-        found["settings"] = _flat(found["settings"])
+    for name in ("settings", "built_in_settings"):
+        if isinstance(found.get(name), dict):
+            found[name] = _flat(found[name])
     return found
 
 

@@ -16,10 +16,12 @@ from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
 from effir_dist.models.families.registry import backbone, family
 from effir_dist.models.pruning import mlp_widths
-from effir_dist.report.page_data import data_names, model_name
+from effir_dist.report.page_data import model_name
+from effir_dist.report.scored_on import data_of, left_out
 from effir_dist.runs.objectives import goal_of, unpruned
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import SPLITS, Run, read_queries
+from effir_dist.runs.sizes import SetSize, Sizes
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings
@@ -92,18 +94,38 @@ def _scores(run: Run, record: TrialRecord) -> str:
     """A table a data set and split, with 95 % bootstrap intervals over queries."""
     baseline = unpruned(run.results())
     labels = [MEASURES[name].label for name in METRICS]
-    lines = [f"| queries | data set | {' | '.join(labels)} | {MEASURES[QUALITY].label} against the unpruned model |"]
-    lines += ["|---|---|" + "---|" * (len(labels) + 1)]
+    against = f"{MEASURES[QUALITY].label} against the unpruned model"
+    heads = ["split", "data set", "queries", "documents", *labels, against]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for split in SPLITS:
+        sizes = _sizes(run, record, split)
         own = _queries(run, record.trial, split)
         other = _queries(run, baseline.trial, split) if baseline and baseline.trial != record.trial else {}
         for name in own:
-            cells = [_text(mean_interval(sample(own[name], metric))) for metric in METRICS]
-            lines.append(f"| {split.replace('_', ' ')} | {name} | {' | '.join(cells)} | {_against(own, other, name)} |")
+            cells = [split.replace("_", " "), name, *_counts(sizes.get(name), len(own[name]))]
+            cells += [_text(mean_interval(sample(own[name], metric))) for metric in METRICS]
+            lines.append(f"| {' | '.join(cells)} | {_against(own, other, name)} |")
     return (
         "\n".join(lines) + "\n\nWith 95 % bootstrap intervals over queries, paired for the difference. "
-        "The search chose by its own queries, so those scores are too good; test queries were read once, at the end."
+        "The search chose by its own queries, so those scores are too good; test queries were read once, at the end. "
+        "A score on a part of the documents is higher than one on all of them."
     )
+
+
+def _sizes(run: Run, record: TrialRecord, split: str) -> Sizes:
+    if split == "search":
+        return record.sizes
+    scores = run.split_scores(split).get(record.trial)
+    return scores.sizes if scores else {}
+
+
+def _counts(size: SetSize | None, scored: int) -> tuple[str, str]:
+    """Queries and documents. scored: queries, where an older record does not say."""
+    if size is None:
+        return f"{scored:,}", "not recorded"
+    counts = ((size.queries, size.all_queries), (size.documents, size.all_documents))
+    queries, documents = (f"{n:,} of {of:,}" if n < of else f"{n:,}" for n, of in counts)
+    return queries, documents
 
 
 def _queries(run: Run, trial: str, split: str) -> dict[str, dict[str, dict[str, float]]]:
@@ -191,13 +213,24 @@ effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
     return "\n\n".join(blocks)
 
 
+def _by_role(run: Run, record: TrialRecord) -> dict[str, str]:
+    """What the data sets were for, by name and content; runs of older versions trained on all that they scored."""
+    data, both = run.extra.get("data", []), ("trained", "scored")
+    held = run.split_scores("held_out").get(record.trial)
+    named = {f"{role} on": [d for d in data if role in d.get("roles", both)] for role in both}
+    named["held out"] = list(held.data) if held else []
+    rows = {k: ", ".join(f"{d['name']} (sha256 {d['sha256'][:12]})" for d in of) for k, of in named.items()}
+    return {**rows, "queries left out": "; ".join(left_out(run))}
+
+
 def _training(run: Run, record: TrialRecord) -> str:
     config, extra = run.config, run.extra
     settings = {f"train.{k}": v for k, v in config["train"].items()} | dict(record.spec.suggested)
-    data = [f"{d['name']} (sha256 {d['sha256'][:12]})" for d in extra.get("data", [])]
+    data = extra.get("data")
     versions = [f"{name} {version}" for name, version in extra.get("versions", {}).items()]
     rows = {
-        "data": ", ".join(data) or ", ".join(data_names(run)),
+        "data": "" if data else data_of(run),
+        **_by_role(run, record),
         "splits": ", ".join(f"{k.split('_')[0]}: {v}" for k, v in config["data"].items() if k.endswith("_split")),
         "training": ", ".join(f"{k.removeprefix('train.')} {v}" for k, v in settings.items() if k.startswith("train.")),
         "LoRA": "merged into the weights" if settings.get("train.lora_rank") else "not used",

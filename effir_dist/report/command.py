@@ -10,6 +10,7 @@ from effir_dist.core.storage import place
 from effir_dist.report.compare import Loaded, common_trials, load
 from effir_dist.report.frames import front_of
 from effir_dist.report.report_files import write_comparison, write_run
+from effir_dist.report.scored_on import scored_on_lines
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 
@@ -96,6 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(front_text(best, goal) if len(best) else _no_front(loaded, f"{paths[0]}"))
     if _has_noise(best):
         print("~ no significant difference from the line above: 0 is in its 95 % interval, paired by query")
+    for run, each in zip(runs, loaded, strict=True):
+        for line in scored_on_lines(run, each.records):
+            print(f"{run.name}: {line}" if len(runs) > 1 else line)
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:
         print(f"not above, as they were not trained in full: {len(stopped)} more (rungs.csv)")

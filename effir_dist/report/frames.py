@@ -14,6 +14,7 @@ from effir_dist.core.measures import CLOCK, MEASURES, METRICS, QUALITY, SIZE, TA
 from effir_dist.core.storage import read_bytes
 from effir_dist.importance.store import drop_order
 from effir_dist.report.score_tables import INTERVAL, MEAN, scores_table
+from effir_dist.report.scored_on import COUNTED, counts, sizes_of, with_counts
 from effir_dist.report.significance import COLUMNS as STEPS
 from effir_dist.report.significance import steps
 from effir_dist.runs.objectives import Goal, goal_of, unpruned
@@ -80,8 +81,9 @@ def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
     queries = queries_table(run, records)
     baseline = unpruned(records)
     repeats = {trial: [r.trial for r in group] for trial, group in groups(records).items()}
-    scores = scores_table(queries, baseline.trial if baseline else None, chosen, repeats)
     splits = {split: _pooled(run.split_scores(split), repeats) for split in ("test", "held_out")}
+    scores = scores_table(queries, baseline.trial if baseline else None, chosen, repeats)
+    scores = with_counts(scores, sizes_of(records, splits), chosen)
     trials = trials_table(records, splits, scores, drop_order(run), goal)
     return RunFrames(trials, _with_steps(front_of(trials, goal), queries, chosen, repeats), queries, scores)
 
@@ -93,7 +95,7 @@ def _pooled(scores: Mapping[str, SplitScores], repeats: Mapping[str, Sequence[st
         each = [scores[t] for t in repeats[trial] if t in scores]
         common = [name for name in each[0].datasets if all(name in s.datasets for s in each)]
         datasets = {name: mean_metrics([s.datasets[name] for s in each]) for name in common}
-        found[trial] = SplitScores(mean_metrics([s.values for s in each]), datasets)
+        found[trial] = SplitScores(mean_metrics([s.values for s in each]), datasets, sizes=each[0].sizes)
     return found
 
 
@@ -170,7 +172,10 @@ def trials_table(
         for r in records
     ]
     # Not float where a trial failed before it had a size: 22713216 is no 22713216.0.
-    return pd.DataFrame(rows).astype(dict.fromkeys((SIZE, MEASURES[SIZE].unpruned), "Int64"))
+    table = pd.DataFrame(rows)
+    columns = {f"{prefix}{name}" for prefix in ("", "test_", "held_out_") for name in COUNTED}
+    whole = [SIZE, MEASURES[SIZE].unpruned, *columns.intersection(table.columns)]
+    return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _sizes() -> list[str]:
@@ -211,11 +216,12 @@ def _row(record: TrialRecord, splits: Splits, settings: list[str], datasets: lis
 
     row: dict[str, Any] = {"trial": record.trial, "state": record.state}
     row |= values(record.values, [*_sizes(), QUALITY]) | values(test.values, [QUALITY], "test_")
+    row |= counts(record.sizes) | counts(test.sizes, "test_")
     for name in datasets:
         row[f"{QUALITY}[{name}]"] = record.datasets.get(name, {}).get(QUALITY, NOTHING)
         row[f"test_{QUALITY}[{name}]"] = test.datasets.get(name, {}).get(QUALITY, NOTHING)
     if splits["held_out"]:
-        row |= values(held_out.values, [QUALITY], "held_out_")
+        row |= values(held_out.values, [QUALITY], "held_out_") | counts(held_out.sizes, "held_out_")
     row |= values(record.values, [name for name in METRICS if name != QUALITY])
     row |= {name: ",".join(map(str, getattr(facts, name))) for name in ("dropped_mlp", "dropped_attention")}
     row["width_ratio"] = facts.width_ratio if SIZE in record.values else NOTHING

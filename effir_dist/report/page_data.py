@@ -26,6 +26,7 @@ from effir_dist.report.compare import Loaded, common_trials, same_queries
 from effir_dist.report.frames import RunFrames
 from effir_dist.report.progress import blocks_of, hypervolume_table, seconds_of, stopped_rungs
 from effir_dist.report.score_tables import INTERVAL
+from effir_dist.report.scored_on import data_of, left_out, scored_on
 from effir_dist.report.significance import COLUMNS as STEPS
 from effir_dist.runs.objectives import Goal, unpruned
 from effir_dist.runs.records import TrialRecord
@@ -89,7 +90,9 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
         "name": loaded.name,
         "folder": str(run.folder),
         "model": model_name(run),
-        "data": data_names(run),
+        "data": data_of(run),
+        "scored_on": scored_on(run, records),
+        "left_out": left_out(run),
         "wanted": settings.get("search.trials"),
         "pending": len(run.pending()),
         "unpruned": baseline.trial if baseline else None,
@@ -180,9 +183,3 @@ def model_name(run: Run) -> str:
     settings = flatten(run.config)
     path = settings.get("model.path")
     return Path(str(path)).name if path else str(settings.get("model.backbone", run.name))
-
-
-def data_names(run: Run) -> list[str]:
-    """The data sets that a search scores on."""
-    paths = flatten(run.config).get("data.paths") or []
-    return [Path(str(path)).name for path in (paths if isinstance(paths, list) else [paths])]

@@ -12,9 +12,10 @@ from effir_dist.report.compare import Loaded, common_trials
 from effir_dist.report.frames import front_of
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.page import page_html
-from effir_dist.report.page_data import data_names, model_name, page_data
+from effir_dist.report.page_data import model_name, page_data
 from effir_dist.report.progress import blocks_of, drops_table, hypervolume_table, stopped_rungs
 from effir_dist.report.score_tables import rungs_table
+from effir_dist.report.scored_on import data_of
 from effir_dist.report.widths import widths_figure, widths_table
 from effir_dist.runs.run_folder import Run
 
@@ -97,5 +98,5 @@ def _write_figure(path: Path, figure: Figure) -> list[Path]:
 
 
 def _title(run: Run) -> str:
-    title = f"Cost against quality: pruned {model_name(run)} on {', '.join(data_names(run))}"
+    title = f"Cost against quality: pruned {model_name(run)} on {data_of(run)}"
     return title if len(title) <= 72 else title[:70] + " \N{HORIZONTAL ELLIPSIS}"

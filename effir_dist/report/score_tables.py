@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE, TRIAL_SECONDS
 from effir_dist.evaluate.intervals import many_draws
 from effir_dist.runs.objectives import goal_of
+from effir_dist.runs.sizes import FIELDS, total
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +109,7 @@ def rungs_table(run: Run) -> pd.DataFrame:
 
 
 def _rung(rung: RungScore, more: Sequence[str]) -> dict[str, int | float | str | None]:
+    size = total(rung.sizes)
     return {
         "rung": rung.rung,
         "share": rung.share,
@@ -115,6 +117,7 @@ def _rung(rung: RungScore, more: Sequence[str]) -> dict[str, int | float | str |
         **{name: rung.values.get(name) for name in (SIZE, SIZE_SHARE)},
         "width_ratio": rung.facts.width_ratio,
         QUALITY: rung.values[QUALITY],
+        **dict(zip(FIELDS[:2], (size.queries, size.documents) if size else (None, None), strict=True)),
         "cost": rung.cost,
         **{name: rung.values.get(name) for name in (TRIAL_SECONDS, *more)},
     }

@@ -80,7 +80,9 @@ def _in_space(args: argparse.Namespace, backbone: str, model_type: str) -> tuple
     """The search space that was asked for, or the backbone's own, and the configuration with its settings."""
     found = space_file.read_space(args.space or space_file.default_file(backbone, model_type))
     trials = {"search.trials": space.grid_size(found)} if found.plans else {}
-    return config_module.replace(RunConfig(), {**trials, **found.settings, **settings(args)}), found
+    data = config_module.replace(RunConfig(), {**found.settings, **settings(args)}).data
+    values = {**trials, **space_file.settings_on(found, data), **settings(args)}
+    return config_module.replace(RunConfig(), values), found
 
 
 def _absolute(config: RunConfig) -> RunConfig:

@@ -62,10 +62,11 @@ def test_the_card_holds_plan_scores_with_intervals_data_and_command(finished: Ru
     card = (tmp_path / "out" / "README.md").read_text()
     scores = read_queries(finished.queries_path(MIXED))
     interval = mean_interval(sample(scores["toy"], "ndcg_at_10"))
-    assert f"| search | toy | {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] |" in card
+    assert f"| search | toy | 20 | 30 of 40 | {interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] |" in card
     widths = json.loads((tmp_path / "out" / "plan.json").read_text())["mlp_widths"]
     assert f"| MLP width | {' | '.join(map(str, widths))} |" in card
-    for said in ("1 of 4 MLPs (2) and 1 of 4 attentions (1)", "toy (sha256 000000000000)", "torch 2", "--name tiny",
+    for said in ("1 of 4 MLPs (2) and 1 of 4 attentions (1)", "torch 2", "--name tiny",
+                 "| trained on | toy (sha256 000000000000) |", "| scored on | toy (sha256 000000000000) |",
                  "- training time: 3.0 s",
                  "trust_remote_code=True", "effir_dist.load", "vllm serve", "no LM head", "learning_rate"):  # fmt: skip
         assert said in card, said

@@ -212,3 +212,20 @@ def test_settings_of_mixed_types_fit_in_parquet(run: Run) -> None:
     assert list(table["prune.ranking"].iloc[1:3]) == ["slimming", "3"]
     numbers = pd.read_csv(run.report_folder / "trials.csv")["ndcg_at_10"]
     pd.testing.assert_series_equal(table["ndcg_at_10"], numbers)
+
+
+def test_every_score_says_what_it_is_of(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = effir_dist.load_run(run.folder)
+    scored = frames.trials[frames.trials["state"] == "complete"]
+    assert (scored["documents"] == 2000).all()  # of two data sets
+    assert (frames.front["test_documents"] == 2000).all()
+    counted = frames.queries.groupby(["trial", "split", "dataset"]).size()
+    for row in frames.scores[frames.scores["dataset"] != "*"].itertuples():
+        assert (row.queries, row.documents) == (counted[row.trial, row.split, row.dataset], 1000)
+        assert row.all_documents == 5000
+    report_command.main([str(run.folder)])
+    output = capsys.readouterr().out
+    one = next(frames.scores[frames.scores["dataset"] != "*"].itertuples())
+    assert f"{one.dataset} {one.queries} queries, 1,000 of 5,000 documents" in output
+    assert "\nnDCG@10 is of " in output
+    assert "\ntest is of " in output

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import yaml
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.model_settings import LIMITS
+from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.operations.drop import DropPart, dropped
@@ -63,6 +66,8 @@ def test_every_shipped_file_is_some_backbones() -> None:
         ("data.max_documents: [1, 2]", "holds for a whole run and cannot vary"),
         ("settings: {train.stepz: 3}", "unknown setting 'train.stepz'"),
         ("settings: 3", "must map settings to values"),
+        ("built_in_settings: {data.max_document: 3}", "built_in_settings: unknown setting 'data.max_document'"),
+        ("built_in_settings: {data.max_held_out_queries: 3}", "data.max_held_out_queries is of other data too"),
         ("plans: [8M]", "must map names to plans"),
         ("plans: {a: {drop_mpl: 1}}", "plans.a: unknown key 'drop_mpl'; did you mean 'drop_mlp'?"),
         ("plans: {a: {width_ratio: 0}}", "plans.a.width_ratio must lie above 0"),
@@ -93,6 +98,7 @@ def test_a_space_survives_a_runs_config_file() -> None:
     train.batch_size: {low: 8, high: 64, step: 8}
     prune.ranking: [activation, magnitude]
     settings: {train.steps: 4}
+    built_in_settings: {data.max_queries: 30}
     """
     space = space_file.parse_space(yaml.safe_load(text), "x")
     again = yaml.safe_load(yaml.safe_dump(space_file.to_dict(space)))
@@ -105,6 +111,27 @@ def test_a_space_survives_a_runs_config_file() -> None:
         "train.batch_size",
         "prune.ranking",
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "cut"),
+    [
+        ({}, True),
+        ({"paths": ("pydocs", "mine")}, False),
+        ({"paths": ("mine",)}, False),
+        ({"train_paths": ("mine",)}, False),
+        ({"train_paths": ("pydocs",), "paths": ("mine",)}, False),
+        ({"held_out": ("mine",)}, True),  # held-out data has limits of its own, which such settings may not hold
+    ],
+)
+def test_cuts_for_the_built_in_data_hold_for_no_other(data: dict[str, Any], cut: bool) -> None:
+    space = space_file.read_space(space_file.folder() / "minilm.yaml")
+    found = c.replace(RunConfig(), space_file.settings_on(space, DataConfig(**data)))
+    limits = {name: getattr(found.data, name) for name in LIMITS}
+    assert any(limits.values()) is cut
+    assert (limits["max_documents"], limits["max_test_documents"]) == ((1000, 1000) if cut else (0, 0))
+    assert limits["max_held_out_documents"] == 0
+    assert found.train.steps == 20
 
 
 def test_beyond_the_maximum_the_most_important_layers_stay() -> None:

@@ -39,16 +39,25 @@ function drawFrontNote() {
     + MEASURES.get(state.axis).note;
 }
 
+// Of how many queries and documents the scores are: a cut corpus is easier than a whole one.
+function scoredOn(run, named) {
+  const names = { search: withRole('quality').label, test: 'test', held_out: 'held out' };
+  const parts = Object.entries(run.scored_on).map(([split, text]) => `${names[split]} is of ${text}.`);
+  const all = [...parts, ...run.left_out.map((line) => `${line}.`)].join(' ');
+  return all && named ? `${run.name}: ${all}` : all;
+}
+
 function drawHeader() {
   const runs = data.runs;
   const one = runs[0];
-  byId('title').textContent = runs.length > 1 ? runs.map((run) => run.name).join(' and ') : `Pruned ${one.model} on ${one.data.join(', ')}`;
+  byId('title').textContent = runs.length > 1 ? runs.map((run) => run.name).join(' and ') : `Pruned ${one.model} on ${one.data}`;
   const wanted = runs.reduce((sum, run) => sum + (Number(run.wanted) || 0), 0);
   const pending = runs.reduce((sum, run) => sum + run.pending, 0);
   const parts = [runs.length > 1 ? `${runs.length} runs` : `run ${one.name}`, `${data.trials.length} of ${wanted} trials`];
   if (pending) parts.push(`${pending} under way or waiting`);
   parts.push(`as of ${new Date(data.generated).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })}`);
   byId('subtitle').textContent = parts.join(' · ');
+  byId('scored-on').textContent = runs.map((run) => scoredOn(run, runs.length > 1)).filter(Boolean).join(' ');
   byId('footer').textContent = runs.map((run) => run.command).filter(Boolean).map((command) => `Made by: ${command}`).join(' · ');
 }
 

@@ -64,6 +64,13 @@ function differenceParts(row, prefix = '') {
 
 const SPLITS = { search: '', test: ', test', held_out: ', held out' };
 
+// '300 of 2,848', or '2,848' where nothing was left out.
+function countOf(count, all) {
+  if (!known(count)) return NONE;
+  const text = count.toLocaleString('en-GB');
+  return count < all ? `${text} of ${all.toLocaleString('en-GB')}` : text;
+}
+
 function scoresTable(trial, isUnpruned) {
   const quality = withRole('quality');
   const sets = trial.scores.filter((row) => row.dataset !== '*');
@@ -73,7 +80,7 @@ function scoresTable(trial, isUnpruned) {
   const shown = rows.filter((row) => row.dataset !== '*' || sets.filter((other) => other.split === row.split).length > 1);
   if (!shown.length) return element('p', { className: 'note' }, 'No per-query scores are on disk, so there are no intervals.');
   const table = element('table', { className: 'small' });
-  const head = ['queries', quality.label, isUnpruned ? '95 % interval' : 'against unpruned'];
+  const head = ['data', 'queries', 'documents', quality.label, isUnpruned ? '95 % interval' : 'against unpruned'];
   table.append(element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: i ? '' : 'text' }, text)))));
   const body = table.createTBody();
   for (const row of shown) {
@@ -81,6 +88,7 @@ function scoresTable(trial, isUnpruned) {
     const second = isUnpruned ? [element('span', { className: 'interval' }, interval(row.low, row.high))] : differenceParts(row);
     body.append(element('tr', {},
       element('td', { className: 'text' }, name + SPLITS[row.split]),
+      element('td', {}, countOf(row.queries, row.all_queries)), element('td', {}, countOf(row.documents, row.all_documents)),
       element('td', {}, measureText(quality, row.value)), element('td', {}, ...second)));
   }
   return element('div', { className: 'scroll' }, table);

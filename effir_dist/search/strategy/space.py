@@ -50,6 +50,8 @@ class Space:
     """Settings by dotted name."""
     settings: Point = field(default_factory=dict)
     """Settings that hold for every trial, below those of the command line."""
+    built_in_settings: Point = field(default_factory=dict)
+    """The same where all that is trained on and scored is the built-in data; above `settings`."""
     plans: dict[str, FixedPlan] = field(default_factory=dict)
     """Name -> plan. Where there are any, they are tried with all combinations of `parameters`, and nothing else."""
 

@@ -8,6 +8,7 @@ train.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
 train.temperature: [0.02, 0.05]                     # a list: any of these
 plans: {16M: {drop_mlp: 0.5}, ends: {drop_mlp: [0, 5]}}   # instead of the first three: these plans and no others
 settings: {train.steps: 1000}                       # settings for every trial; the command line overrides them
+built_in_settings: {data.max_documents: 1000}       # the same, on the built-in data alone: no other data is cut
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import effir_dist
 from effir_dist.core import config, renamed
 from effir_dist.core.config import SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Json
+from effir_dist.data.sets import BUILT_IN
 from effir_dist.models import operations
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.space_part import SpacePart
 from effir_dist.models.operations.values import Values, parse_range
 from effir_dist.search.strategy.space import FixedPlan, Space, as_setting
+
+SETTINGS = ("settings", "built_in_settings")
+"""Keys of a space that hold settings."""
 
 
 def folder() -> Path:
@@ -54,11 +59,12 @@ def parse_space(tree: Json, source: str) -> Space:
     parts = tuple(each.parse({k: v for k, v in tree.items() if k in each.keys}, source) for each in _parts())
     parameters = {k: _parameter(k, f"{source}: {k}", v) for k, v in tree.items() if k in config.setting_names()}
     plans = _plans(f"{source}: plans", tree["plans"]) if "plans" in tree else {}
-    settings = _settings(source, tree["settings"]) if "settings" in tree else {}
+    settings, built_in = (_settings(source, name, tree[name]) if name in tree else {} for name in SETTINGS)
+    _refuse_held_out(source, built_in)
     varied = parts != Space().parts or not all(isinstance(values, tuple) for values in parameters.values())
     if plans and varied:
         raise InputError(f"{source}: with `plans`, settings may vary as lists only, and nothing else may")
-    return Space(parts, parameters, settings, plans)
+    return Space(parts, parameters, settings, built_in, plans)
 
 
 def _parts() -> list[type[SpacePart]]:
@@ -70,21 +76,34 @@ def _check_key(key: Any, source: str) -> None:
         if not key.startswith(SEARCHABLE):
             raise InputError(f"{source}: {key} holds for a whole run and cannot vary; put it under `settings:`")
         return
-    known = [*(key for part in _parts() for key in part.keys), "plans", "settings"]
+    known = [*(key for part in _parts() for key in part.keys), "plans", *SETTINGS]
     if key not in known:
         hint = suggest(str(key), [*known, *config.setting_names()])
         raise InputError(f"{source}: unknown key {key!r}; {hint}")
 
 
-def _settings(source: str, value: Any) -> Json:
+def _settings(source: str, name: str, value: Any) -> Json:
     if not isinstance(value, dict):
-        raise InputError(f"{source}: settings must map settings to values, got {value!r}")
+        raise InputError(f"{source}: {name} must map settings to values, got {value!r}")
     settings = config.flatten(value)
     try:
         config.replace(RunConfig(), settings)
     except InputError as error:
-        raise InputError(f"{source}: settings: {error}") from None
+        raise InputError(f"{source}: {name}: {error}") from None
     return settings
+
+
+def _refuse_held_out(source: str, built_in: Json) -> None:
+    """Held-out data may be named later, and any: what holds for the built-in data must not cut it."""
+    wrong = [name for name in built_in if name.startswith(("data.max_held_out_", "data.paths", "data.train_paths"))]
+    if wrong:
+        raise InputError(f"{source}: built_in_settings: {wrong[0]} is of other data too; put it under settings")
+
+
+def settings_on(space: Space, data: DataConfig) -> Json:
+    """The settings of a space for these data sets: those for the built-in data hold where nothing else is trained on or
+    scored."""
+    return {**space.settings, **(space.built_in_settings if {*data.searched} == {BUILT_IN} else {})}
 
 
 def _refuse_old(source: str, key: str, value: Any) -> None:
@@ -125,7 +144,8 @@ def to_dict(space: Space) -> Json:
         tree["plans"] = {name: _plan_dict(plan) for name, plan in space.plans.items()}
     for name, values in space.parameters.items():
         tree[name] = list(values) if isinstance(values, tuple) else values.to_dict()
-    return {**tree, "settings": dict(space.settings)} if space.settings else tree
+    found = zip(SETTINGS, (space.settings, space.built_in_settings), strict=True)
+    return {**tree, **{name: dict(settings) for name, settings in found if settings}}
 
 
 def _plan_dict(plan: FixedPlan) -> Json:
