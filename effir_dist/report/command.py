@@ -102,6 +102,6 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{run.name}: {line}" if len(runs) > 1 else line)
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:
-        print(f"not above, as they were not trained in full: {len(stopped)} more (rungs.csv)")
+        print(f"not above: {len(stopped)} more, only screened, on a part of the data and another scale (rungs.csv)")
     print(f"wrote {paths[0]}")
     print(f"beside it {', '.join(path.name for path in paths[1:])}")

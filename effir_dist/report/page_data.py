@@ -84,7 +84,7 @@ def _measure(entry: Measure, records: list[TrialRecord]) -> Json:
 def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
     baseline = unpruned(records)
-    stopped = [rung for rungs in stopped_rungs(run).values() for rung in rungs]
+    stopped, pending = [rung for rungs in stopped_rungs(run).values() for rung in rungs], run.pending()
     hypervolumes = hypervolume_table(records, loaded.goal, scale, stopped)
     return {
         "name": loaded.name,
@@ -94,7 +94,8 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
         "scored_on": scored_on(run, records),
         "left_out": left_out(run),
         "wanted": settings.get("search.trials"),
-        "pending": len(run.pending()),
+        "pending": sum(not run.reached(spec) for spec in pending),
+        "screened": sum(run.reached(spec) for spec in pending),
         "unpruned": baseline.trial if baseline else None,
         "blocks": blocks_of(records),
         "full_width": max((w for r in records for w in r.facts.mlp_widths), default=0),

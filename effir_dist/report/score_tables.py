@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE, TRIAL_SECONDS
 from effir_dist.evaluate.intervals import many_draws
-from effir_dist.runs.objectives import goal_of
+from effir_dist.runs.objectives import goal_of, is_unpruned
 from effir_dist.runs.sizes import FIELDS, total
 
 if TYPE_CHECKING:
@@ -96,7 +96,11 @@ def _dataset(
 
 def rungs_table(run: Run) -> pd.DataFrame:
     """A row for each score below full training: trial, rung, share of the training, what was pruned, score and cost;
-    and whether the trial was then trained in full. These scores compare within a rung only, not with a record's."""
+    and whether the trial was then trained in full.
+
+    These scores compare within a rung only, not with a record's: `rung_ndcg_at_10` is of less data, `queries` and
+    `documents`, and of less training; `of_unpruned` is its share of the unpruned model's on the same rung.
+    """
     import pandas as pd
 
     scored = [(trial, rung) for trial in run.trials() for rung in run.rungs(trial)]
@@ -104,11 +108,15 @@ def rungs_table(run: Run) -> pd.DataFrame:
     wanted = [m.name for m in MEASURES.values() if m.objective and m.measured]
     wanted += [name for name in goal_of(run.config).objectives if name not in (*own, *wanted)]
     more = [name for name in wanted if any(name in rung.values for _, rung in scored)]
-    rows = [{"trial": trial, **_rung(rung, more), "trained_in_full": run.finished(trial)} for trial, rung in scored]
+    unpruned = {rung.rung: rung.values[QUALITY] for _, rung in reversed(scored) if is_unpruned(rung.values)}
+    rows = [
+        {"trial": trial, **_rung(rung, more, unpruned.get(rung.rung)), "trained_in_full": run.finished(trial)}
+        for trial, rung in scored
+    ]
     return pd.DataFrame(rows)
 
 
-def _rung(rung: RungScore, more: Sequence[str]) -> dict[str, int | float | str | None]:
+def _rung(rung: RungScore, more: Sequence[str], unpruned: float | None) -> dict[str, int | float | str | None]:
     size = total(rung.sizes)
     return {
         "rung": rung.rung,
@@ -116,7 +124,8 @@ def _rung(rung: RungScore, more: Sequence[str]) -> dict[str, int | float | str |
         "dropped_mlp": ",".join(map(str, rung.facts.dropped_mlp)),
         **{name: rung.values.get(name) for name in (SIZE, SIZE_SHARE)},
         "width_ratio": rung.facts.width_ratio,
-        QUALITY: rung.values[QUALITY],
+        f"rung_{QUALITY}": rung.values[QUALITY],
+        "of_unpruned": rung.values[QUALITY] / unpruned if unpruned else None,
         **dict(zip(FIELDS[:2], (size.queries, size.documents) if size else (None, None), strict=True)),
         "cost": rung.cost,
         **{name: rung.values.get(name) for name in (TRIAL_SECONDS, *more)},

@@ -213,6 +213,7 @@ def _run(
 def _search(
     run: Run, config: RunConfig, found: Space, source: pretrained.Source, args: argparse.Namespace, console: Any
 ) -> None:
+    from effir_dist.report.progress import stopped_rungs
     from effir_dist.runs.objectives import Goal
     from effir_dist.search.cluster import tune
     from effir_dist.search.course import search
@@ -226,7 +227,8 @@ def _search(
     known, budget, goal = run.results(), config.search.time_budget, Goal.of(config.search)
     repeats = len([r for r in known if r.spec.repeat_of])
     trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + repeats
-    view = LiveView(console, title, trials, full, known=known, time_budget=budget, goal=goal)
+    stopped = [rung for rungs in stopped_rungs(run).values() for rung in rungs]
+    view = LiveView(console, title, trials, full, known=known, stopped=stopped, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:

@@ -22,6 +22,7 @@ from effir_dist.models.facts import PlanFacts
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import parameters_text
 from effir_dist.runs.records import RungScore, TrialRecord, Values
+from effir_dist.search.screened import Screened
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
@@ -46,14 +47,17 @@ class LiveView:
         full_parameters: int,
         *,
         known: Iterable[TrialRecord] = (),
+        stopped: Iterable[RungScore] = (),
         time_budget: float = 0.0,
         goal: Goal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`known` are the records that a resumed search starts from; `time_budget` in seconds, 0 is none."""
+        """`known` are the records that a resumed search starts from, `stopped` what trials without one scored;
+        `time_budget` in seconds, 0 is none."""
         self.console, self.title, self.total, self.full_parameters = console, title, total, full_parameters
         self._records, self._goal = list(known), goal or Goal()
         self._known, self._saved, self._most_running = len(self._records), 0, 1
+        self._screened = Screened([*(rung for record in self._records for rung in record.rungs), *stopped])
         self._budget, self._clock = time_budget, clock
         self._started = self._last_line = clock()
         self._running: dict[str, _Running] = {}
@@ -130,10 +134,12 @@ class LiveView:
         """A trial was scored below full training, and goes on only if it is promoted. fidelity: such as `untrained`."""
         with self._lock:
             self._running.pop(trial_id, None)
+            *scale, found = self._screened.add(trial_id, score, fidelity)
         if not self._live:
-            parts = [*self._plan_parts(score), f"{self._measure(score.values, QUALITY)} {fidelity}", _seconds(score)]
+            for line in scale:
+                self._line(line)
             indent = " " * (2 * len(str(self.total)) + 4)
-            self._line(f"{indent}{trial_id}  " + "  ".join(parts))
+            self._line(f"{indent}{trial_id}  " + "  ".join([*self._plan_parts(score), found, _seconds(score)]))
 
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
@@ -198,8 +204,11 @@ class LiveView:
             failed = [r for r in self._records if not r.complete]
             parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")]
             parts.append(self._progress(len(failed)))
-            room = self.console.height - 8 - len(rows) - bool(failed)
+            room = self.console.height - 8 - len(rows) - bool(failed) - bool(self._screened.last)
             parts += [Text(), self._front_table(max(2, room))]
+            if self._screened.last:
+                text = f"{self._screened.count} plans screened; {self._screened.last}"
+                parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
             if rows:
                 parts += [Text(), self._running_table(rows)]
             if failed:

@@ -93,7 +93,7 @@ def test_an_old_run_is_reported_with_the_trials_that_were_only_screened(run: Pat
     rungs = pd.read_csv(run / "report" / "rungs.csv", dtype={"trial": str})
     known = raw(run, "rungs.json")
     assert [*rungs["trial"]] == [*known]
-    assert [*rungs["ndcg_at_10"]] == [tree["rungs"][0]["ndcg_at_10"] for tree in known.values()]
+    assert [*rungs["rung_ndcg_at_10"]] == [tree["rungs"][0]["ndcg_at_10"] for tree in known.values()]
     page = (run / "report" / "report.html").read_text()
     assert all(f'"{trial}"' in page for trial in raw(run, "result.json"))
 

@@ -6,12 +6,14 @@ import io
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from effir_dist.runs.records import TrialRecord
+from effir_dist.runs.records import RungScore, TrialRecord
+from effir_dist.runs.sizes import SetSize
 from effir_dist.search.live import LiveView, duration
 from tests import ROOT, synthetic
 from tests.synthetic import FULL
@@ -39,6 +41,49 @@ def picture(shown: LiveView) -> str:
     file = io.StringIO()
     Console(file=file, width=80, height=24).print(shown.picture())
     return file.getvalue()
+
+
+def rung(ndcg: float, parameters: int = FULL) -> RungScore:
+    """Untrained, on a part of the data."""
+    known = synthetic.record(0, ndcg, parameters)
+    size = {"scifact": SetSize(100, 300, 300, 5183)}
+    return RungScore(0, 0.0, 0.01, known.facts, {**known.values, "total_seconds": 2.0}, sizes=size)
+
+
+def test_a_screened_score_is_never_shown_as_a_trained_ones() -> None:
+    """An easier set: 0.6835 there and 0.6270 after training looked as if training hurt."""
+    for terminal in (False, True):
+        shown, file, _ = view(terminal)
+        shown.rung_finished("0000", rung(0.6835), "untrained")
+        shown.trial_finished(record(0, 0.6270))
+        shown.rung_finished("0009", rung(0.5757, FULL // 2), "untrained")
+        text = picture(shown) if terminal else file.getvalue()
+        assert "84 % of the unpruned model's" in text
+        assert ".6835" not in text
+        assert ".5757" not in text
+    heading, *lines = view_lines(rung(0.6835), rung(0.5757, FULL // 2))
+    assert heading == (
+        "screened: plans untrained, on 100 of 300 queries, 300 of 5,183 documents; "
+        "shares of the unpruned model's score there, not the trials' nDCG@10"
+    )
+    assert [line.split("%)  ")[1] for line in lines] == [
+        "screened, untrained: 100 % of the unpruned model's  2 s",
+        "screened, untrained: 84 % of the unpruned model's  2 s",
+    ]
+
+
+def view_lines(*scores: RungScore, **options: Any) -> list[str]:
+    shown, file, _ = view(False, **options)
+    for number, score in enumerate(scores):
+        shown.rung_finished(f"{number:04d}", score, "untrained")
+    return file.getvalue().splitlines()
+
+
+def test_a_screened_score_is_compared_with_the_unpruned_models_of_before_or_not_at_all() -> None:
+    begun = replace(record(0, 0.6), rungs=(rung(0.8),))
+    assert "screened, untrained: 50 % of" in view_lines(rung(0.4, FULL // 2), known=[begun])[-1]
+    assert "screened, untrained: 50 % of" in view_lines(rung(0.4, FULL // 2), stopped=[rung(0.8)])[-1]
+    assert "screened, untrained  2 s" in view_lines(rung(0.4, FULL // 2))[-1]
 
 
 def test_plain_lines_say_what_finished() -> None:

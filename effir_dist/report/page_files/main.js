@@ -55,6 +55,8 @@ function drawHeader() {
   const pending = runs.reduce((sum, run) => sum + run.pending, 0);
   const parts = [runs.length > 1 ? `${runs.length} runs` : `run ${one.name}`, `${data.trials.length} of ${wanted} trials`];
   if (pending) parts.push(`${pending} under way or waiting`);
+  const screened = runs.reduce((sum, run) => sum + run.screened, 0);
+  if (screened) parts.push(`${screened} more screened only, on a part of the data and another scale (rungs.csv)`);
   parts.push(`as of ${new Date(data.generated).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })}`);
   byId('subtitle').textContent = parts.join(' · ');
   byId('scored-on').textContent = runs.map((run) => scoredOn(run, runs.length > 1)).filter(Boolean).join(' ');
