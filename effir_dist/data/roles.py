@@ -21,6 +21,7 @@ from effir_dist.core.settings import DataConfig
 from effir_dist.data import beir
 from effir_dist.data.sets import Collection, Split, collection, dataset_name, load_collection, read_split, resolve
 from effir_dist.data.texts import Texts
+from effir_dist.runs.sizes import text
 
 SYMBOLS = "#%&*/@\\_"
 """Punctuation to Unicode, and a part of words: `C#` is not `C`."""
@@ -139,7 +140,7 @@ def _texts_in(data: DataConfig, split: str) -> set[str]:
     """The texts of a split's queries in all scored data sets. The training split is none that scores."""
     if split in ("", data.train_split):
         return set()
-    return {text for path in data.paths for text in _split_texts(path, split, beir.signature(resolve(path)))}
+    return {t for path in data.paths for t in _split_texts(path, split, beir.signature(resolve(path)))}
 
 
 @functools.lru_cache(maxsize=beir.CORPORA_KEPT)
@@ -165,7 +166,7 @@ def _share_of_training(path: str, data: DataConfig, seed: int, scored: set[str])
         beir.require_split(folder, data.search_split)
     split = read_split(folder, data.train_split)
     texts = {q: normalised(split.queries[q]) for q in split.qrels}
-    chosen = set_aside({q: text for q, text in texts.items() if text not in scored}, data.search_share, seed)
+    chosen = set_aside({q: t for q, t in texts.items() if t not in scored}, data.search_share, seed)
     if not chosen:
         raise InputError(
             f"{folder}: every query of {data.train_split!r} is also in {data.test_split!r}, so none is left to "
@@ -178,8 +179,8 @@ def set_aside(texts: Mapping[str, str], share: float, seed: int) -> set[str]:
     """A share of queries (id -> normalised text), at least one: all ids of a text or none. It does not depend on their
     order."""
     ids: dict[str, list[str]] = {}
-    for query, text in texts.items():
-        ids.setdefault(text, []).append(query)
+    for query, asked in texts.items():
+        ids.setdefault(asked, []).append(query)
     by_hash = sorted(ids.values(), key=lambda group: hashlib.sha256(f"{seed}\0{min(group)}".encode()).digest())
     return {query for group in by_hash[: max(1, round(share * len(by_hash)))] for query in group}
 
@@ -196,10 +197,10 @@ def _train_part(path: str, data: DataConfig, seed: int, _signature: tuple[object
     own = set() if aside is None or has_search_split(folder, data) else set(aside.queries)
     kept, gone = list[str](), {"test": 0, "search": 0}
     for query in (q for q in split.qrels if q not in own):
-        text = normalised(split.queries[query])
-        if text in tested:
+        asked = normalised(split.queries[query])
+        if asked in tested:
             gone["test"] += 1
-        elif text in searched:
+        elif asked in searched:
             gone["search"] += 1
         else:
             kept.append(query)
@@ -221,6 +222,12 @@ def _search_collection(path: str, data: DataConfig, seed: int, _signature: tuple
     return collection(path, part.split, part.queries, part.label, (data.max_queries, data.max_documents), seed)
 
 
+def searched_text(data: DataConfig, seed: int) -> str:
+    """What a trial's scores are of, as `sizes.text`."""
+    collections = (search_collection(path, data, seed) for path in data.paths)
+    return text({each.name: each.size} for each in collections)
+
+
 def test_collection(path: str, data: DataConfig, seed: int) -> Collection:
     """What evaluates the finished front: `data.test_split`, whole but for `data.max_test_queries` and
     `data.max_test_documents`."""
@@ -237,7 +244,7 @@ def held_out_collection(path: str, data: DataConfig, seed: int) -> tuple[Collect
     split = read_split(resolve(path), data.test_split or DataConfig.test_split)
     parts = [train_part(each, data, seed) for each in data.trained]
     parts += [search_part(each, data, seed) for each in data.paths]
-    seen = {text for part in parts for text in texts_of(part.split, part.queries)}
+    seen = {asked for part in parts for asked in texts_of(part.split, part.queries)}
     queries = [q for q in split.qrels if normalised(split.queries[q]) not in seen]
     if not queries:
         raise InputError(f"the text of every query of the held-out {path} trained or steered the search; none is left")

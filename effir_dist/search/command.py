@@ -17,6 +17,7 @@ from typing import Any
 
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError, command
+from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
@@ -230,6 +231,7 @@ def _search(
     stopped = [rung for rungs in stopped_rungs(run).values() for rung in rungs]
     view = LiveView(console, title, trials, full, known=known, stopped=stopped, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
+        view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:
             may_come = growth.nodes_that_may_come(config.resources) if address else ()

@@ -16,6 +16,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.data import pairs, pydocs, roles, sets
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.flops import count_flops
+from effir_dist.runs.sizes import text
 from effir_dist.training.schedule import count_steps
 
 
@@ -29,6 +30,12 @@ class Sizes:
     reason: str = ""
     """Why something is not known."""
     has_negatives: bool = True
+    scored: str = ""
+    """Data sets that score a trial, with their queries and documents."""
+    tested: str = ""
+    """The same of the finished front."""
+    left_out: tuple[str, ...] = ()
+    """Lines on queries that lost a role, as their text has another."""
 
     def negatives(self, config: RunConfig) -> int:
         """Hard negatives of a query in a step; none where the data has none."""
@@ -36,18 +43,29 @@ class Sizes:
 
 
 def data_sizes(config: RunConfig) -> Sizes:
-    """The data of `data.paths` where it is on this machine; nothing is built or fetched."""
+    """The data that trains and scores where it is on this machine; nothing is built or fetched."""
     seed = config.search.seed
     try:
-        missing = [path for path in config.data.paths if not _there(path)]
+        missing = [path for path in config.data.searched if not _there(path)]
         if missing:
             return Sizes(None, None, None, f"{', '.join(missing)} is not on this machine yet")
         trained = pairs.training_pairs(config.data, seed)
         scored = [roles.search_collection(path, config.data, seed) for path in config.data.paths]
+        judged = config.data.paths if config.data.test_split else ()
+        tested = [roles.test_collection(path, config.data, seed) for path in judged]
+        left_out = tuple(map(str, roles.left_out(config.data, seed)))
     except InputError as error:
         return Sizes(None, None, None, str(error))
     queries, documents = sum(len(c.queries) for c in scored), sum(len(c.documents) for c in scored)
-    return Sizes(len(trained.queries), queries, documents, has_negatives=any(trained.negatives))
+    return Sizes(
+        pairs=len(trained.queries),
+        queries=queries,
+        documents=documents,
+        has_negatives=any(trained.negatives),
+        scored=text({c.name: c.size} for c in scored),
+        tested=text({c.name: c.size} for c in tested),
+        left_out=left_out,
+    )
 
 
 def _there(path: str) -> bool:

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 from effir_dist.core.measures import SIZE
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import DataConfig, RunConfig
+from effir_dist.data.roles import described
+from effir_dist.data.sets import dataset_name
 from effir_dist.importance import gate_memory
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.narrow import asked_ratio
@@ -85,6 +87,7 @@ def text(
         *_free(space, blocks),
         *_size(space, blocks),
         *_goal(config),
+        *_roles(config.data),
         "the plans:" if space.plans else "tried first:",
         f"{'plan':<{wide}}  MLPs  attn  width      {unit}  {unit} (exact)   share",
     ]
@@ -136,6 +139,11 @@ def _goal(config: RunConfig) -> list[str]:
     ]
 
 
+def _roles(data: DataConfig) -> list[str]:
+    held = f"; held out: {', '.join(map(dataset_name, data.held_out))}" if data.held_out else ""
+    return [f"data: {described(data)}{held}"]
+
+
 def _cost(config: RunConfig, model_config: ModelDict, records: list[TrialRecord], tflops: float) -> list[str]:
     """The predicted cost of what is to be run: measured seconds where trials finished, else operations."""
     searched = [r for r in records if not r.spec.repeat_of]
@@ -148,13 +156,19 @@ def _cost(config: RunConfig, model_config: ModelDict, records: list[TrialRecord]
     sizes = data_sizes(config)
     parts = trial_operations(model_config, config, sizes)
     lines = [f"predicted cost of {left} trials, as if none were pruned and all texts as long as they may be:"]
-    lines += _parts(config, sizes, parts)
+    lines += [*_parts(config, sizes, parts), *_of_what(sizes)]
     if None in parts:
         return [*lines, f"  the rest is not known: {sizes.reason}" if sizes.reason else "  the rest is not known"]
     whole = left * sum(part or 0.0 for part in parts)
     if not tflops:
         return [*lines, f"  in all {_operations(whole)}; --tflops N (10^12 operations a second) turns that into time"]
     return [*lines, f"  in all {_operations(whole)}: {duration(whole / (tflops * 1e12))} at {tflops:g} TFLOP/s"]
+
+
+def _of_what(sizes: Sizes) -> list[str]:
+    """What the scores will be of, and which queries are left out."""
+    named = {"a trial is scored on": sizes.scored, "the finished front on": sizes.tested}
+    return [*(f"  {what} {said}" for what, said in named.items() if said), *(f"  {line}" for line in sizes.left_out)]
 
 
 def _parts(config: RunConfig, sizes: Sizes, parts: tuple[float | None, float | None]) -> list[str]:
