@@ -152,7 +152,7 @@ def _kill(processes: list[psutil.Process]) -> None:
 def moment(search: Search, rng: random.Random) -> bool:
     """Wait for a random moment: some jobs after now, or while it starts. False where the search ended before it."""
     assert search.process is not None
-    wanted, seen = len(search.lines()) + rng.randint(0, 6), len(search.lines())
+    wanted, seen = len(search.lines()) + rng.randint(0, 12), len(search.lines())
     pause, last = rng.uniform(0, 12 if wanted == seen else 3), time.monotonic()
     while search.process.poll() is None:
         lines = len(search.lines())

@@ -5,6 +5,7 @@ trials/0003/trial.json       what was suggested: there from the moment a trial i
 trials/0003/result.json      the record: written once, whole or not at all; a trial without it starts over
 trials/0003/rungs.json       scores on the rungs below the top: a trial with these and no record stopped there
 trials/0003/checkpoint.safetensors   the state of a training that goes on: a trial that died goes on from here
+trials/0003/checkpoint.parts/        of a large state, the parts that this file names
 trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
 trials/0003/held_out.json    and held_out_queries.csv: the same on data sets that the search never read
 importance/ report/          importance of sub-layers, saliency of neurons; the page, tables and plots
@@ -145,6 +146,11 @@ class Run:
         """Where a trial that trains leaves its state; gone once it has its record."""
         return self.trial_folder(trial) / "checkpoint.safetensors"
 
+    def _checkpoint_paths(self, trial: str) -> tuple[Path, Path]:
+        """The state's own file, and the folder of its parts."""
+        path = self.checkpoint_path(trial)
+        return path, path.with_suffix(".parts")
+
     def note_out_of_memory(self, trial: str, reason: str) -> None:
         """Note that a trial ran out of memory, for its next attempt to take less."""
         write_text_atomic(self._memory_path(trial), reason)
@@ -239,7 +245,8 @@ class Run:
         """
         self._check_plan(record.spec)
         create_json_atomic(self.trial_folder(record.trial) / "result.json", {"schema": SCHEMA, **record.to_json()})
-        remove(self.checkpoint_path(record.trial))
+        for path in self._checkpoint_paths(record.trial):
+            remove(path)
         return self.result(record.trial)
 
     def write_split_scores(self, trial: str, split: str, scores: SplitScores) -> None:
@@ -250,7 +257,8 @@ class Run:
         """Remove what an unfinished trial left, except its suggestion and its checkpoint; a finished one stays."""
         if self.finished(trial):
             return
-        kept = ("trial.json", "rungs.json", self.checkpoint_path(trial).name, self._memory_path(trial).name)
+        paths = (*self._checkpoint_paths(trial), self._memory_path(trial))
+        kept = ("trial.json", "rungs.json", *(path.name for path in paths))
         for name in names(self.trial_folder(trial)):
             if name not in kept:
                 remove(self.trial_folder(trial) / name)

@@ -83,6 +83,7 @@ def text(
     lines = [
         f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
         *memory.summary(model_config, config),
+        _checkpoint(config, model_config),
         *gate_memory.summary(model_config, config, spaces.rankings(space, config)),
         *_free(space, blocks),
         *_size(space, blocks),
@@ -100,6 +101,16 @@ def text(
             f"  {count:>9.3f}  {row.parameters / full:>6.1%}{left_out}"
         )
     return "\n".join([*lines, *_cost(config, model_config, records or [], tflops)])
+
+
+def _checkpoint(config: RunConfig, model_config: ModelDict) -> str:
+    """What a checkpoint of the unpruned model takes, beside the notice that a spot machine gets."""
+    trained = memory.lora_parameters(model_config, config.train.lora_rank) or count_parameters(model_config)
+    size = memory.CHECKPOINT_BYTES * trained
+    return (
+        f"a checkpoint: up to {size / 1e9:,.2g} GB, {size / memory.CHECKPOINT_RATE:,.0f} s at "
+        f"{memory.CHECKPOINT_RATE / 1e9:g} GB/s (a spot machine has 30 s on Google Cloud, 120 s on AWS)"
+    )
 
 
 def _free(space: Space, blocks: int) -> list[str]:

@@ -27,6 +27,10 @@ LIVE = 1_000_000_000
 MOST_SCORES = 2**23
 """Similarities that the loss holds at a time: 32 MiB, and so much again for each of the tensors made of them."""
 SCORE_COPIES = 6
+CHECKPOINT_BYTES = 12
+"""Of a trained parameter: its float32 weight and both moments of AdamW."""
+CHECKPOINT_RATE = 0.5e9
+"""Bytes a second at which a checkpoint is predicted to be written: a cloud's disk, or a bucket near by."""
 SPARE = 0.1
 """Share of a GPU that is left free: the CUDA context, and what the allocator cannot use again."""
 

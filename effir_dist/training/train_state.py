@@ -7,7 +7,7 @@ parameter by parameter, so that any number of ranks, with any stage, can go on f
 from __future__ import annotations
 
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from effir_dist.core.files import TEMPORARY, disk_errors
-from effir_dist.core.storage import exists, read_locally, written_locally
+from effir_dist.core.files import write_bytes_atomic
+from effir_dist.core.storage import exists, names, read_locally, remove
 from effir_dist.training.single_process import SingleProcess
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
+PART_BYTES = 256 << 20
+"""Of a part of a large state: what main memory holds once more while it is written."""
 SECONDS = ("train_seconds", "trial_seconds")
 
 
@@ -149,29 +151,58 @@ def _set(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         )
 
 
-def write_state(path: Path, state: TrainState, key: str) -> None:
-    """Write a state to `path` atomically. key: the trial's. Raises InputError where the disk is full."""
-    from safetensors.torch import save_file
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a state at `path` are that are too large for one file."""
+    return path.with_suffix(".parts")
 
+
+def write_state(path: Path, state: TrainState, key: str) -> None:
+    """Write a state to `path`. key: the trial's. Raises InputError where the disk is full.
+
+    A large one is written in parts of PART_BYTES, each of them atomically, and last, under `path`, the file that names
+    them: a write that is killed leaves the former state whole. What such a write left goes with the trial's end.
+    """
+    from safetensors.torch import save
+
+    former = _facts_and_tensors(path)[0] if names(parts_folder(path)) and exists(path) else {}
+    parts = _parted(state.tensors)
+    last = parts.pop() if len(parts) == 1 else {}
+    stamp = uuid.uuid4().hex[:8]
+    files = [f"{stamp}-{number}.safetensors" for number in range(len(parts))]
+    for file, tensors in zip(files, parts, strict=True):
+        write_bytes_atomic(parts_folder(path) / file, save(tensors))
     facts = {"key": key, "losses": json.dumps(state.losses), "optimizer_step": repr(state.optimizer_step)}
     facts |= {name: repr(getattr(state, name)) for name in SECONDS}
-    with disk_errors(path), written_locally(path) as local:
-        partial = local.with_name(f"{TEMPORARY}{local.name}")
-        local.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state.tensors, partial, facts)
-        os.replace(partial, local)
+    write_bytes_atomic(path, save(last, {**facts, "parts": json.dumps(files)}))
+    for file in json.loads(former.get("parts", "[]")):
+        remove(parts_folder(path) / file)
+
+
+def _parted(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The tensors in groups of up to PART_BYTES; a larger tensor is a group of its own."""
+    groups: list[dict[str, Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        if groups[-1] and sum(t.nbytes for t in groups[-1].values()) + tensor.nbytes > PART_BYTES:
+            groups.append({})
+        groups[-1][name] = tensor
+    return groups
 
 
 def read_state(path: Path, key: str) -> TrainState | None:
     """The state at `path`, or None where there is none, or one of another trial."""
-    from safetensors import safe_open
-
     if not exists(path):
         return None
-    with read_locally(path) as local, safe_open(local, "pt") as file:
-        facts = file.metadata()
-        if facts["key"] != key:
-            return None
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    facts, tensors = _facts_and_tensors(path)
+    if facts["key"] != key:
+        return None
+    for file in json.loads(facts.get("parts", "[]")):
+        tensors |= _facts_and_tensors(parts_folder(path) / file)[1]
     seconds = {name: float(facts.get(name, 0.0)) for name in SECONDS}
     return TrainState(json.loads(facts["losses"]), float(facts["optimizer_step"]), tensors, **seconds)
+
+
+def _facts_and_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import safe_open
+
+    with read_locally(path) as local, safe_open(local, "pt") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

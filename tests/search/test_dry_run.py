@@ -63,6 +63,13 @@ def test_adapters_checkpointing_and_hard_negatives_count() -> None:
     assert training({"train.steps": 0, "train.epochs": 2.0}, none) == pytest.approx(plain * 6 / 10)
 
 
+def test_a_checkpoint_takes_twelve_bytes_a_trained_parameter() -> None:
+    """Of 22,565,376; or of rank 8's 6 blocks x 8 x (4 x 2 x 384 of attention + 2 x (384 + 1,536) of the MLP)."""
+    space, adapters = parsed({"drop_mlp": {"max": 1}}), c.replace(RunConfig(), {"train.lora_rank": 8})
+    assert "a checkpoint: up to 0.27 GB, 1 s at 0.5 GB/s" in dry_run.text(space, RunConfig(), MODEL, "m")
+    assert "a checkpoint: up to 0.004 GB, 0 s at 0.5 GB/s" in dry_run.text(space, adapters, MODEL, "m")
+
+
 def test_data_that_is_there_is_counted_and_data_that_is_not_is_named(collection: Path) -> None:
     config = c.replace(RunConfig(), {"data.paths": [str(collection)], "train.epochs": 1.0, "train.batch_size": 4})
     sizes = cost_estimate.data_sizes(config)

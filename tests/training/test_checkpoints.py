@@ -32,10 +32,11 @@ from effir_dist.runs.run_folder import Run
 from effir_dist.search.trial.costs import PARTS
 from effir_dist.search.trial.preparation import prepare
 from effir_dist.search.trial.trial import run_trial
-from effir_dist.training import preemption
+from effir_dist.training import preemption, train_state
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from effir_dist.training.trainer import train
 from tests import ROOT
+from tests.synthetic import record
 from tests.tiny import tiny_checkpoint, write_collection
 from tests.training.test_training import assert_same, assert_same_training, make_pairs, quiet, weights
 
@@ -155,6 +156,53 @@ def test_a_state_of_another_trial_is_left_alone(checkpoints: dict[str, Path], tm
         trained(checkpoints["llama"], TRAIN, Keeper(tmp_path, dies=True))
     assert read_state(tmp_path / "state", "another key") is None
     assert read_state(tmp_path / "none", "key") is None
+
+
+def test_a_write_that_is_killed_leaves_the_former_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large state is parts and, last, the file that names them: killed at any of its files."""
+    monkeypatch.setattr(train_state, "PART_BYTES", 40)
+    path, write = tmp_path / "checkpoint.safetensors", train_state.write_bytes_atomic
+
+    def state(value: float) -> TrainState:
+        return TrainState([value], value, {f"weight/{i}": torch.full((5,), value) for i in range(5)})
+
+    write_state(path, state(1.0), "key")
+    parts = {*train_state.parts_folder(path).iterdir()}
+    assert len(parts) == 3  # two tensors each, and one
+    for killed_at in range(4):
+        left = [killed_at]
+
+        def killed(target: Path, data: bytes, left: list[int] = left) -> None:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            write(target, data)
+
+        monkeypatch.setattr(train_state, "write_bytes_atomic", killed)
+        with pytest.raises(Killed):
+            write_state(path, state(2.0), "key")
+        found = read_state(path, "key")
+        assert found is not None
+        assert found.losses == [1.0]
+        assert all((tensor == 1.0).all() for tensor in found.tensors.values())
+        assert len(found.tensors) == 5
+    monkeypatch.setattr(train_state, "write_bytes_atomic", write)
+    write_state(path, state(3.0), "key")
+    found = read_state(path, "key")
+    assert found is not None
+    assert all((tensor == 3.0).all() for tensor in found.tensors.values())
+    assert not parts & {*train_state.parts_folder(path).iterdir()}
+
+
+def test_a_finished_trial_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_state, "PART_BYTES", 40)
+    run = Run.create(tmp_path / "run", {})
+    tensors = {f"weight/{i}": torch.zeros(5) for i in range(5)}
+    write_state(run.checkpoint_path("0000"), TrainState([1.0], 1.0, tensors), "key")
+    run.clear_pending("0000")
+    assert read_state(run.checkpoint_path("0000"), "key") is not None
+    run.write_result(record(0, 0.5))
+    assert [p.name for p in run.trial_folder("0000").iterdir()] == ["result.json"]
 
 
 def test_a_node_that_is_about_to_go_saves_at_once_and_once(checkpoints: dict[str, Path], tmp_path: Path) -> None:
