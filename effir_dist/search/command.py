@@ -185,12 +185,26 @@ def main() -> None:
     if args.resume:
         run, config, found, source = open_run(args)
         warnings = check(config, found, source, args.address)
+        if args.preflight:
+            _preflight(args, config, found, source, run.folder.parent)
+            return
     else:
         config, found, source = configure(args)
         warnings = check(config, found, source, args.address)
         check_space_on_disk(place(args.runs), source)
+        if args.preflight:
+            _preflight(args, config, found, source, place(args.runs))
+            return
         run = create_run(args, config, found)
     _run(run, config, found, source, args, warnings)
+
+
+def _preflight(
+    args: argparse.Namespace, config: RunConfig, found: Space, source: pretrained.Source, runs: Path
+) -> None:
+    from effir_dist.search.preflight.command import Asked, preflight
+
+    preflight(Asked(config, found, source, runs, args.address), args.preflight_json)
 
 
 def _run(

@@ -67,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dry-run", action="store_true", help="print what would be tried, and its cost; start nothing")
     renamed.refuse_option(p, "--plan", "--dry-run")
     p.add_argument("--tflops", type=float, default=0.0, metavar="N", help="with --dry-run: 10^12 operations a second")
+    p.add_argument("--preflight", action="store_true", help="check every node and train two steps; start no search")
+    p.add_argument("--preflight-json", metavar="FILE", help="with --preflight: write what it found there too")
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray cluster to join ('auto' on its head)")
     p.add_argument("overrides", nargs="*", metavar="key=value")
     return p

@@ -55,7 +55,7 @@ def search(
     if not has_importance(run):
         view.message("measuring the importance of layers and neurons")
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
-        tune.call(_score_layers, resources, run.location, run.lease, config, wanted, teacher)()
+        tune.call(score_layers, resources, run.location, run.lease, config, wanted, teacher)()
     with written_locally(run.study_path) as study:
         driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat)
         if driver.left and not driver.ended_by:
@@ -90,9 +90,10 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
         wait()
 
 
-def _score_layers(
+def score_layers(
     folder: str, lease: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None
 ) -> None:
+    """On a worker: what the trials of a run share. lease: of the run's driver; empty for none."""
     from effir_dist.search.trial.preparation import prepare
 
     run = Run.open(folder)

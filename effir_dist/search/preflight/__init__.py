@@ -1,0 +1,1 @@
+"""`--preflight`: on every node of a cluster, what a trial needs, before money is spent."""
