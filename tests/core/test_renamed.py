@@ -198,3 +198,17 @@ def test_a_seed_draws_the_same_values_as_under_the_old_names() -> None:
     assert new == old
     assert len({repr(point) for point in new}) > 200
     assert sorted(NEW, key=renamed.sort_name) == [names[name] for name in sorted(OLD)] != sorted(NEW)
+
+
+def test_limits_of_all_scoring_stay_those_of_an_old_run() -> None:
+    """In 0.1.0 the limits of the search were those of test and held-out data as well; of today's runs they are not."""
+    old = config.to_dict(config.replace(RunConfig(), {"data.max_queries": 30, "data.max_documents": 100}))
+    for name in [name for name in old["data"] if name.startswith(("max_test", "max_held_out", "train_"))]:
+        if name != "train_split":
+            del old["data"][name]
+    found = config.from_dict(old).data
+    assert (found.max_test_queries, found.max_test_documents) == (30, 100)
+    assert (found.max_held_out_queries, found.max_held_out_documents) == (30, 100)
+    assert found.trained == found.paths == ("pydocs",)
+    today = config.from_dict(config.to_dict(config.replace(RunConfig(), {"data.max_documents": 100}))).data
+    assert (today.max_documents, today.max_test_documents, today.max_held_out_documents) == (100, 0, 0)
