@@ -80,7 +80,7 @@ def drive(
     view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
     with mock.patch("effir_dist.search.driver.Mirror", mirror):
         driver = SearchDriver(run, config, found, MODEL, Resources(1, 1, gpus, 1), view, run.study_path, repeat)
-    while most and driver.left and isinstance(job := driver.next_job(), Job):
+    while most and isinstance(job := driver.next_job(), Job):
         spec, most = job.spec, most - 1
         driver.started(spec.trial)
         end(run, config, spec, outcome, len(driver.records))

@@ -58,6 +58,8 @@ class SearchConfig:
     patience_trials: int = 0
     """The search ends when this many trials have not raised the hypervolume by `patience_percent`; 0 turns it off."""
     patience_percent: float = 1.0
+    equal_failures: int = 10
+    """The search stops when this many trials in a row failed for the same reason; 0 turns it off."""
 
     def __post_init__(self) -> None:
         check(self.trials >= 1, "search.trials", self.trials, "1 or more")
@@ -79,6 +81,7 @@ class SearchConfig:
         check(self.gpu_hours >= 0, "search.gpu_hours", self.gpu_hours, "0 (no limit) or more")
         check(self.patience_trials >= 0, "search.patience_trials", self.patience_trials, "0 (off) or more")
         check(self.patience_percent >= 0, "search.patience_percent", self.patience_percent, "0 or more")
+        check(self.equal_failures >= 0, "search.equal_failures", self.equal_failures, "0 (off) or more")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from effir_dist.report.report_files import write_comparison, write_run
 from effir_dist.report.scored_on import scored_on_lines
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.tries import excluded_hosts, tries_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,18 @@ def _has_noise(table: pd.DataFrame) -> bool:
 
 def _shortened(text: str, most: int = 17) -> str:
     return text if len(text) <= most else text[: text.rfind(",", 0, most - 2) + 1] + ".."
+
+
+def not_the_trials_fault(run: Run) -> list[str]:
+    """In words: hosts that were given no more trials, and trials that failed for reasons that are not theirs."""
+    hosts = [f"host {each.host} got no more trials from {each.since}: {each.why}" for each in excluded_hosts(run)]
+    waiting = {spec.trial: tries_of(run, spec.trial) for spec in run.pending() if not run.reached(spec)}
+    trials = [
+        f"trial {trial} failed {len(tries)} times, the last {tries[-1].text}; --resume {run.folder} runs it again"
+        for trial, tries in waiting.items()
+        if tries
+    ]
+    return [*hosts, *trials]
 
 
 def _no_front(loaded: list[Loaded], page: str) -> str:
@@ -103,5 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:
         print(f"not above: {len(stopped)} more, only screened, on a part of the data and another scale (rungs.csv)")
+    for line in [line for run in runs for line in not_the_trials_fault(run)]:
+        print(line)
     print(f"wrote {paths[0]}")
     print(f"beside it {', '.join(path.name for path in paths[1:])}")

@@ -8,6 +8,7 @@ trials/0003/checkpoint.safetensors   the state of a training that goes on: a tri
 trials/0003/checkpoint.parts/        of a large state, the parts that this file names
 trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
 trials/0003/held_out.json    and held_out_queries.csv: the same on data sets that the search never read
+trials/0003/tries.json       failed tries that were not its outcome;  excluded_hosts.json: hosts that got no more trials
 importance/ report/          importance of sub-layers, saliency of neurons; the page, tables and plots
 study.db                     Optuna's study, derived from the records
 """
@@ -254,11 +255,11 @@ class Run:
         write_json_atomic(self.trial_folder(trial) / f"{split}.json", {"schema": SCHEMA, **scores.to_json()})
 
     def clear_pending(self, trial: str) -> None:
-        """Remove what an unfinished trial left, except its suggestion and its checkpoint; a finished one stays."""
+        """Remove what an unfinished trial left, except its suggestion, checkpoint and log; a finished one stays."""
         if self.finished(trial):
             return
         paths = (*self._checkpoint_paths(trial), self._memory_path(trial))
-        kept = ("trial.json", "rungs.json", *(path.name for path in paths))
+        kept = ("trial.json", "rungs.json", "tries.json", "log", *(path.name for path in paths))
         for name in names(self.trial_folder(trial)):
             if name not in kept:
                 remove(self.trial_folder(trial) / name)

@@ -30,6 +30,7 @@ from effir_dist.search import checks
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.command_line import parser, resumable, settings
+from effir_dist.search.faults import SearchStopped
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.training.schedule import count_steps
@@ -222,6 +223,10 @@ def _run(
     except KeyboardInterrupt:  # the user's; where the lease was lost, `locked` says so instead
         print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=sys.stderr)
         raise SystemExit(130) from None
+    except SearchStopped:
+        if run.results():
+            report_command.main([str(run.folder)])
+        raise
     report_command.main([str(run.folder)])
 
 

@@ -16,15 +16,13 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster import tune
 from effir_dist.search.cluster.nodes import Node
+from effir_dist.search.cluster.placement import AliveHosts
 from effir_dist.search.cluster.resources import Resources, awaited, settle
 from effir_dist.search.cluster.worker import output_to, run_job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
-
-MOST_JOBS = 1_000_000
-"""Of a search with rungs, whose end the driver tells."""
 
 
 def search(
@@ -57,10 +55,10 @@ def search(
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
         tune.call(score_layers, resources, run.location, run.lease, config, wanted, teacher)()
     with written_locally(run.study_path) as study:
-        driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat)
+        hosts = AliveHosts(resources, may_come)
+        driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)
         if driver.left and not driver.ended_by:
-            jobs = MOST_JOBS if driver.queue.has_rungs and not repeat else driver.left
-            tune.run_trials(driver, resources, jobs, config.search.time_budget, storage, work)
+            tune.run_trials(driver, resources, config.search.time_budget, storage, work)
     if driver.failure:
         raise driver.failure
     view.message(f"the search ended: {driver.why}")

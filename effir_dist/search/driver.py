@@ -18,14 +18,22 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import plan_text
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.tries import tries_of
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
+from effir_dist.search.faults import Faults, Host, Hosts
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.next_trial import TrialQueue
 from effir_dist.search.strategy.repeating import pending_repeats, repeat_specs
 from effir_dist.search.strategy.space import Space
 from effir_dist.search.strategy.stopping import spent, stale, stopped_trials, usual_seconds
+from effir_dist.search.trial.faults import TrialFault
 from effir_dist.search.trial.outcome import failed_record
+
+
+def here() -> dict[str, Host]:
+    """The hosts of a search without a cluster."""
+    return {"here": Host("here", 1)}
 
 
 class SearchDriver:
@@ -41,9 +49,10 @@ class SearchDriver:
         view: LiveView,
         study: Path,
         repeat: int = 0,
+        hosts: Hosts = here,
     ) -> None:
         """study: where Optuna's study is mirrored, on this machine. repeat: run the front's trials again, until each
-        has so many repeats, and nothing else."""
+        has so many repeats, and nothing else. hosts: what the cluster has now."""
         self.run, self.config, self.model_config = run, config, model_config
         self.resources, self.view = resources, view
         self.goal = Goal.of(config.search)
@@ -58,6 +67,15 @@ class SearchDriver:
         self.with_weights = {record.trial for record in self.records}
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
+        self.faults = Faults(run, hosts, resources.workers, config.search.equal_failures, view.message)
+        self.again: list[TrialSpec] = []
+        """Trials that failed, not by themselves, and wait to be tried again."""
+        self.aside: list[str] = []
+        """Trials that failed so often that they wait for another search, which goes on with this one."""
+        self.waiting: set[str] = set()
+        """Of `running` those that wait for another host than where they failed: that one is free meanwhile."""
+        self.nodes: dict[str, tuple[str, ...]] = {}
+        """Running trial -> the nodes that it said it runs on."""
         self.begun: dict[str, str] = {}
         budget = config.search.time_budget
         self.deadline = time.monotonic() + budget if budget else float("inf")
@@ -86,8 +104,37 @@ class SearchDriver:
         self.ended_by = self.ended_by or self._out_of_means()
         if self.failure or self.ended_by:
             return None
+        if len(self.running - self.waiting) >= self.resources.concurrent:
+            return "wait"
+        spec = self._retry(elsewhere=True) or self._new() or self._retry()
+        if spec:
+            return self._begin(spec)
+        if self.running:
+            return "wait"
+        self.ended_by = self._exhausted()
+        return None
+
+    def _exhausted(self) -> str:
+        """Why there is no other trial before all are done; empty where they are."""
+        if self.aside:
+            failed = f"{', '.join(self.aside)} failed for reasons that are not the trial's"
+            return f"{failed}: --resume {self.run.folder} runs them again"
+        feasible = "feasible " if self.goal.constraints else ""
+        tried = not self.repeat and self.left > 0
+        return f"every {feasible}plan of the search space was tried" if tried else ""
+
+    def _retry(self, elsewhere: bool = False) -> TrialSpec | None:
+        """A trial to be tried again: at first only one that lost its worker, or may run on another host than before."""
+        for spec in self.again:
+            if not elsewhere or self.faults.at_once(spec.trial):
+                self.again.remove(spec)
+                return spec
+        return None
+
+    def _new(self) -> TrialSpec | None:
+        """A trial that is new, or goes on; None where there is none, or those under way are enough."""
         if self.repeats:
-            return self._begin(self.repeats.pop(0))
+            return self.repeats.pop(0)
         if self.repeat or self.left <= self._to_full_training():
             return None
         known = self.queue.repeats
@@ -95,18 +142,15 @@ class SearchDriver:
         for _ in range(self.queue.repeats - known):
             self.view.repeat_saved()
         if spec is None:
-            if self.running:
-                return "wait"
-            feasible = "feasible " if self.goal.constraints else ""
-            self.ended_by = f"every {feasible}plan of the search space was tried"
             return None
         for block in self.queue.emptied(spec):
             self.view.message(f"trial {spec.trial}: its width leaves MLP {block} no neuron, so that is dropped")
-        return self._begin(spec)
+        return spec
 
     def _to_full_training(self) -> int:
-        """How many of the running trials end with a record."""
-        return sum(self._share(trial) == 1 and not self.specs[trial].repeat_of for trial in self.running)
+        """How many of the trials that run, or are to run again, end with a record."""
+        under_way = {*self.running, *(spec.trial for spec in self.again), *self.aside}
+        return sum(self._share(trial) == 1 and not self.specs[trial].repeat_of for trial in under_way)
 
     def _begin(self, spec: TrialSpec) -> Job | None:
         """The job of a trial, which is noted on disk; None where that fails."""
@@ -119,11 +163,20 @@ class SearchDriver:
             return None
         self.specs[spec.trial] = spec
         self.running.add(spec.trial)
-        return Job(self.run.location, self.config, spec, self.resources, lease=self.run.lease)
+        if self.faults.elsewhere(spec.trial):
+            self.waiting.add(spec.trial)
+        tries = tuple(each.text for each in tries_of(self.run, spec.trial))
+        avoid, lease = self.faults.avoid(spec.trial), self.run.lease
+        return Job(self.run.location, self.config, spec, self.resources, avoid, tries, lease=lease)
+
+    def has_place(self, job: Job) -> bool:
+        """Whether a job that has not started still waits for the right nodes."""
+        return self.faults.fits(job.avoid)
 
     def started(self, trial: str) -> None:
         """A worker has begun."""
         self.begun[trial] = now()
+        self.waiting.discard(trial)
         spec = self.specs[trial]
         facts = spec.facts(self.model_config, self.config.model.dimension)
         counts = len(facts.dropped_mlp), facts.width_ratio, len(facts.dropped_attention)
@@ -143,34 +196,56 @@ class SearchDriver:
         return "" if share == 1 else f"{share:.0%} trained" if share else "untrained"
 
     def progressed(self, trial: str, progress: Progress) -> None:
-        """A worker says how far it is."""
+        """A worker says how far it is, and at first on which nodes."""
+        if "nodes" in progress:
+            self.nodes[trial] = tuple(str(progress["nodes"]).split(","))
         if "phase" in progress:
             self.view.trial_progress(trial, progress)
 
-    def ended(self, trial: str, error: BaseException | None) -> None:
-        """A trial ended. `error` is None where it has its record, or was stopped: then it starts over on resume.
-
-        Bad input (a full disk, a checkpoint that a worker cannot read) would end every trial: it ends the search.
-        """
+    def ended(self, trial: str, error: TrialFault | None) -> None:
+        """A trial ended. `error` is None where it has its record, or was stopped: then it starts over, or on resume."""
         self.running.discard(trial)
+        self.waiting.discard(trial)
+        nodes = self.nodes.pop(trial, ())
         try:
-            if not self.run.reached(self.specs[trial]):
-                if error is None:
-                    return
-                if isinstance(error, InputError):
-                    raise error
-                self._fail(trial, error)
-            if self.run.finished(trial):
-                self._learn(self.run.result(trial))
-            else:
-                rung = self.specs[trial].rung
-                assert rung is not None
-                self._screened(trial, self.queue.scored(trial, rung))
+            if self.run.reached(self.specs[trial]) or self._tried_in_vain(trial, error, nodes):
+                self._take_in(trial, nodes)
         except InputError as failure:
-            self.failure = failure
+            self.failure = self.failure or failure
 
-    def _fail(self, trial: str, error: BaseException) -> None:
-        started, reason = self.begun.get(trial, now()), _one_line(error)
+    def _take_in(self, trial: str, nodes: tuple[str, ...]) -> None:
+        """A trial has what it was started for."""
+        if not self.run.finished(trial):
+            rung = self.specs[trial].rung
+            assert rung is not None
+            self._screened(trial, self.queue.scored(trial, rung))
+            self.faults.succeeded(trial, nodes)
+            return
+        record = self.run.result(trial)
+        self._learn(record)
+        if record.complete:
+            self.faults.succeeded(trial, nodes)
+        else:
+            self.faults.recorded(record.reason)
+
+    def _tried_in_vain(self, trial: str, error: TrialFault | None, nodes: tuple[str, ...]) -> bool:
+        """What becomes of a trial without a score; whether it has its record as failed now."""
+        spec = self.specs[trial]
+        if error is None:
+            self.again.append(spec)
+            return False
+        verdict = self.faults.failed(spec, error if error.nodes else TrialFault(error.kind, error.reason, nodes))
+        if verdict == "failed":
+            self._fail(trial, error)
+        elif verdict == "again":
+            self.again.append(spec)
+        else:
+            self.aside.append(trial)
+            self.queue.set_aside(spec)
+        return verdict == "failed"
+
+    def _fail(self, trial: str, error: TrialFault) -> None:
+        started, reason = self.begun.get(trial, now()), error.reason
         spec, dimension, rungs = self.specs[trial], self.config.model.dimension, self.run.rungs(trial)
         self.run.write_result(failed_record(self.model_config, spec, reason, started, dimension, rungs=rungs))
 
@@ -203,8 +278,3 @@ class SearchDriver:
         if time.monotonic() + usual_seconds(self.records) > self.deadline:
             return f"search.time_budget: no time is left for another trial in {self.config.search.time_budget:g} s"
         return spent(self.config.search, self.records, len(self.running), self.resources.gpus, self.stopped)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:500] if lines else 'no message'}"

@@ -26,7 +26,7 @@ from effir_dist.training.memory import BUCKET, is_single_process, stage_of
 from effir_dist.training.single_process import SingleProcess
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(FloatingPointError):
     """The loss or a weight is no longer finite. The message names the step and the loss."""
 
 

@@ -17,8 +17,10 @@ from ray.train.torch.config import _TorchBackend
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from effir_dist.core.values import Report
+from effir_dist.search.cluster.placement import avoiding, with_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS
 from effir_dist.search.cluster.worker import Job
+from effir_dist.search.trial.faults import fault_told
 
 
 def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:
@@ -27,14 +29,22 @@ def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:
     # Together with the waiting process they must fit where `cpus` fit, or they wait for ever without a word.
     share = {"CPU": cpus / workers - WAITING_CPUS, **({"GPU": gpus / workers} if gpus else {})}
 
+    elsewhere: dict[str, Any] = {"label_selector": avoiding(job.avoid)} if job.avoid else {}
+
     def worker(options: dict[str, Job]) -> None:
-        work(options["job"], ray.train.report)
+        node = ray.get_runtime_context().get_node_id()
+        with fault_told(job.run, node):
+            work(options["job"], with_nodes(ray.train.report, ",".join(_gathered(node))))
 
     TorchTrainer(
         worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus > 0, resources_per_worker=share, placement_strategy="PACK"
+            num_workers=workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=share,
+            placement_strategy="PACK",
+            **elsewhere,
         ),
         torch_config=_Network(backend="nccl" if gpus else "gloo"),
         run_config=RunConfig(
@@ -43,6 +53,15 @@ def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()
+
+
+def _gathered(name: str) -> list[str]:
+    """The names that the ranks give, each once."""
+    import torch.distributed as dist
+
+    names = [name] * dist.get_world_size()
+    dist.all_gather_object(names, name)
+    return [*dict.fromkeys(names)]
 
 
 @dataclass

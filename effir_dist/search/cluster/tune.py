@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,7 +20,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray import PlacementGroupID, cloudpickle, tune
+from ray import PlacementGroupID, tune
 from ray.tune import tune as tune_module
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import Searcher
@@ -29,12 +28,17 @@ from ray.util.placement_group import PlacementGroup
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Progress, Report
+from effir_dist.search.cluster import ray_errors
 from effir_dist.search.cluster.nodes import Node, present_nodes
+from effir_dist.search.cluster.placement import avoiding, with_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
 from effir_dist.search.cluster.worker import Job, in_worker, run_job
+from effir_dist.search.trial.faults import TrialFault, fault_told
 
-MOST_LOSSES = 20
-"""How often a trial may lose the process or the machine that it runs on before that counts as its own failure."""
+MOST_JOBS = 1_000_000
+"""Of a search, whose end the driver tells."""
+WAITING_JOBS = 8
+"""Jobs that may wait for another host than the one that they failed on, beside those that run."""
 Work = Callable[[Job, Report], None]
 """work(job, report): what a worker process does for a trial."""
 ANSWER_SECONDS = 10.0
@@ -49,7 +53,8 @@ class Driver(Protocol):
     def next_job(self) -> Job | Literal["wait"] | None: ...
     def started(self, trial: str) -> None: ...
     def progressed(self, trial: str, progress: Progress) -> None: ...
-    def ended(self, trial: str, error: BaseException | None) -> None: ...
+    def ended(self, trial: str, error: TrialFault | None) -> None: ...
+    def has_place(self, job: Job) -> bool: ...
 
 
 @contextlib.contextmanager
@@ -139,8 +144,7 @@ class _Searcher(Searcher):
     def __init__(self, driver: Driver, storage: str) -> None:
         super().__init__()
         self.driver, self.storage = driver, storage
-        self.jobs: dict[str, str] = {}
-        self.tune_trials: dict[str, Any] = {}
+        self.jobs: dict[str, Job] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         job = self.driver.next_job()
@@ -148,11 +152,12 @@ class _Searcher(Searcher):
             return Searcher.FINISHED  # type: ignore[return-value]
         if job == "wait":
             return None  # ask again when a trial has ended
-        self.jobs[trial_id] = job.spec.trial
-        return {"job": dataclasses.replace(job, storage=self.storage)}
+        self.jobs[trial_id] = dataclasses.replace(job, storage=self.storage)
+        return {"job": self.jobs[trial_id]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.driver.ended(self.jobs[trial_id], _cause(self.tune_trials[trial_id]) if error else None)
+        if not error:  # else the callback tells the driver, with the error
+            self.driver.ended(self.jobs[trial_id].spec.trial, None)
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("the run's records are the truth\n")
@@ -169,38 +174,23 @@ class _Callback(tune.Callback):
 
     def __init__(self, driver: Driver, searcher: _Searcher) -> None:
         self.driver, self.searcher = driver, searcher
-        self.losses: Counter[str] = Counter()
+
+    def _name(self, trial: Any) -> str:
+        return self.searcher.jobs[trial.trial_id].spec.trial
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.searcher.tune_trials[trial.trial_id] = trial
-        self.driver.started(self.searcher.jobs[trial.trial_id])
+        self.driver.started(self._name(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self.driver.progressed(self.searcher.jobs[trial.trial_id], result)
+        self.driver.progressed(self._name(trial), result)
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial whose machine was lost starts again as if for the first time: it goes on from its checkpoint."""
-        self.losses[trial.trial_id] += 1
-        if _lost(_cause(trial)) and self.losses[trial.trial_id] <= MOST_LOSSES:
-            trial.run_metadata.num_failures -= 1
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed, or its process or machine was lost, or no worker could be made for it."""
+        job = self.searcher.jobs[trial.trial_id]
+        self.driver.ended(job.spec.trial, ray_errors.fault(trial.pickled_error_file, job.run))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def _cause(trial: Any) -> BaseException:
-    """What a Tune trial died of: the exception raised in it, out of Ray's and Tune's wrappings."""
-    path = trial.pickled_error_file  # Tune's own, on this machine
-    error: Any = cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
-    while getattr(error, "cause", None) is not None:
-        error = error.cause
-    return error if isinstance(error, BaseException) else RuntimeError("the worker process died")
-
-
-def _lost(error: BaseException) -> bool:
-    """Whether a trial ended with its process or machine, or one of its workers' (Ray Train), and not by an error."""
-    workers = getattr(error, "worker_failures", {}).values()
-    return any(isinstance(e, ray.exceptions.RayActorError) for e in (error, *workers))
 
 
 class _Controller(TuneController):
@@ -216,18 +206,33 @@ class _Controller(TuneController):
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
 
+    def on_step_begin(self) -> None:
+        """Stop a trial that waits for nodes that are gone or excluded: the driver gives it again, with others."""
+        super().on_step_begin()
+        searcher = _searcher_of(self)
+        for trial in [*self._pending_trials]:
+            if not searcher.driver.has_place(searcher.jobs[trial.trial_id]):
+                self.stop_trial(trial)
+
+
+def _searcher_of(controller: TuneController) -> _Searcher:
+    found: Any = controller._search_alg
+    while not isinstance(found, _Searcher):
+        found = found.searcher
+    return found
+
 
 def run_trials(
     driver: Driver,
     resources: Resources,
-    trials: int,
     time_budget: float,
     storage: str,
     work: Work = run_job,
 ) -> None:
-    """Run up to `trials` jobs with Tune. Returns when they ended, or the time (seconds; 0: no limit) is up.
+    """Run the driver's jobs with Tune. Returns when they ended, or the time (seconds; 0: no limit) is up.
 
-    work(job, report) is called in a worker process for each of the driver's jobs.
+    work(job, report) is called in a worker process for each of them. A try that fails ends its Tune trial: the driver
+    decides what becomes of it, and a new try is a new Tune trial, which may have to avoid some nodes.
     """
     searcher = _Searcher(driver, storage)
 
@@ -235,11 +240,11 @@ def run_trials(
         _run(options["job"], work)
 
     tuner = tune.Tuner(
-        tune.with_resources(trial, _request(resources)),
+        tune.with_resources(trial, lambda options: _request(options["job"])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=trials,
-            max_concurrent_trials=resources.concurrent,
+            num_samples=MOST_JOBS,
+            max_concurrent_trials=resources.concurrent + WAITING_JOBS,
             time_budget_s=time_budget or None,
             reuse_actors=True,
         ),
@@ -247,7 +252,7 @@ def run_trials(
             name="tune",
             storage_path=storage,
             callbacks=[_Callback(driver, searcher)],
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=0),
             verbose=0,
         ),
     )
@@ -255,11 +260,11 @@ def run_trials(
     tuner.fit()
 
 
-def _request(resources: Resources) -> Any:
-    if resources.workers == 1:
-        return {"cpu": resources.cpus, "gpu": resources.gpus}
-    # The trial's own process only waits for its workers, which Ray Train places.
-    return {"cpu": WAITING_CPUS}
+def _request(job: Job) -> Any:
+    resources = job.resources
+    # Of several workers the trial's own process only waits for them; Ray Train places them.
+    share = {"CPU": resources.cpus, "GPU": resources.gpus} if resources.workers == 1 else {"CPU": WAITING_CPUS}
+    return tune.PlacementGroupFactory([share], bundle_label_selector=[avoiding(job.avoid)])
 
 
 def _run(job: Job, work: Work) -> None:
@@ -269,7 +274,9 @@ def _run(job: Job, work: Work) -> None:
     if Run.open(job.run).reached(job.spec):
         return
     if job.resources.workers == 1:
-        work(job, tune.report)
+        node = ray.get_runtime_context().get_node_id()
+        with fault_told(job.run, node):
+            work(job, with_nodes(tune.report, node))
     else:
         from effir_dist.search.cluster.ray_train import run_on_workers
 

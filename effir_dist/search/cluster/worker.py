@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from effir_dist.core.files import now
 from effir_dist.core.locks import working_for
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
@@ -30,6 +33,10 @@ class Job:
     spec: TrialSpec
     resources: Resources
     """What the trial takes, all its workers together."""
+    avoid: tuple[str, ...] = ()
+    """Ray's ids of the nodes on which it must not run."""
+    tries: tuple[str, ...] = ()
+    """How it failed before, in words."""
     storage: str = ""
     """Where Ray Train keeps what it needs while the trial runs."""
     lease: str = ""
@@ -50,7 +57,14 @@ def run_job(job: Job, report: Report) -> None:
 
     run = Run.open(job.run)
     with working_for(run.folder, job.lease), output_to(run.trial_folder(job.spec.trial) / "log"):
-        in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+        for number, text in enumerate(job.tries, 1):
+            print(f"try {number} failed {text}")
+        print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
+        try:
+            in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+        except Exception:
+            traceback.print_exc()
+            raise
 
 
 def _log(path: Path) -> BinaryIO:

@@ -21,8 +21,8 @@ from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster import tune
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
-from effir_dist.search.preflight.findings import sentence
 from effir_dist.search.preflight.node_checks import STARTED
+from effir_dist.search.trial.faults import TrialFault
 
 PREFIX = ".preflight-"
 """Of the scratch folder beside the runs."""
@@ -75,19 +75,29 @@ class OneTrial:
 
     def __init__(self, run: Run, config: RunConfig, resources: Resources) -> None:
         spec = TrialSpec(0, {}, {}, PruningPlan(), gpus=resources.gpus)
-        self.waiting: list[Job] = [Job(run.location, config, spec, resources)]
-        self.trial, self.error = spec.trial, ""
+        self.job = Job(run.location, config, spec, resources)
+        self.waiting = [self.job]
+        self.trial, self.error, self.runs, self.tries = spec.trial, "", False, 0
         run.write_spec(spec)
 
     def next_job(self) -> Job | Literal["wait"] | None:
-        return self.waiting.pop() if self.waiting else None
+        if self.waiting:
+            self.runs, self.tries = True, self.tries + 1
+            return self.waiting.pop()
+        return "wait" if self.runs else None
+
+    def has_place(self, job: Job) -> bool:
+        return True
 
     def started(self, trial: str) -> None: ...
 
     def progressed(self, trial: str, progress: Progress) -> None: ...
 
-    def ended(self, trial: str, error: BaseException | None) -> None:
-        self.error = sentence(error) if error else ""
+    def ended(self, trial: str, error: TrialFault | None) -> None:
+        """Out of memory on several workers is tried once more, with less, as a search does."""
+        self.runs, self.error = False, error.reason if error else ""
+        if error and error.kind == "own" and self.tries == 1:
+            self.waiting.append(self.job)
 
 
 def make_run(scratch: Path, config: RunConfig, extra: Json) -> Run:
@@ -101,7 +111,7 @@ def train_one(run: Run, config: RunConfig, resources: Resources, storage: str, s
     Raises InputError where it failed, or did not end in time.
     """
     driver = OneTrial(run, config, resources)
-    tune.run_trials(driver, resources, 1, seconds, storage)
+    tune.run_trials(driver, resources, seconds, storage)
     if not run.finished(driver.trial):
         raise InputError(driver.error or f"the trial did not end within {seconds:.0f} s")
     record = run.result(driver.trial)

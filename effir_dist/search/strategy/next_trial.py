@@ -154,6 +154,12 @@ class TrialQueue:
                 asked.set_constraint(name, value)
             self.study.tell(asked, self.goal.objective_values(record))
 
+    def set_aside(self, spec: TrialSpec) -> None:
+        """A trial could not be run, for no reason of its own: it teaches nothing, and no other waits for it."""
+        self.state.fail(spec.trial)
+        if asked := self.asked.pop(spec.trial, None):
+            self.study.tell(asked, state=TrialState.FAIL)
+
     def emptied(self, spec: TrialSpec) -> list[int]:
         """The MLPs that a trial drops only because its width ratio left them no neuron."""
         return self.problem.emptied(spec)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
-
 from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.search.trial.costs import peak_memory, release_memory
-from effir_dist.training.engine import TrainingDiverged
+from effir_dist.search.trial.faults import wants_memory
 
 T = TypeVar("T")
 OUT_OF_MEMORY = "out of memory"
@@ -20,10 +18,9 @@ OUT_OF_MEMORY = "out of memory"
 def failure_reason(error: BaseException) -> str | None:
     """Why a trial failed, where that is an outcome of the trial; None for anything else, such as a bug."""
     text = str(error)
-    memory = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in memory):
+    if wants_memory(error):
         return f"{OUT_OF_MEMORY} at a peak of {peak_memory() / 2**30:.1f} GiB: {text.splitlines()[0] if text else ''}"
-    if isinstance(error, TrainingDiverged | FloatingPointError):
+    if isinstance(error, FloatingPointError):
         return f"not a number: {text}"
     return None
 
