@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,6 @@ T = TypeVar("T")
 
 WRITTEN_AT_ONCE = 2**20
 """Bytes that wait in memory before they are written."""
-DECODED_AT_ONCE = 1024
-"""Texts of a `Strings` that are decoded ahead where it is walked through."""
 UNFINISHED = "-building-"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -143,7 +140,7 @@ def _kept_on_disk(stream: BinaryIO) -> None:
 
 
 class StringsWriter:
-    """Writes texts one by one for `Strings.open`: the bytes and where each text ends."""
+    """Writes texts one by one for `Strings.open` (strings.py): the bytes and where each text ends."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._stream = (folder / f"{name}.utf8").open("wb", WRITTEN_AT_ONCE)
@@ -162,58 +159,3 @@ class StringsWriter:
         with self._stream:
             _kept_on_disk(self._stream)
         write_arrays(self._file, [self._ends], np.int64)
-
-
-class Strings(Sequence[str]):
-    """Texts in memory maps, decoded each time that they are asked for. A slice is a list."""
-
-    def __init__(
-        self, data: NDArray[np.uint8], ends: NDArray[np.int64], digest: str, rows: NDArray[np.int64] | None = None
-    ) -> None:
-        """data: UTF-8 [bytes]. ends: [N]. digest: of the content. rows: which texts, in order; None for all."""
-        self._data, self._ends, self._rows, self.digest = data, ends, rows, digest
-
-    @staticmethod
-    def open(folder: Path, name: str, digest: str) -> Strings:
-        """Raises OSError or ValueError where the files are missing or damaged."""
-        data, ends = mapped(folder / f"{name}.utf8", np.uint8), mapped(folder / f"{name}.ends", np.int64)
-        if len(data) != (ends[-1] if len(ends) else 0):
-            raise ValueError(f"{folder / name} is cut")
-        return Strings(data, ends, digest)
-
-    def __len__(self) -> int:
-        return len(self._ends if self._rows is None else self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._text(row) for row in range(len(self))[index]]
-        return self._text(range(len(self))[index])
-
-    def _text(self, index: int) -> str:
-        return str(self.encoded(index), "utf-8", "surrogatepass")
-
-    def encoded(self, index: int) -> bytes:
-        """The UTF-8 bytes of a text."""
-        row = index if self._rows is None else int(self._rows[index])
-        return self._data[self._ends[row - 1] if row else 0 : self._ends[row]].tobytes()
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), DECODED_AT_ONCE):
-            yield from self[start : start + DECODED_AT_ONCE]
-
-    def select(self, rows: NDArray[np.int64]) -> Strings:
-        """The texts at `rows` [n], in that order. Its digest is of the whole's and the rows."""
-        chosen = rows if self._rows is None else self._rows[rows]
-        digest = hashlib.sha256(self.digest.encode() + np.ascontiguousarray(chosen, np.int64).tobytes()).hexdigest()
-        return Strings(self._data, self._ends, digest, chosen)
-
-
-def picked(items: Sequence[str], rows: Sequence[int] | NDArray[np.int64]) -> Sequence[str]:
-    """The items at `rows`, in that order: without copies where they are in memory maps."""
-    if isinstance(items, Strings):
-        return items.select(np.asarray(rows, np.int64))
-    return [items[int(row)] for row in rows]

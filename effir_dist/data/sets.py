@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.mapped import picked
+from effir_dist.core.strings import picked
 from effir_dist.core.values import Json
 from effir_dist.data import beir, pydocs
 from effir_dist.data.texts import Texts

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effir_dist.core.files import write_text_atomic
-from effir_dist.core.mapped import Strings, StringsWriter, cache_errors, made_once, mapped, write_arrays
+from effir_dist.core.mapped import StringsWriter, cache_errors, made_once, mapped, write_arrays
+from effir_dist.core.strings import Strings
 
 FORMAT = 1
 """Of the mapped files; older ones are not read."""
@@ -37,6 +38,10 @@ class Texts(Mapping[str, str]):
     def of(texts: Mapping[str, str]) -> Texts:
         """In memory."""
         return Texts(list(texts), list(texts.values()), {key: row for row, key in enumerate(texts)})
+
+    def find(self, key: str) -> int | None:
+        """The place of an id, or None."""
+        return self._index.get(key)
 
     def row(self, key: str) -> int:
         """The place of an id. Raises KeyError where there is none."""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.kept import Kept
-from effir_dist.core.mapped import Strings, made_once, mapped, write_arrays
+from effir_dist.core.mapped import made_once, mapped, write_arrays
+from effir_dist.core.strings import Strings
 
 BATCH = 1024
 MOST_KEPT = 8

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from effir_dist.core import strings
 from effir_dist.core.errors import InputError
 from effir_dist.core.kept import Kept
 from effir_dist.core.settings import TrainConfig
+from effir_dist.core.strings import Ragged, picked
 from effir_dist.models.tokens import tokenizer_identity
 
 if TYPE_CHECKING:
@@ -30,9 +32,9 @@ class Examples:
     passages: Tokens
     query: np.ndarray  # [pairs] index of the query
     positive: np.ndarray  # [pairs] index of the passage
-    negatives: list[list[int]]  # [pairs] indices of hard negatives
-    answers: list[set[int]]  # [queries] every known positive that is among the passages
-    scores: list[list[float]]  # [pairs] a teacher's, of the positive and the hard negatives; NaN where it has none
+    negatives: Sequence[list[int]]  # [pairs] indices of hard negatives
+    answers: Sequence[list[int]]  # [queries] every known positive that is among the passages
+    scores: Sequence[Sequence[float]]  # [pairs] a teacher's, of positive and hard negatives; NaN where it has none
 
     def group(self, pair: int, negatives: int, rng: np.random.Generator) -> tuple[list[int], list[float]]:
         """1 + negatives indices of passages: the positive, a sample of its hard negatives, then random passages.
@@ -73,10 +75,15 @@ def distils_itself(config: TrainConfig) -> bool:
     return config.distill_similarities > 0 or config.distill_embeddings > 0
 
 
-def distinct(pairs: TrainingPairs, hard_negatives: bool) -> tuple[list[str], list[str]]:
+def distinct(pairs: TrainingPairs, hard_negatives: bool) -> tuple[Sequence[str], Sequence[str]]:
     """Every query once, and every passage once. Positives come first: without hard negatives the passages are those."""
-    hard = pairs.negatives if hard_negatives else []
-    return list(dict.fromkeys(pairs.queries)), list(dict.fromkeys(itertools.chain(pairs.positives, *hard)))
+    hard = [_hard(pairs).flat] if hard_negatives else []
+    return strings.distinct([pairs.queries])[0], strings.distinct([pairs.positives, *hard])[0]
+
+
+def _hard(pairs: TrainingPairs) -> Ragged:
+    """The hard negatives of all pairs."""
+    return pairs.negatives if isinstance(pairs.negatives, Ragged) else Ragged.of(pairs.negatives)
 
 
 def examples_of(encoder: Encoder, pairs: TrainingPairs, config: TrainConfig, cache: Path | None) -> Examples:
@@ -96,24 +103,29 @@ _kept: Kept[Examples] = Kept(2)
 
 
 def _examples(encoder: Encoder, pairs: TrainingPairs, hard_negatives: bool, cache: Path | None) -> Examples:
-    query_texts, passage_texts = distinct(pairs, hard_negatives)
-    queries = {text: i for i, text in enumerate(query_texts)}
-    passages = {text: i for i, text in enumerate(passage_texts)}
-    answers: list[set[int]] = [set() for _ in queries]
-    for query, positive in zip(pairs.queries, pairs.positives, strict=True):
-        answers[queries[query]].add(passages[positive])
-    for query, index in queries.items():  # whose pair is not trained on, but which another query brings into a batch
-        answers[index].update(passages[text] for text in pairs.answers.get(query, ()) if text in passages)
-    hard = pairs.negatives if hard_negatives else [[] for _ in pairs.queries]
+    queries, (query,) = strings.distinct([pairs.queries])
+    hard = _hard(pairs) if hard_negatives else Ragged.of([[] for _ in pairs.queries])
+    # Answers that no pair brings come last, and are no passages.
+    known = Ragged.of([pairs.answers.get(text, ()) for text in queries])
+    texts, (positive, negatives, answers) = strings.distinct([pairs.positives, hard.flat, known.flat])
+    count = 1 + max(positive.max(initial=-1), negatives.max(initial=-1))
+    of_known = np.repeat(np.arange(len(queries)), np.diff(known.offsets))[answers < count]
+    owners, answering = np.concatenate([query, of_known]), np.concatenate([positive, answers[answers < count]])
     return Examples(
-        queries=encoder.tokenize(query_texts, "query", cache),
-        passages=encoder.tokenize(passage_texts, "document", cache),
-        query=np.array([queries[text] for text in pairs.queries]),
-        positive=np.array([passages[text] for text in pairs.positives]),
-        negatives=[[passages[text] for text in texts] for texts in hard],
-        answers=answers,
+        queries=encoder.tokenize(queries, "query", cache),
+        passages=encoder.tokenize(picked(texts, range(count)), "document", cache),
+        query=query,
+        positive=positive,
+        negatives=Ragged(negatives.astype(np.int32), hard.offsets),
+        answers=_answers(owners, answering, len(queries)),
         scores=pairs.scores,
     )
+
+
+def _answers(queries: np.ndarray, passages: np.ndarray, count: int) -> Ragged:
+    """Passages of each of `count` queries, each once: of pairs of a query and a passage that answers it."""
+    pairs = np.unique(np.stack([queries, passages]), axis=1)
+    return Ragged.of_lengths(pairs[1].astype(np.int32), np.bincount(pairs[0], minlength=count).tolist())
 
 
 def batches(examples: Examples, config: TrainConfig) -> Iterator[Batch]:

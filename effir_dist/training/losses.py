@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -53,11 +53,11 @@ def truncated(teacher: Tensor, student: Tensor) -> Tensor:
     return teacher if teacher.shape[1] == student.shape[1] else F.normalize(teacher[:, : student.shape[1]], dim=1)
 
 
-def not_negatives(passages: np.ndarray, answers: list[set[int]]) -> tuple[np.ndarray, np.ndarray]:
+def not_negatives(passages: np.ndarray, answers: Sequence[Collection[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Which passages of a batch are no negatives: ids [P] and each query's answers -> bool [P], (row, column) [n, 2].
 
     A passage that stands in the batch more than once counts once, at its first place; one that answers a query (its id
-    is in the query's set) is no negative of that query.
+    is among the query's) is no negative of that query.
     """
     order = np.argsort(passages, kind="stable")
     ids = passages[order]

@@ -1,4 +1,4 @@
-"""Data that processes share on disk: written by one, whole or not at all, and equal to what is in memory."""
+"""Data that processes share on disk: written by one, and whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,52 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from effir_dist.core import mapped
 from effir_dist.core.errors import InputError
-from effir_dist.core.mapped import Strings, StringsWriter, made_once, picked
-
-TEXTS = ["one", "", "zwölf", "\ud800 alone", "🙂 four\nlines"]
-
-
-def strings(folder: Path, texts: list[str]) -> Strings:
-    writer = StringsWriter(folder, "texts")
-    for text in texts:
-        writer.add(text)
-    writer.close()
-    return Strings.open(folder, "texts", "digest")
-
-
-def test_strings_are_a_list_that_is_not_in_memory(tmp_path: Path) -> None:
-    found = strings(tmp_path, TEXTS)
-    assert list(found) == TEXTS
-    assert [found[i] for i in (0, 4, -2)] == [TEXTS[i] for i in (0, 4, -2)]
-    assert (found[1:4], found[::-2], found[9:]) == (TEXTS[1:4], TEXTS[::-2], [])
-    assert (len(found), found.index("zwölf"), "five" in found) == (5, 2, False)
-    with pytest.raises(IndexError):
-        found[5]
-    assert list(strings(tmp_path, [])) == []
-
-
-def test_a_selection_is_known_by_its_content(tmp_path: Path) -> None:
-    found = strings(tmp_path, TEXTS)
-    some = picked(found, [4, 0, 0, 2])
-    assert isinstance(some, Strings)
-    assert list(some) == list(picked(TEXTS, [4, 0, 0, 2])) == [TEXTS[i] for i in (4, 0, 0, 2)]
-    again = some.select(np.array([3, 0]))
-    assert list(again) == ["zwölf", TEXTS[4]]
-    assert some.digest == found.select(np.array([4, 0, 0, 2])).digest
-    assert len({found.digest, some.digest, again.digest, found.select(np.array([4, 2])).digest}) == 4
-
-
-@pytest.mark.parametrize("name", ["texts.utf8", "texts.ends"])
-def test_strings_that_are_cut_are_an_error(tmp_path: Path, name: str) -> None:
-    strings(tmp_path, TEXTS)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-8])
-    with pytest.raises(ValueError, match="cut|size"):
-        Strings.open(tmp_path, "texts", "")
+from effir_dist.core.mapped import made_once
 
 
 def text_of(folder: Path) -> str:

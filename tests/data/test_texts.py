@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.mapped import UNFINISHED, Strings
-from effir_dist.core.settings import DataConfig
+from effir_dist.core.mapped import UNFINISHED
+from effir_dist.core.settings import DataConfig, TrainConfig
+from effir_dist.core.strings import Strings
 from effir_dist.data import beir, sets, texts
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.roles import search_collection
 from effir_dist.data.texts import Texts
 from effir_dist.evaluate.evaluation import evaluate
 from effir_dist.models.encoder import load_encoder
+from effir_dist.training.batches import batches, examples_of
 from tests.tiny import write_collection
 
 ODD = ["zwölf", "\ud800 alone", "", "🙂", "tab\tand \\ line\n"]
@@ -135,6 +138,33 @@ def test_splits_samples_pairs_tokens_and_scores_are_those_in_memory(
         assert isinstance(collection.documents, Strings) == (least == 0)
         scores = evaluate(encoder, collection, cache=tmp_path / "tokens")
         tokens = encoder.tokenize(collection.documents, "document", tmp_path / "tokens")
-        given = list(pairs.queries), list(pairs.positives)
+        given = list(pairs.queries), list(pairs.positives), dict(pairs.answers)
         found.append((plain(collection), given, scores.per_query, scores.ranked, tokens.ids.tolist()))
     assert found[0] == found[1]
+
+
+def test_training_on_mapped_corpora_is_that_on_those_in_memory(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two data sets, one of them small enough for memory, with hard negatives, scores and equal texts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    encoder, found = load_encoder(str(checkpoints["bert"])), []
+    for name, least in (("memory", 2**40), ("maps", 0), ("mixed", 5000)):
+        one = write_collection(tmp_path / name / "one", documents=90, queries=24)
+        other = write_collection(tmp_path / name / "other", documents=30, queries=9)  # its texts are in the first, too
+        lines = [{"query": f"q{3 * i}", "negative": [f"d{(7 * i + j) % 90}" for j in range(1, 5)]} for i in range(8)]
+        scores = [[9.0, 1.0, 2.0, None, i] for i in range(8)]
+        scored = [{**line, "positive": [f"d{3 * i}"], "scores": scores[i]} for i, line in enumerate(lines)]
+        (one / "negatives").mkdir()
+        (one / "negatives" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scored))
+        monkeypatch.setattr(beir, "MAPPED_BYTES", least)
+        pairs = training_pairs(DataConfig(paths=(str(one), str(other)), max_train_pairs=7), 0)
+        assert isinstance(pairs.positives, Strings) == (least < 2**40)
+        examples = examples_of(encoder, pairs, TrainConfig(hard_negatives=2), tmp_path / "tokens")
+        drawn = [batch.passages.tolist() for batch in itertools.islice(batches(examples, TrainConfig(batch_size=4)), 5)]
+        columns = [pairs.queries, pairs.positives, pairs.negatives, [repr(row) for row in pairs.scores]]
+        tokens = [examples.queries.ids.tolist(), examples.passages.ids.tolist()]
+        numbers = [examples.query.tolist(), examples.positive.tolist(), [*examples.negatives], [*examples.answers]]
+        found.append(([[*column] for column in columns], dict(pairs.answers), tokens, numbers, drawn))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][0][2][0]) == 4
