@@ -111,6 +111,8 @@ class Strings(Sequence[str]):
 class Ragged(Sequence[list[Any]]):
     """Lists of different length: of texts, or of numbers."""
 
+    flat: Any
+
     def __init__(self, flat: Sequence[str] | NDArray[Any], offsets: NDArray[np.int64]) -> None:
         """flat: all of them, one after the other. offsets: [N + 1], where each list begins, and the end."""
         self.flat, self.offsets = flat, offsets
@@ -153,6 +155,7 @@ def joined(columns: Sequence[Sequence[str]]) -> Sequence[str]:
 def distinct(columns: Sequence[Sequence[str]]) -> tuple[Sequence[str], list[NDArray[np.int64]]]:
     """Every text once, in the order in which the columns have them; and where each column's texts are among those."""
     whole = joined(columns)
+    texts: Sequence[str]
     if isinstance(whole, Strings):
         texts, where = whole.distinct()
     else:
