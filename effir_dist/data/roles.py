@@ -39,8 +39,8 @@ class LeftOut:
     queries: int
 
     def __str__(self) -> str:
-        named = f"the text of each is a {self.other} query too"
-        return f"{self.dataset}: {self.queries} {self.role} queries left out, as {named}"
+        queries = "query" if self.queries == 1 else "queries"
+        return f"{self.dataset}: {self.queries} {self.role} {queries} left out, as the text is a {self.other} query too"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from effir_dist.report.scored_on import data_of, left_out
 from effir_dist.runs.objectives import goal_of, unpruned
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import SPLITS, Run, read_queries
-from effir_dist.runs.sizes import SetSize, Sizes
+from effir_dist.runs.sizes import FIELDS, SetSize, Sizes
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings
@@ -154,7 +154,7 @@ def _costs(run: Run, record: TrialRecord, int8: Json) -> str:
     if not int8:
         return text
     rows = [
-        f"| {name} | {row['float32']:.4f} | {row['int8']:.4f} | "
+        f"| {name} | {SetSize(*(row[count] for count in FIELDS))} | {row['float32']:.4f} | {row['int8']:.4f} | "
         f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] |"
         for name, row in int8[QUALITY].items()
     ]
@@ -162,7 +162,7 @@ def _costs(run: Run, record: TrialRecord, int8: Json) -> str:
     return (
         f"{text}\n\nONNX with int8 weights against float32, {MEASURES[QUALITY].label} on the {int8['split']} queries; "
         f"{sizes}:\n\n"
-        "| data set | float32 | int8 | difference |\n|---|---|---|---|\n" + "\n".join(rows)
+        "| data set | of | float32 | int8 | difference |\n|---|---|---|---|---|\n" + "\n".join(rows)
     )
 
 

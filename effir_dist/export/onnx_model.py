@@ -121,8 +121,9 @@ class OnnxEncoder(Encoder):
 def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> Json:
     """nDCG@10 of both graphs on the run's own data, on test where the run has it, else on the search's queries.
 
-    {"split", "bytes": {"float32", "int8"}, "ndcg_at_10": {data set: {"float32", "int8", "difference", "low", "high"}}};
-    low and high bound the difference, a 95 % paired bootstrap interval. Raises InputError where the data is gone.
+    {"split", "bytes": {"float32", "int8"}, "ndcg_at_10": {data set: {"float32", "int8", "difference", "low", "high",
+    and the counts of `SetSize`}}}; low and high bound the difference, a 95 % paired bootstrap interval.
+    Raises InputError where the data is gone.
     """
     from effir_dist.core.config import from_dict
     from effir_dist.data.roles import search_collection, test_collection
@@ -135,7 +136,7 @@ def measure_int8(run: Run, encoder: Encoder, float32: Path, int8: Path) -> Json:
     for path in config.data.paths:
         collection: Collection = read(path, config.data, config.search.seed)
         scores = {k: evaluate(e, collection, config.score.batch_tokens) for k, e in encoders.items()}
-        rows[collection.name] = _compared(scores)
+        rows[collection.name] = {**_compared(scores), **vars(collection.size)}
     sizes = {kind: path.stat().st_size for kind, path in (("float32", float32), ("int8", int8))}
     return {"split": "test" if config.data.test_split else "search", "bytes": sizes, QUALITY: rows}
 

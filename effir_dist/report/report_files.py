@@ -15,7 +15,7 @@ from effir_dist.report.page import page_html
 from effir_dist.report.page_data import model_name, page_data
 from effir_dist.report.progress import blocks_of, drops_table, hypervolume_table, stopped_rungs
 from effir_dist.report.score_tables import rungs_table
-from effir_dist.report.scored_on import data_of
+from effir_dist.report.scored_on import data_of, scored_on
 from effir_dist.report.widths import widths_figure, widths_table
 from effir_dist.runs.run_folder import Run
 
@@ -39,7 +39,7 @@ def write_run(loaded: Loaded, folder: Path) -> list[Path]:
     if not rungs.empty:
         paths += _write_table(folder / "rungs", rungs)
     if not frames.front.empty:
-        paths += _write_figure(folder / "front", front_figure(frames.trials, _title(run), run.name, loaded.goal))
+        paths += _write_figure(folder / "front", front_figure(frames.trials, _title(run), _note(loaded), loaded.goal))
         paths += _write_widths(run, folder)
     return paths
 
@@ -98,5 +98,14 @@ def _write_figure(path: Path, figure: Figure) -> list[Path]:
 
 
 def _title(run: Run) -> str:
-    title = f"Cost against quality: pruned {model_name(run)} on {data_of(run)}"
-    return title if len(title) <= 72 else title[:70] + " \N{HORIZONTAL ELLIPSIS}"
+    return _shortened(f"Cost against quality: pruned {model_name(run)} on {data_of(run)}", 72)
+
+
+def _note(loaded: Loaded) -> str:
+    """The run, and what its scores are of."""
+    said = scored_on(loaded.run, loaded.records).get("search")
+    return _shortened(f"{loaded.run.name}, scored on {said}", 120) if said else loaded.run.name
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 2] + " \N{HORIZONTAL ELLIPSIS}"

@@ -57,7 +57,7 @@ def test_test_queries_under_other_ids_do_not_train(tmp_path: Path) -> None:
     write_qrels(folder, "dev", [(f"q{i}", f"d{i}", 1) for i in range(40, 50)])
     write_qrels(folder, "train", [*((t, f"d{50 + i % 9}", 1) for i, t in enumerate(texts)), ("q20", "d20", 1)])
     data = config(folder)
-    assert check(data) == ["set: 18 training queries left out, as the text of each is a test query too"]
+    assert check(data) == ["set: 18 training queries left out, as the text is a test query too"]
     assert training_pairs(data, 0).queries == ["query 20"]
     assert len(roles.test_collection(str(folder), data, 0).queries) == 20
 
@@ -114,8 +114,8 @@ def test_train_paths_are_trained_on_alone(folder: Path, tmp_path: Path) -> None:
     assert data.searched == (str(folder), str(train))
     assert training_pairs(data, 0).queries == [f"query {i}" for i in range(10, 20)]
     assert check(data) == [
-        "big: 5 training queries left out, as the text of each is a test query too",
-        "big: 5 training queries left out, as the text of each is a search query too",
+        "big: 5 training queries left out, as the text is a test query too",
+        "big: 5 training queries left out, as the text is a search query too",
     ]
     both = trained_apart(folder, tmp_path, train_on_scored=True)[0]
     assert both.trained == (str(train), str(folder))

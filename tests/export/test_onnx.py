@@ -14,6 +14,7 @@ from effir_dist.data.sets import load_collection
 from effir_dist.evaluate.evaluation import evaluate_texts
 from effir_dist.export.command import export
 from effir_dist.models.encoder import load_encoder
+from effir_dist.runs.sizes import SetSize
 from tests import needs
 from tests.exports import MIXED, cosines, machine_paths, texts, write_run
 from tests.tiny import FAMILY_NAMES
@@ -53,7 +54,7 @@ def test_onnxruntime_gives_the_same_embeddings_and_int8_is_measured(
     assert row["float32"] == pytest.approx(scores.metrics["ndcg_at_10"])
     assert measured["bytes"]["int8"] < measured["bytes"]["float32"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"| toy | {row['float32']:.4f} | {row['int8']:.4f} |" in card
+    assert f"| toy | {SetSize(row['queries'], row['documents'])} | {row['float32']:.4f} | {row['int8']:.4f} |" in card
 
 
 def test_without_onnx_it_says_what_to_install(

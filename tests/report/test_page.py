@@ -115,12 +115,17 @@ def test_the_selected_trial_has_its_paired_intervals(browser: Any, address: str)
         seen.page.locator("#trials tbody tr[data-id='0/0002']").click()
         shown = [row.split("\t") for row in seen.page.locator("#trial table").inner_text().splitlines()[1:]]
         own = scores[(scores["trial"] == "0002") & (scores["split"] == "search")].set_index("dataset")
-        for name, score, difference in shown[:3]:
+        for name, queries, documents, score, difference in shown[:3]:
             row = own.loc[name.replace("mean", "*")]
+            assert int(queries) == row["queries"]
+            assert documents == f"{row['documents']:,} of {row['all_documents']:,}"
             assert score == f"{row['ndcg_at_10']:.4f}"
             bounds = f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
             assert difference == bounds.replace("-", "−")
         assert [row[0] for row in shown[:3]] == ["mean", "fiqa", "scifact"]
+        header = seen.page.locator("#scored-on").inner_text()
+        assert header.startswith("nDCG@10 is of ")
+        assert f"fiqa {own.loc['fiqa', 'queries']} queries, 1,000 of 5,000 documents" in header
 
 
 def test_another_cost_draws_another_front(browser: Any, address: str, trials: pd.DataFrame) -> None:

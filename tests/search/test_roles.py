@@ -118,7 +118,7 @@ def test_a_dry_run_tells_roles_sizes_and_leaks(
     twin = write_collection(tmp_path / "twin", seed=1)  # the texts of `small`
     (twin / "qrels" / "test.tsv").rename(twin / "qrels" / "train.tsv")
     text = told({**folders, "large": twin}, checkpoints["bert"])
-    assert "twin: 4 training queries left out, as the text of each is a test query too" in text
+    assert "twin: 4 training queries left out, as the text is a test query too" in text
 
 
 def test_what_is_trained_on_is_not_held_out(folders: dict[str, Path], checkpoints: dict[str, Path]) -> None:
