@@ -21,6 +21,7 @@ from effir_dist.runs.objectives import Goal, goal_of, unpruned
 from effir_dist.runs.records import SplitScores, TrialRecord, Values
 from effir_dist.runs.repeats import groups, mean_metrics, pooled
 from effir_dist.runs.run_folder import SPLITS, Run
+from effir_dist.runs.tries import unscored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,9 @@ def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
     scores = scores_table(queries, baseline.trial if baseline else None, chosen, repeats)
     scores = with_counts(scores, sizes_of(records, splits), chosen)
     trials = trials_table(records, splits, scores, drop_order(run), goal)
+    for split in splits:
+        if missing := unscored(run, split):
+            trials[f"{split}_failed"] = [missing[t].reason if t in missing else "" for t in trials["trial"]]
     return RunFrames(trials, _with_steps(front_of(trials, goal), queries, chosen, repeats), queries, scores)
 
 

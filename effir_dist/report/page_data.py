@@ -157,6 +157,7 @@ def _row(row: Json) -> Json:
         "quality": {
             **{name: row[f"{QUALITY}_{name}"] for name in INTERVAL},
             **{split: row.get(f"{split}_{QUALITY}") for split in ("test", "held_out")},
+            **{name: row.get(name, "") for name in ("test_failed", "held_out_failed")},
         },
         "seeds": row.get("seeds", 1),
         "feasible": row.get("feasible", True),

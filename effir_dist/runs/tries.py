@@ -1,4 +1,5 @@
-"""What failed without being a trial's own outcome: tries of a trial in `tries.json`, hosts in `excluded_hosts.json`."""
+"""What failed without being a trial's outcome: tries of a trial in `tries.json`, hosts in `excluded_hosts.json`, and in
+`test_failed.json` and `held_out_failed.json` why a model of the front has no score on that data."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from effir_dist.core.files import SCHEMA, read_json, write_json_atomic
-from effir_dist.core.storage import exists
+from effir_dist.core.storage import exists, remove
 from effir_dist.core.values import Json
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.schema import Reader
@@ -42,7 +43,11 @@ class ExcludedHost:
 
 def tries_of(run: Run, trial: str) -> list[Try]:
     """The tries of a trial that failed without being its outcome, by time. Raises InputError as `Run.results`."""
-    found = (Reader(each, path) for path, each in _objects(_tries_path(run, trial), "tries"))
+    return _read_tries(_tries_path(run, trial))
+
+
+def _read_tries(path: Path) -> list[Try]:
+    found = (Reader(each, path) for _, each in _objects(path, "tries"))
     return [Try(read.text("ended"), read.text("host"), read.text("kind"), read.text("reason")) for read in found]
 
 
@@ -62,6 +67,26 @@ def add_excluded_host(run: Run, host: ExcludedHost) -> None:
     """Note one more. Raises InputError when the disk is full."""
     hosts = [asdict(each) for each in (*excluded_hosts(run), host)]
     write_json_atomic(_hosts_path(run), {"schema": SCHEMA, "hosts": hosts})
+
+
+def note_unscored(run: Run, trial: str, split: str, failed: Try) -> None:
+    """Note why a model has no score on `test` or `held_out` data. Raises InputError when the disk is full."""
+    write_json_atomic(_unscored_path(run, trial, split), {"schema": SCHEMA, "trial": trial, "tries": [asdict(failed)]})
+
+
+def remove_unscored(run: Run, trial: str, split: str) -> None:
+    """It has a score now."""
+    remove(_unscored_path(run, trial, split))
+
+
+def unscored(run: Run, split: str) -> dict[str, Try]:
+    """Trial -> why it has no score on `test` or `held_out` data, where that was tried. Raises as `Run.results`."""
+    found = {trial: _read_tries(_unscored_path(run, trial, split)) for trial in run.trials()}
+    return {trial: tries[-1] for trial, tries in found.items() if tries}
+
+
+def _unscored_path(run: Run, trial: str, split: str) -> Path:
+    return run.trial_folder(trial) / f"{split}_failed.json"
 
 
 def _tries_path(run: Run, trial: str) -> Path:

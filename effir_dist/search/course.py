@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from effir_dist.core.config import to_dict
 from effir_dist.core.errors import InputError
+from effir_dist.core.files import now
 from effir_dist.core.locks import working_for
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
@@ -14,15 +15,17 @@ from effir_dist.importance.store import has_importance
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.cluster import tune
+from effir_dist.runs.tries import Try, note_unscored, remove_unscored
+from effir_dist.search.cluster import calls, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.placement import AliveHosts
 from effir_dist.search.cluster.resources import Resources, awaited, settle
-from effir_dist.search.cluster.worker import output_to, run_job
+from effir_dist.search.cluster.worker import logged, run_job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
+from effir_dist.search.trial.faults import TrialFault, kind_of
 
 
 def search(
@@ -53,7 +56,7 @@ def search(
     if not has_importance(run):
         view.message("measuring the importance of layers and neurons")
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
-        tune.call(score_layers, resources, run.location, run.lease, config, wanted, teacher)()
+        _prepare(run, resources, run.location, run.lease, config, wanted, teacher)
     with written_locally(run.study_path) as study:
         hosts = AliveHosts(resources, may_come)
         driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)
@@ -74,18 +77,37 @@ def search(
 
 
 def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveView, split: str) -> None:
-    """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet."""
+    """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet.
+
+    One that fails is noted with its reason, for the report; the others are scored. Raises InputError where nothing can
+    be written to the run.
+    """
     names = [sets.dataset_name(path) for path in config.data.held_out] if split == "held_out" else []
     done = {trial for trial, scores in run.split_scores(split).items() if set(names) <= set(scores.datasets)}
     records = run.results()
     chosen = with_repeats(records, Goal.of(config.search).kept(records))
     waiting = [trial for trial in chosen if trial not in done and run.has_weights(trial)]
     place = run.location, run.lease
-    calls = [(trial, tune.call(_score_saved, resources, *place, config, trial, split)) for trial in waiting]
+    begun = [(trial, calls.call(_score_saved, resources, *place, config, trial, split)) for trial in waiting]
     what = f"held-out {', '.join(names)}" if names else "the test queries"
-    for number, (trial, wait) in enumerate(calls, 1):
-        view.message(f"scoring the front on {what}: {number} of {len(calls)} (trial {trial})")
-        wait()
+    for number, (trial, wait) in enumerate(begun, 1):
+        view.message(f"scoring the front on {what}: {number} of {len(begun)} (trial {trial})")
+        try:
+            wait()
+        except (InputError, TrialFault) as error:
+            if kind_of(error, run.location) == "input":
+                raise  # nothing can be written to the run
+            note_unscored(run, trial, split, Try(now(), "", kind_of(error), str(error)))
+            view.message(f"trial {trial} has no score on {what}: {error}; --resume {run.folder} tries it again")
+
+
+def _prepare(run: Run, resources: Resources, *args: object) -> None:
+    """Raises InputError where it fails on every host that it was tried on."""
+    try:
+        calls.call(score_layers, resources, *args)()
+    except TrialFault as fault:
+        log = run.importance_folder / "log"
+        raise InputError(f"the importance of layers could not be measured: {fault.reason}; {log} has more") from None
 
 
 def score_layers(
@@ -95,13 +117,15 @@ def score_layers(
     from effir_dist.search.trial.preparation import prepare
 
     run = Run.open(folder)
-    with working_for(run.folder, lease), output_to(run.importance_folder / "log"):
+    with working_for(run.folder, lease), logged(run.importance_folder / "log"):
         prepare(run, config, wanted, teacher)
 
 
 def _score_saved(folder: str, lease: str, config: RunConfig, trial: str, split: str) -> None:
+    from effir_dist.search.trial.out_of_memory import tried_with_less
     from effir_dist.search.trial.scoring import score_saved
 
-    run = Run.open(folder)
-    with working_for(run.folder, lease), output_to(run.trial_folder(trial) / "log"):
-        score_saved(run, config, trial, split)
+    run, advice = Run.open(folder), "with more memory for a worker --resume scores it"
+    with working_for(run.folder, lease), logged(run.trial_folder(trial) / "log"):
+        tried_with_less(lambda less: score_saved(run, less, trial, split), config, f"scoring trial {trial}", advice)
+        remove_unscored(run, trial, split)

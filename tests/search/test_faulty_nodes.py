@@ -21,11 +21,13 @@ from effir_dist.core.values import Report
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.tries import excluded_hosts, tries_of
-from effir_dist.search.cluster import tune
+from effir_dist.search.cluster import calls, tune
+from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.course import search
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy import space_file
+from effir_dist.search.trial.faults import TrialFault
 
 pytestmark = pytest.mark.slow
 CUDA = "CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA`"
@@ -118,6 +120,26 @@ def test_a_node_that_fails_fast_gets_three_trials(tmp_path: Path, address: str) 
     assert f"host {host.host} gets no more trials" in shown
     tries = [each for trial in run.trials() for each in tries_of(run, trial)]
     assert [(each.host, each.kind) for each in tries] == [(host.host, "host")] * 3
+
+
+def claim(folder: str) -> str:
+    """The node that this runs on; the first that runs it is broken."""
+    import ray
+
+    here = str(ray.get_runtime_context().get_node_id())
+    if not any(Path(folder).glob("broken-*")):
+        (Path(folder) / f"broken-{here}").touch()
+    if (Path(folder) / f"broken-{here}").exists():
+        raise RuntimeError(CUDA)
+    return here
+
+
+def test_work_that_is_no_trial_is_tried_on_other_nodes(tmp_path: Path, address: str) -> None:
+    with mock.patch.object(tune, "_free_what_dead_drivers_reserved"), tune.cluster(address):
+        found = calls.call(claim, Resources(1, 2, 0, 3), str(tmp_path))()
+        assert [path.name != f"broken-{found}" for path in tmp_path.glob("broken-*")] == [True]
+        with pytest.raises(TrialFault, match="KeyError: 'no such'"):
+            calls.call({}.__getitem__, Resources(1, 2, 0, 3), "no such")()
 
 
 def test_a_node_without_a_package_gets_no_trial_and_is_named(tmp_path: Path, address: str) -> None:

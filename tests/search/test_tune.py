@@ -20,7 +20,7 @@ from benchmarks import cluster
 from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Report
-from effir_dist.search.cluster import tune
+from effir_dist.search.cluster import calls, tune
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 
@@ -67,7 +67,7 @@ def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own."""
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     with tune.cluster(None):
-        assert tune.call(in_worker, Resources(1, 1, 0, 1))() == ("PASSIVE", os.nice(0))
+        assert calls.call(in_worker, Resources(1, 1, 0, 1))() == ("PASSIVE", os.nice(0))
 
 
 @pytest.fixture

@@ -142,6 +142,9 @@ function drawTrial(data, state, front) {
     element('p', { className: 'plan-line' }, planText(trial)),
   ];
   if (trial.state === 'failed') parts.push(element('p', { className: 'worse' }, trial.reason || 'No reason was given.'));
+  for (const [name, reason] of [['test', trial.quality.test_failed], ['held-out', trial.quality.held_out_failed]]) {
+    if (reason) parts.push(element('p', { className: 'worse' }, `No score on the ${name} data: ${reason}`));
+  }
   const rows = [];
   const [size, quality] = [withRole('size'), withRole('quality')];
   if (known(valueOf(trial, 'size'))) rows.push([size.label, `${measureText(size, valueOf(trial, 'size'))} (${shareText(trial)})`]);

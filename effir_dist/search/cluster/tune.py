@@ -32,7 +32,7 @@ from effir_dist.search.cluster import ray_errors
 from effir_dist.search.cluster.nodes import Node, present_nodes
 from effir_dist.search.cluster.placement import avoiding, with_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
-from effir_dist.search.cluster.worker import Job, in_worker, run_job
+from effir_dist.search.cluster.worker import Job, run_job
 from effir_dist.search.trial.faults import TrialFault, fault_told
 
 MOST_JOBS = 1_000_000
@@ -121,21 +121,6 @@ def _free_what_dead_drivers_reserved() -> None:
         if group.state != "REMOVED" and group.creator_job_id not in alive:
             print(f"removing placement group {group.placement_group_id} of the dead job {group.creator_job_id}")
             ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group.placement_group_id)))
-
-
-def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Callable[[], Any]:
-    """Run a function on the cluster with one worker's share of a trial; the result waits behind the returned call."""
-    share = resources.cpus / resources.workers
-    remote: Any = ray.remote(num_cpus=share, num_gpus=resources.gpus / resources.workers)(in_worker)
-    reference = remote.remote(function, share, *args)
-
-    def wait() -> Any:
-        try:
-            return ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, InputError) else error from None
-
-    return wait
 
 
 class _Searcher(Searcher):

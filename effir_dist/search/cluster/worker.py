@@ -56,12 +56,19 @@ def run_job(job: Job, report: Report) -> None:
     from effir_dist.search.trial.trial import run_trial
 
     run = Run.open(job.run)
-    with working_for(run.folder, job.lease), output_to(run.trial_folder(job.spec.trial) / "log"):
+    with working_for(run.folder, job.lease), logged(run.trial_folder(job.spec.trial) / "log"):
         for number, text in enumerate(job.tries, 1):
             print(f"try {number} failed {text}")
         print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
+        in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """`output_to`, with the traceback of what the block raises."""
+    with output_to(path):
         try:
-            in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+            yield
         except Exception:
             traceback.print_exc()
             raise

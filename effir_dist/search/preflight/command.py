@@ -16,7 +16,7 @@ from effir_dist.data import sets
 from effir_dist.importance import gate_memory
 from effir_dist.models import pretrained
 from effir_dist.models.pruning import count_parameters
-from effir_dist.search.cluster import growth, tune
+from effir_dist.search.cluster import calls, growth, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.resources import Resources, asked_text, awaited, settle
 from effir_dist.search.cluster.worker import output_to
@@ -134,7 +134,7 @@ def _trial(asked: Asked, scratch: Path, takes: Resources, storage: str, limit: f
     config = trial.two_steps(asked.config)
     run = trial.make_run(scratch, config, {"space": space_file.to_dict(asked.space)})
     wanted, teacher = rankings(asked.space, config), teacher_settings(asked.space, config)
-    score = tune.call(score_layers, takes, run.location, "", config, wanted, teacher)
+    score = calls.call(score_layers, takes, run.location, "", config, wanted, teacher)
     scored = attempt(CLUSTER, "layer scores", lambda: str(score() or ""), limit)
     if scored.state == "failed":
         return [scored, Finding(CLUSTER, "trial", "skipped", "it needs the layers' scores")]

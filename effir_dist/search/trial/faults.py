@@ -61,6 +61,8 @@ def fault_told(run: str, node: str) -> Iterator[None]:
 
 def kind_of(error: BaseException, run: str = "") -> Kind:
     """Whose fault an error is, by its type and its text."""
+    if isinstance(error, TrialFault):
+        return error.kind
     if isinstance(error, InputError):
         # What cannot be written to the run can be written by nobody; data that one host lacks others may have.
         return "input" if run and run in str(error) else "unfit"
