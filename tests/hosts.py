@@ -28,7 +28,7 @@ QUICK = {
     "RAY_health_check_timeout_ms": "5000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "AUTOSCALER_UPDATE_INTERVAL_S": "2",
-    "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "20",
+    "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "40",
     "RAY_worker_niceness": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
 }

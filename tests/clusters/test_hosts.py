@@ -1,13 +1,11 @@
 """Three hosts, brought up by `ray up` with the on-premise file: searches that lose hosts, and nothing else.
 
-The tests share one cluster and run in their order: the last ones take it apart.
+The tests share one cluster (conftest.py) and run in their order: the last ones take it apart.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,10 @@ from effir_dist import load_run
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 from tests import hosts
+from tests.clusters.conftest import SHARE, all_are_nodes
 from tests.hosts import address, nodes, on, ray_processes, script, start_on, wait_until
-from tests.tiny import tiny_checkpoint, write_collection
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-SHARE = Path("/var/tmp/effir-share")
-"""The hosts share all of the file system but /tmp and their homes."""
 SMALL = (
     "search.sampler=tpe search.scheduler=plain "  # so that trials are as many as were asked for, and alike
     "data.test_split='\"\"' "  # scoring the front costs each search several processes; the first one does it
@@ -34,27 +30,6 @@ SMALL = (
 LONG = ("--trials 6", "--cpus-per-trial 1", "train.steps=400", "train.checkpoint_steps=20")
 """Six trials at a time, two a host, that go on training long after each has its first checkpoint. Some end while
 others have yet to begin."""
-
-
-@pytest.fixture(scope="module")
-def share() -> Iterator[Path]:
-    shutil.rmtree(SHARE, ignore_errors=True)
-    tiny_checkpoint(SHARE, "llama")
-    write_collection(SHARE / "toy", documents=60, queries=36)
-    (SHARE / "space.yaml").write_text("drop_mlp: {max: 2}\nwidth_ratio: {low: 0.5, high: 1.0, step: 0.25}\n")
-    yield SHARE
-    shutil.rmtree(SHARE, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def cluster(share: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with hosts.up(tmp_path_factory.mktemp("cluster"), share / "runs") as file:
-        wait_until(all_are_nodes, "every declared node is up")
-        yield file
-
-
-def all_are_nodes() -> bool:
-    return len(nodes()) == hosts.COUNT
 
 
 def search(name: str, *more: str, test: str = "") -> str:

@@ -26,6 +26,8 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.report import command as report_command
 from effir_dist.runs.records import SplitScores, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.preflight import node_checks, trial
+from effir_dist.search.preflight.node_checks import Request
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from tests import ROOT
 from tests.bucket import CREDENTIALS, BadWire, s3_server
@@ -198,3 +200,21 @@ def test_half_a_folder_is_not_left_for_whole(server: str, connect: Callable[[str
     with pytest.raises(RuntimeError):
         write()
     assert storage.names(folder) == []
+
+
+def test_a_preflight_writes_to_the_bucket_and_leaves_nothing(
+    server: str, connect: Callable[[str], str], tmp_path: Path
+) -> None:
+    runs = place(f"{connect(server)}/{tmp_path.name}")
+    with trial.scratch_folder(runs) as scratch:
+        asked = Request("host1", config.RunConfig(), storage.absolute(scratch), {}, {}, {}, trial_bytes=1)
+        assert node_checks.check_runs_folder(asked) == ""
+        assert read_bytes(node_checks.written_by("host1", scratch)) == b"host1"
+        assert storage.names(runs) == [scratch.name]
+    assert storage.names(runs) == []
+
+
+def test_a_preflight_says_that_a_bucket_is_not_there(server: str, connect: Callable[[str], str]) -> None:
+    connect(server)
+    with pytest.raises(InputError, match="there is no bucket for s3://nobodys/runs"):
+        trial.scratch_folder(place("s3://nobodys/runs")).__enter__()

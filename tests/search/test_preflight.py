@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -198,6 +199,15 @@ def test_declared_hosts_are_those_of_an_on_premise_file(tmp_path: Path) -> None:
     assert declared(str(tmp_path / "file.yaml")) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert declared(str(ROOT / "clusters" / "a100.yaml")) == []
     assert declared(str(tmp_path / "nothing.yaml")) == []
+
+
+def test_what_is_printed_is_in_one_file(tmp_path: Path) -> None:
+    """To a pipe Python prints late: Tune's messages were in the terminal, after the block that sends them to a log."""
+    code = "from pathlib import Path; from effir_dist.search.cluster.worker import output_to\nprint('before')\n"
+    code += "with output_to(Path('log')):\n    print('within')\nprint('after')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "before\nafter\n"
+    assert (tmp_path / "log").read_text() == "within\n"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ def logged(path: Path) -> Iterator[None]:
             raise
 
 
+def _flush() -> None:
+    """Python's own buffers: what was printed before a change of file belongs to the file before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
 def _log(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("ab")
@@ -84,11 +91,13 @@ def output_to(path: Path) -> Iterator[None]:
     """Send all that this process prints, libraries in C included, to a file; in a bucket it is there at the end."""
     with written_locally(path) as local, _log(local) as log:
         kept = [os.dup(number) for number in (1, 2)]
+        _flush()
         for number in (1, 2):
             os.dup2(log.fileno(), number)
         try:
             yield
         finally:
+            _flush()
             for number, original in zip((1, 2), kept, strict=True):
                 os.dup2(original, number)
                 os.close(original)
