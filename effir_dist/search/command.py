@@ -180,6 +180,8 @@ def main() -> None:
     args = parser().parse_intermixed_args()
     if args.repeat < 0 or (args.repeat and not args.resume):
         raise InputError("--repeat takes the number of new seeds, 1 or more, and the run: --resume RUN --repeat 2")
+    if (args.dry_run and args.preflight) or (args.preflight_json and not args.preflight):
+        raise InputError("--preflight stands alone, or with --preflight-json FILE; --dry-run is another command")
     if args.dry_run:
         print(dry_run_text(args))
         return

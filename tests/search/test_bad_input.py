@@ -102,6 +102,8 @@ def test_unknown_key_names_the_nearest(fail: Fail, tmp_path: Path) -> None:
 def test_value_out_of_range(fail: Fail) -> None:
     assert "train.zero_stage must be one of 0, 1, 2, 3, got 9" in fail("train.zero_stage=9")
     assert "train.learning_rate must be a finite number, got 'inf'" in fail("train.learning_rate=inf")
+    assert "--preflight stands alone" in fail("--preflight-json", "found.json")
+    assert "--preflight stands alone" in fail("--preflight", "--dry-run")
     assert "search.trials must be 1 or more, got 0" in fail("--trials", "0")
     assert "--time-budget must be a time such as 90s, 20m or 8h, got 'soon'" in fail("--time-budget", "soon")
 

@@ -19,14 +19,17 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.data import sets
 from effir_dist.models import pretrained
 from effir_dist.search import command as search_command
+from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.resources import Resources
+from effir_dist.search.cluster.worker import Job
 from effir_dist.search.preflight import command as preflight_command
 from effir_dist.search.preflight import gpu_checks, network, node_checks, trial
 from effir_dist.search.preflight.command import Asked
 from effir_dist.search.preflight.findings import Finding, attempt, table, to_json
 from effir_dist.search.preflight.node_checks import CHECKS, Request
-from effir_dist.search.preflight.processes import declared
+from effir_dist.search.preflight.processes import RayNode, declared
 from effir_dist.search.strategy.space import Space
+from effir_dist.search.trial.faults import TrialFault
 from effir_dist.training import memory
 from tests import ROOT
 
@@ -190,6 +193,16 @@ def test_the_trial_is_the_users_but_for_its_length() -> None:
     assert (small.data.max_queries, small.data.max_train_pairs, small.search.time_budget) == (5, 192, 0)
     untrained = config_module.replace(config, {"train.steps": 0, "train.epochs": 0})
     assert trial.two_steps(untrained).train == untrained.train
+
+
+def test_a_trial_that_fails_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [RayNode(f"id{i}", f"host{i}", f"10.0.0.{i}", Node(2.0)) for i in (1, 2)]
+    monkeypatch.setattr(trial, "nodes", lambda: known)
+    driver = trial.OneTrial(trial.make_run(tmp_path, RunConfig(), {}), RunConfig(), Resources(1, 1.0, 0.0, 1))
+    assert isinstance(driver.next_job(), Job)
+    driver.ended("0000", TrialFault("host", "RuntimeError: NCCL error", ("id2",)))
+    assert driver.error == "RuntimeError: NCCL error (on host2 (10.0.0.2))"
+    assert driver.next_job() is None
 
 
 def test_declared_hosts_are_those_of_an_on_premise_file(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from effir_dist.search.cluster import tune
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.preflight.node_checks import STARTED
+from effir_dist.search.preflight.processes import nodes
 from effir_dist.search.trial.faults import TrialFault
 
 PREFIX = ".preflight-"
@@ -95,9 +96,15 @@ class OneTrial:
 
     def ended(self, trial: str, error: TrialFault | None) -> None:
         """Out of memory on several workers is tried once more, with less, as a search does."""
-        self.runs, self.error = False, error.reason if error else ""
+        self.runs, self.error = False, _told(error) if error else ""
         if error and error.kind == "own" and self.tries == 1:
             self.waiting.append(self.job)
+
+
+def _told(error: TrialFault) -> str:
+    """The reason, with the names of the nodes where it failed."""
+    where = ", ".join(node.name for node in nodes() if node.id in error.nodes)
+    return f"{error.reason} (on {where})" if where else error.reason
 
 
 def make_run(scratch: Path, config: RunConfig, extra: Json) -> Run:
