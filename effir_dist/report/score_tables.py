@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE, TRIAL_SECONDS
-from effir_dist.evaluate.intervals import many_draws
+from effir_dist.evaluate.intervals import many_draws, over_trainings, seeds_part, widened
 from effir_dist.runs.objectives import goal_of, is_unpruned
 from effir_dist.runs.sizes import FIELDS, total
 
@@ -60,38 +60,43 @@ def _split(
     places = {trial: [trials.index(t) for t in members if t in trials] for trial, members in groups.items()}
     pooled = {trials.index(trial): columns for trial, columns in places.items() if trial in trials}
     draws = many_draws(scores, pooled=pooled)
-    means = {name: _means(values, pooled) for name, values in scores.items()}
+    means = {name: values.mean(axis=1) for name, values in scores.items()}
     over = [name for name in chosen if name in scores] or list(scores)
     for part in (means, draws):
         part[MEAN] = np.mean([part[name] for name in over], axis=0)
     baseline = trials.index(unpruned) if unpruned in trials else None
-    parts = [_dataset(split, name, trials, means[name], draws[name], baseline) for name in (MEAN, *sorted(scores))]
+    names = (MEAN, *sorted(scores))
+    parts = [_dataset(split, name, trials, means[name], draws[name], pooled, baseline) for name in names]
     return pd.concat(parts, ignore_index=True)
 
 
-def _means(values: np.ndarray, pooled: Mapping[int, Sequence[int]]) -> np.ndarray:
-    """[N, Q] -> [N]: means over queries, and over the trainings that a trial stands for."""
-    means = values.mean(axis=1)
-    own = means.copy()
-    for column, members in pooled.items():
-        means[column] = own[[*members]].mean()
-    return means
-
-
 def _dataset(
-    split: str, name: str, trials: list[str], means: np.ndarray, draws: np.ndarray, baseline: int | None
+    split: str,
+    name: str,
+    trials: list[str],
+    own: np.ndarray,
+    draws: np.ndarray,
+    pooled: Mapping[int, Sequence[int]],
+    baseline: int | None,
 ) -> pd.DataFrame:
-    """The rows of one data set. means [N]; draws [DRAWS, N]; baseline: which of the N trials is the unpruned one."""
+    """The rows of one data set. own [N]: means over queries, of one training each; draws [DRAWS, N]; pooled: as for
+    `many_draws`; baseline: which of the N trials is the unpruned one."""
     import numpy as np
     import pandas as pd
 
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    trainings, means = [own[[*pooled.get(c, (c,))]] for c in range(len(own))], over_trainings(own, pooled)
+    seeds = np.array([seeds_part(each) for each in trainings])
+    low, high = widened(means, np.quantile(draws, [0.025, 0.975], axis=0), seeds)
     table = pd.DataFrame({"trial": trials, "split": split, "dataset": name, QUALITY: means})
     table = table.assign(low=low, high=high)
     if baseline is None:
         return table.assign(**dict.fromkeys(INTERVAL[2:], float("nan")))
-    least, most = np.quantile(draws - draws[:, [baseline]], [0.025, 0.975], axis=0)
-    return table.assign(difference=means - means[baseline], difference_low=least, difference_high=most)
+    seeds = np.array([seeds_part(each, trainings[baseline]) for each in trainings])
+    seeds[baseline] = 0.0  # from itself
+    differences = means - means[baseline]
+    bounds = np.quantile(draws - draws[:, [baseline]], [0.025, 0.975], axis=0)
+    least, most = widened(differences, bounds, seeds)
+    return table.assign(difference=differences, difference_low=least, difference_high=most)
 
 
 def rungs_table(run: Run) -> pd.DataFrame:
