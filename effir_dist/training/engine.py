@@ -5,8 +5,10 @@ Afterwards nothing of it is left in the process.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
+import io
 import logging
 import os
 import warnings
@@ -41,7 +43,10 @@ def deepspeed_config(config: TrainConfig, world_size: int, dtype: str, parameter
         # The memory-efficient linear replaces torch's for the whole process, later trials included.
         zero |= {"stage3_prefetch_bucket_size": bucket, "memory_efficient_linear": False}
     adam = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "torch_adam": True, "fused": True}
+    # Left alone, DeepSpeed adds up chunks and ranks in bfloat16. So several ranks compute what one does, to the bit.
+    sums = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
     return {
+        **(sums if dtype == "bfloat16" else {}),
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.batch_size // world_size,
         "gradient_accumulation_steps": 1,
@@ -119,7 +124,8 @@ def _initialize(encoder: Encoder, config: TrainConfig, dtype: str) -> Any:
     settings = deepspeed_config(config, dist.get_world_size(), dtype, sum(p.numel() for p in parameters))
     trained = [p for p in parameters if p.requires_grad]
     buffers = [(m, name, b) for m in encoder.modules() for name, b in m.named_buffers(recurse=False)]
-    engine = deepspeed.initialize(model=ChunkEncoder(encoder), model_parameters=trained, config=settings)[0]
+    with contextlib.redirect_stdout(io.StringIO()):  # stage 1 prints what memory it takes, step by step
+        engine = deepspeed.initialize(model=ChunkEncoder(encoder), model_parameters=trained, config=settings)[0]
     for module, name, buffer in buffers:  # DeepSpeed has rounded rotary frequencies to bfloat16
         setattr(module, name, buffer)
     return engine

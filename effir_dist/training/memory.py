@@ -82,10 +82,10 @@ def predict(model: ModelDict, config: RunConfig, dtype: str, gates: int = 0) -> 
         gradients, buckets, step = 4.0 * trained, 0.0, 0.0
         later = 0.0 if _chunked(config) else gradients
     else:
-        gradients = size * (shard if stage >= 2 else trained)
-        buckets = size * min(BUCKET, trained) if stage else 0
-        flat = size * shard * (stage in (1, 2))
-        step = flat + (4 * min(shard, LIVE) if stage == 3 else 4 * shard * (size == 2))
+        # Sums in float32. Where ZeRO does not part them, those of the last chunk stay beside them.
+        gradients = 4 * shard if stage >= 2 else (6 if size == 2 else 4) * trained
+        buckets = 4 * min(BUCKET, trained) if stage else 0
+        step = 4 * (min(shard, LIVE) * (stage == 3) + shard * (stage == 2 or (stage == 1 and size == 4)))
     activations = _activations(model, config, size, trained == everything)
     return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config), later)
 

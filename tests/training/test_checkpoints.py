@@ -129,21 +129,37 @@ def distance_moved(start: dict[str, torch.Tensor], end: dict[str, torch.Tensor])
     return max((start[name].float() - end[name].float()).abs().max().item() for name in start)
 
 
-def _rank(rank: int, path: Path, folder: Path, stage: int) -> None:
+def _rank(rank: int, path: Path, folder: Path, config: TrainConfig) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    encoder, _ = trained(path, replace(TRAIN, zero_stage=stage), Keeper(folder))
+    encoder, _ = trained(path, config, Keeper(folder))
     torch.save(weights(encoder), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2)), 3])
-def test_another_number_of_ranks_goes_on(stage: int, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+IN_HALF = {"dtype": "bfloat16", "gradcache_queries": 1}
+"""Chunks of the same texts on one rank and on two: their sums in float32 are then the same."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"zero_stage": 1}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 2}, marks=pytest.mark.slow),
+        {"zero_stage": 3},
+        pytest.param({"zero_stage": 1, **IN_HALF}, marks=pytest.mark.slow),
+        pytest.param({"zero_stage": 2, **IN_HALF}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_another_number_of_ranks_goes_on(
+    changes: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
     """One rank up to step 4, two ranks to step 8 (their last checkpoint), one rank to the end."""
-    path, config = checkpoints["llama"], replace(TRAIN, zero_stage=stage)
+    path, config = checkpoints["llama"], replace(TRAIN, **changes)
     start, whole = weights(student(path)), weights(trained(path, config)[0])
     with pytest.raises(Killed):
         trained(path, config, Keeper(tmp_path, dies=True))
-    mp.spawn(_rank, (path, tmp_path, stage), nprocs=2)
+    mp.spawn(_rank, (path, tmp_path, config), nprocs=2)
     two = torch.load(tmp_path / "0.pt")
     assert_same(two, torch.load(tmp_path / "1.pt"))
     assert_same_training(start, whole, two)

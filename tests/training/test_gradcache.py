@@ -18,9 +18,10 @@ from effir_dist.models.encoder import load_encoder
 from effir_dist.training import collate
 from effir_dist.training.batches import batches, examples_of
 from effir_dist.training.collate import Collator
-from effir_dist.training.engine import running_engine, start_distributed
+from effir_dist.training.engine import running_engine, start_distributed, step
 from effir_dist.training.gradcache import backward
 from effir_dist.training.lora import adapted
+from effir_dist.training.train_state import capture
 from effir_dist.training.trainer import train
 from tests.training.test_distillation import ALL, student_of, teacher_of, whole_loss
 from tests.training.test_training import assert_same_training, make_pairs, quiet, weights
@@ -143,3 +144,47 @@ def test_two_ranks_in_chunks_have_the_gradients_of_one_rank_at_once(
             assert sum(float(gradient.abs().sum()) for gradient in expected.values()) > 1
             for name, gradient in expected.items():
                 torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5, msg=f"{changes} {name}")
+
+
+HALF = TrainConfig(steps=1, batch_size=8, dtype="bfloat16", gradcache_queries=1, hard_negatives=2)
+IN_HALF: list[dict[str, Any]] = [*({"zero_stage": stage} for stage in (1, 2, 3)), {"zero_stage": 1, **LORA}]
+
+
+def stepped(path: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Weights and moments in float32 after a step in bfloat16, on rank 0."""
+    encoder = load_encoder(str(path), "bfloat16")
+    examples = examples_of(encoder, make_pairs(), config, None)
+    torch.manual_seed(0)  # adapters begin alike
+    with adapted(encoder, config), running_engine(encoder, config) as engine:
+        collator, batch = Collator(encoder, examples, config), next(batches(examples, config))
+        backward(engine, collator.collate(batch, dist.get_rank(), dist.get_world_size()), config)
+        step(engine, config)
+        return capture(engine, [0.0]).tensors
+
+
+def _rank_in_bfloat16(rank: int, path: Path, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    start_distributed()
+    found = [stepped(path, replace(HALF, **changes)) for changes in IN_HALF]
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_add_up_chunks_in_float32_as_one_does(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """A chunk's own gradient is bfloat16's in both. Summed in bfloat16 they differ by 2e-2."""
+    start_distributed()
+    mp.spawn(_rank_in_bfloat16, (checkpoints["llama"], tmp_path), nprocs=2)
+    expected = {rank: stepped(checkpoints["llama"], replace(HALF, lora_rank=rank)) for rank in (0, 4)}
+    for changes, found in zip(IN_HALF, torch.load(tmp_path / "found.pt"), strict=True):
+        one = expected[changes.get("lora_rank", 0)]
+        assert found.keys() == one.keys()
+        moments = [name for name in one if name.startswith("exp_avg/")]
+        size = torch.stack([one[name].norm() for name in moments]).norm()
+        apart = torch.stack([(found[name] - one[name]).norm() for name in moments]).norm()
+        assert size > 0
+        assert apart / size < 2**-9 / 4, changes
+        for name in one:
+            if name.startswith("weight/"):
+                torch.testing.assert_close(found[name], one[name], rtol=0, atol=1e-6, msg=f"{changes} {name}")
