@@ -231,6 +231,7 @@ class SearchDriver:
     def _tried_in_vain(self, trial: str, error: TrialFault | None, nodes: tuple[str, ...]) -> bool:
         """What becomes of a trial without a score; whether it has its record as failed now."""
         spec = self.specs[trial]
+        self.view.trial_stopped(trial)
         if error is None:
             self.again.append(spec)
             return False

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -79,9 +78,7 @@ class LiveView:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -120,6 +117,11 @@ class LiveView:
             text = "; ".join(f"{t} {_progress_text(r.progress)}" for t, r in self._running.items())
         if quiet and not self._live:
             self._line(f"        running {text}")
+
+    def trial_stopped(self, trial_id: str) -> None:
+        """A trial runs no more, and has no score; it may be tried again."""
+        with self._lock:
+            self._running.pop(trial_id, None)
 
     def trial_finished(self, record: TrialRecord) -> None:
         """A trial has its record, failed or complete."""

@@ -86,6 +86,14 @@ def test_a_screened_score_is_compared_with_the_unpruned_models_of_before_or_not_
     assert "screened, untrained  2 s" in view_lines(rung(0.4, FULL // 2))[-1]
 
 
+def test_a_trial_that_ended_without_a_score_is_not_among_those_that_run() -> None:
+    shown, _, _ = view(terminal=True)
+    shown.trial_started("0007", "unpruned")
+    assert "0007" in picture(shown)
+    shown.trial_stopped("0007")
+    assert "0007" not in picture(shown)
+
+
 def test_plain_lines_say_what_finished() -> None:
     shown, file, _ = view(terminal=False)
     with shown:
