@@ -18,7 +18,7 @@ from typing import Any
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.measures import MEASURES, QUALITY
-from effir_dist.core.settings import DataConfig, RunConfig
+from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.models import pretrained
@@ -144,7 +144,7 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
         raise InputError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
     extra = {
         "space": space_file.to_dict(found),
-        "data": [_fingerprint(path, config.data) for path in config.data.searched],
+        "data": [_fingerprint(path, config) for path in config.data.searched],
         "left_out": [dataclasses.asdict(each) for each in roles.left_out(config.data, config.search.seed)],
         "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
         "command": shlex.join(["python", "-m", "effir_dist.search", *sys.argv[1:]]),
@@ -153,10 +153,12 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
     return Run.create(place(args.runs) / name, config_module.to_dict(config), extra)
 
 
-def _fingerprint(path: str, data: DataConfig) -> dict[str, Any]:
+def _fingerprint(path: str, config: RunConfig) -> dict[str, Any]:
     """What a data set held when the run began, and what it is for."""
-    what = {"trained": data.trained, "scored": data.paths}
-    return {**sets.fingerprint(path), "roles": [role for role, paths in what.items() if path in paths]}
+    data, seed = config.data, config.search.seed
+    trained = path in data.trained and bool(roles.train_part(path, data, seed).queries)
+    found = (("trained", trained), ("scored", path in data.paths))
+    return {**sets.fingerprint(path), "roles": [role for role, has in found if has]}
 
 
 def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, pretrained.Source]:
