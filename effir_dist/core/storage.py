@@ -135,12 +135,24 @@ def _writing(path: Path, action: Callable[[], T]) -> T:
 def exists(path: Path) -> bool:
     """Whether there is a file. Only "not found" means that there is none: any other error is raised."""
     if not is_remote(path):
-        return path.is_file()
+        return path.is_file() or _hidden(path)
     remote: Any = path
     try:
         return bool(_unconditionally(path, lambda: remote.fs.info(remote.path))["type"] == "file")
     except FileNotFoundError:
         return False
+
+
+def _hidden(path: Path) -> bool:
+    """Whether there is a file that could not be seen: NFS remembers for up to a minute that there was none. Opening the
+    folder asks the server."""
+    if path.name not in names(path.parent):
+        return False
+    try:
+        path.open("rb").close()
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
 
 
 def read_bytes(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import plan_text
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.told import TOLD, keep_told
 from effir_dist.runs.tries import tries_of
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
@@ -77,6 +78,8 @@ class SearchDriver:
         self.nodes: dict[str, tuple[str, ...]] = {}
         """Running trial -> the nodes that it said it runs on."""
         self.begun: dict[str, str] = {}
+        self.told: dict[str, str] = {}
+        """What workers said that their trials came to."""
         budget = config.search.time_budget
         self.deadline = time.monotonic() + budget if budget else float("inf")
         self.failure: InputError | None = None
@@ -199,6 +202,8 @@ class SearchDriver:
         """A worker says how far it is, and at first on which nodes."""
         if "nodes" in progress:
             self.nodes[trial] = tuple(str(progress["nodes"]).split(","))
+        if TOLD in progress:
+            self.told[trial] = str(progress[TOLD])
         if "phase" in progress:
             self.view.trial_progress(trial, progress)
 
@@ -208,6 +213,7 @@ class SearchDriver:
         self.waiting.discard(trial)
         nodes = self.nodes.pop(trial, ())
         try:
+            keep_told(self.run, self.specs[trial], self.told.pop(trial, ""))
             if self.run.reached(self.specs[trial]) or self._tried_in_vain(trial, error, nodes):
                 self._take_in(trial, nodes)
         except InputError as failure:

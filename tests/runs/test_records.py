@@ -194,6 +194,16 @@ Run.open({str(run.folder)!r}).write_result(record(0, 0.5))
         assert [p.name for p in run.trial_folder("0000").iterdir()] == ["trial.json"]
 
 
+def test_a_file_that_the_disks_cache_hides_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS: its client remembers that there was no such file. (A test on a real one needs a kernel that exports.)"""
+    run.write_result(record(0, 0.5))
+    (run.trials_folder / "0001" / "result.json").mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_file", lambda self: False)
+    assert run.finished("0000")
+    assert not run.finished("0001")
+    assert not run.finished("0002")
+
+
 def test_an_unfinished_trial_starts_from_its_suggestion_alone(run: Run) -> None:
     run.write_spec(spec(0))
     (run.trial_folder("0000") / "model.safetensors").write_bytes(b"half")

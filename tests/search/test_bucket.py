@@ -26,6 +26,7 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.report import command as report_command
 from effir_dist.runs.records import SplitScores, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.preflight import node_checks, trial
 from effir_dist.search.preflight.node_checks import Request
 from effir_dist.training.train_state import TrainState, read_state, write_state
@@ -186,6 +187,14 @@ def test_other_urls(location: str, message: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delitem(_registry, "gs", raising=False)
     with pytest.raises(InputError, match=message):
         place(location)
+
+
+def test_a_resumed_runs_log_is_appended_to(server: str, connect: Callable[[str], str], tmp_path: Path) -> None:
+    path = place(f"{connect(server)}/{tmp_path.name}") / "log"
+    for line in ("first", "second"):
+        with output_to(path):
+            os.write(1, f"{line}\n".encode())
+    assert read_bytes(path) == b"first\nsecond\n"
 
 
 def test_half_a_folder_is_not_left_for_whole(server: str, connect: Callable[[str], str], tmp_path: Path) -> None:

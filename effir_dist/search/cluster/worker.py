@@ -19,6 +19,7 @@ from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Report
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.told import TOLD, told
 from effir_dist.search.cluster.resources import Resources
 
 T = TypeVar("T")
@@ -53,7 +54,10 @@ def in_worker(function: Callable[..., T], cpus: float, *args: object) -> T:
 
 
 def run_job(job: Job, report: Report) -> None:
-    """Run the trial of a job in this process, one of its workers; what it prints goes to its `log`."""
+    """Run the trial of a job in this process, one of its workers; what it prints goes to its `log`.
+
+    What it came to is in the trial's folder, and told to the driver as well, which may not see it there yet.
+    """
     from effir_dist.search.trial.trial import run_trial
 
     run = Run.open(job.run)
@@ -61,7 +65,8 @@ def run_job(job: Job, report: Report) -> None:
         for number, text in enumerate(job.tries, 1):
             print(f"try {number} failed {text}")
         print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
-        in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+        found = in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+    report({TOLD: told(job.spec.trial, found)})
 
 
 @contextlib.contextmanager
@@ -88,8 +93,8 @@ def _log(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Send all that this process prints, libraries in C included, to a file; in a bucket it is there at the end."""
-    with written_locally(path) as local, _log(local) as log:
+    """Append all that this process prints, libraries in C included, to a file; in a bucket it is there at the end."""
+    with written_locally(path, append=True) as local, _log(local) as log:
         kept = [os.dup(number) for number in (1, 2)]
         _flush()
         for number in (1, 2):
