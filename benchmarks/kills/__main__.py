@@ -85,6 +85,7 @@ def summary(found: list[dict[str, Any]]) -> tuple[str, bool]:
     wrong = {name: len({w for row in found for w in row[name]}) for name in ("lost", "changed", "twice")}
     broken = [row for row in ends if row["ended"] or row["records"] != TRIALS]
     text = f"{len(kills)} kills ({counts}), {sum(row['place'] == 'bucket' for row in kills)} of them in a bucket; "
+    text += f"Ray did not start in its 30 s {sum('restarted' in row for row in found)} times; "
     text += f"{len(ends)} searches ended, {len(broken)} of them not with {TRIALS} records; "
     text += f"finished records lost {wrong['lost']}, changed {wrong['changed']}, trained twice {wrong['twice']}"
     return text, not broken and not any(wrong.values())

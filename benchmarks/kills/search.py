@@ -29,6 +29,7 @@ SEARCH = [
     *("train.steps=8", "train.checkpoint_steps=4", "train.batch_size=4", "prune.calibration_texts=4"),
     *("model.max_document_length=64", "model.max_query_length=32"),
 ]
+LATE = "The current node timed out during startup"
 Files = dict[str, bytes]
 """Path within the run's `trials` -> content."""
 
@@ -124,6 +125,10 @@ class Search:
         self.look()
         return code
 
+    def ray_was_late(self) -> bool:
+        """Whether it ended because Ray gives its own processes 30 s to start, which a busy machine may not have."""
+        return LATE in (self.work / f"{self.name}.output").read_text(errors="replace").splitlines()[-1]
+
     @property
     def records(self) -> int:
         return sum(name.endswith("/result.json") for name in self.known)
@@ -170,12 +175,17 @@ def torment(search: Search, kills: int, rng: random.Random, note: Callable[..., 
     """Kill a search up to so many times, then let it end. `note` gets a line a kill and one for the end."""
     search.start()
     for _ in range(kills):
-        if not moment(search, rng):
+        while not (well := moment(search, rng)) and search.ray_was_late():
+            note(restarted=search.process and search.process.returncode, records=search.records)
+            search.start()
+        if not well:
             break
         what = rng.choice(WHAT)
         search.kill(what)
         note(what=what, records=search.records)
         if search.process is None:
             search.start()
-    code = search.finish()
+    while (code := search.finish()) and search.ray_was_late():
+        note(restarted=code, records=search.records)
+        search.start()
     note(ended=code, records=search.records)

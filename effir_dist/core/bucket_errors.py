@@ -118,7 +118,7 @@ def _passing_errors() -> tuple[type[BaseException], ...]:
     return tuple(found)
 
 
-def explained(path: Path, error: Exception, fault: Fault, tries: int) -> InputError:
+def explained(path: Path | str, error: Exception, fault: Fault, tries: int) -> InputError:
     """The sentence for a request to the bucket of `path` that came to nothing."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if fault is Fault.REFUSED:

@@ -50,6 +50,10 @@ def place(location: str | Path) -> Path:
         _ = found.fs
     except ImportError:
         raise InputError(f"{text} needs more packages; install `effir_dist[{EXTRAS[scheme]}]`") from None
+    except Exception as error:  # Google's client looks for credentials at once
+        if fault_of(error) is None:
+            raise
+        raise explained(text, error, Fault.REFUSED, 1) from None
     if scheme == "s3":
         found.fs.retries = 1
     return cast(Path, found)

@@ -13,6 +13,7 @@ import pytest
 from effir_dist.core import storage
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import create_bytes_atomic, write_bytes_atomic
+from effir_dist.core.locks import locked
 from effir_dist.core.storage import exists, names, place, read_bytes, read_locally, remove, written_locally
 from effir_dist.runs.run_folder import Run
 from tests.bucket import CREDENTIALS, s3_server
@@ -93,6 +94,11 @@ def append(path: Path) -> bytes:
     return read_bytes(path)
 
 
+def lock(path: Path) -> list[str]:
+    with locked(path):
+        return names(path)
+
+
 CALLS: dict[str, tuple[Callable[[Path], object], object]] = {
     "exists": (lambda f: exists(f / "a"), True),
     "not there": (lambda f: exists(f / "x"), False),
@@ -105,6 +111,7 @@ CALLS: dict[str, tuple[Callable[[Path], object], object]] = {
     "remove": (lambda f: (remove(f), names(f))[1], []),
     "read a folder": (read_folder, {"a": b"first", "in/b": b"second"}),
     "write a folder": (lambda f: (write_folder(f / "new"), read_bytes(f / "new" / "c"))[1], b"third"),
+    "lock": (lock, ["a", "in", "lock"]),
     "append": (lambda f: append(f / "a"), b"first and more"),
 }
 
@@ -215,6 +222,19 @@ def test_who_is_not_logged_in_is_told_so(store: FaultyStore, folder: Path, monke
 
         with pytest.raises(InputError, match="check credentials"):
             storage.patiently(folder, fail)
+
+
+def test_google_credentials_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gcsfs
+    from google.auth.exceptions import DefaultCredentialsError
+
+    def connect(*_: object, **__: object) -> None:
+        raise DefaultCredentialsError("File key.json was not found.")
+
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    monkeypatch.setattr(gcsfs.core.GoogleCredentials, "connect", connect)
+    with pytest.raises(InputError, match=r"gs://runs/demo refuses this .*key.json was not found.*check credentials"):
+        place("gs://runs/demo")
 
 
 def test_a_mistake_of_ours_is_no_fault_of_the_bucket(folder: Path) -> None:
