@@ -72,14 +72,20 @@ def _datasets(loaded: Loaded) -> list[str]:
 
 
 def same_queries(runs: list[Loaded]) -> bool:
-    """Whether all runs were scored on the same queries, as far as their per-query scores say."""
+    """Whether all runs were scored on the same queries and as many documents, as far as their records say."""
     seen = set()
     for loaded in runs:
         if loaded.frames is not None:
             queries = loaded.frames.queries
             queries = queries[queries["split"] == "search"]
             seen.add(frozenset(zip(queries["dataset"], queries["query_id"], strict=True)))
-    return len(seen) < 2
+    return len(seen) < 2 and len(_counts(runs)) < 2
+
+
+def _counts(runs: list[Loaded]) -> set[tuple[tuple[str, str], ...]]:
+    """How many queries and documents the runs' scores are of, of those that say."""
+    said = (r.sizes for loaded in runs for r in loaded.records if r.complete and r.sizes)
+    return {tuple(sorted((name, str(size)) for name, size in sizes.items())) for sizes in said}
 
 
 def common_trials(runs: list[Loaded]) -> pd.DataFrame:

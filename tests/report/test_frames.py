@@ -19,7 +19,7 @@ from effir_dist.evaluate.intervals import difference_interval, mean_interval
 from effir_dist.importance.store import drop_order
 from effir_dist.models.facts import PlanFacts
 from effir_dist.report import command as report_command
-from effir_dist.report.compare import common_trials, load
+from effir_dist.report.compare import common_trials, load, same_queries
 from effir_dist.report.progress import drops_table, hypervolume_table
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.runs.objectives import Goal
@@ -229,3 +229,11 @@ def test_every_score_says_what_it_is_of(run: Run, capsys: pytest.CaptureFixture[
     assert f"{one.dataset} {one.queries} queries, 1,000 of 5,000 documents" in output
     assert "\nnDCG@10 is of " in output
     assert "\ntest is of " in output
+
+
+def test_runs_scored_on_other_documents_are_told_apart(tmp_path: Path) -> None:
+    runs = [synthetic_run(tmp_path / name, 3, blocks=6) for name in ("whole", "cut")]
+    assert same_queries(load(runs))
+    path = runs[1].trial_folder("0000") / "result.json"
+    path.write_text(path.read_text().replace('"documents": 1000', '"documents": 500'))
+    assert not same_queries(load(runs))

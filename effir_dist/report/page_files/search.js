@@ -57,7 +57,7 @@ function drawRuns(data) {
   const cost = plainGoal(data) ? `${shortText(withRole('size'), data.reference[ROLES.size])} ${withRole('size').label}` : 'the unpruned model\u2019s costs';
   const reference = `Reference point of every hypervolume: ${cost}, ${quality.label} 0; `
     + `1 is ${plainGoal(data) ? `no ${withRole('size').label}` : 'no cost'} at ${quality.label} ${measureText(quality, data.reference[ROLES.quality])}. All runs together: ${fixed(data.hypervolume, 4)}.`;
-  const warning = data.same_queries ? '' : ' The runs were not scored on the same queries: small differences between them mean nothing.';
+  const warning = data.same_queries ? '' : ' The runs were not scored on the same queries and documents: differences between them may be the data\u2019s.';
   box.replaceChildren(element('h2', {}, 'Runs compared'), element('div', { className: 'scroll' }, table), element('p', { className: 'note' }, reference + warning));
 }
 
