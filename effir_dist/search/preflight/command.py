@@ -28,8 +28,9 @@ from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
 from effir_dist.training import memory
 
-TRIAL_SECONDS = 300.0
-GROWTH_SECONDS = 900.0
+TRIAL_SECONDS = 600.0
+"""For the scores of layers, and for the trial: a large model is read and sharded, and DeepSpeed may compile."""
+GROWTH_SECONDS = 1200.0
 """For the trial, where its node may have to be started first."""
 
 
