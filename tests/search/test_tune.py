@@ -72,8 +72,8 @@ def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made_up(tmp_path: Path) -> Iterator[Cluster]:
-    """A Ray cluster of this machine, without nodes that run something."""
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    """A Ray cluster of this machine, without nodes that run something, and without a dashboard."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield found
     found.shutdown()
 

@@ -68,10 +68,11 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
-        _free_what_dead_drivers_reserved()
     else:
         ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
     try:
+        if address:
+            _free_what_dead_drivers_reserved()
         yield present_nodes(ray.nodes())
     finally:
         ray.shutdown()
@@ -107,15 +108,21 @@ def _free_what_dead_drivers_reserved() -> None:
 
     Ray drops them with the job, except where a driver is killed while a trial of several workers waits for room.
     """
+    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+    from ray.experimental.internal_kv import _internal_kv_get
     from ray.util.state import list_jobs, list_placement_groups
     from ray.util.state.exception import RayStateApiException
 
+    log = logging.getLogger(__name__)
+    if not _internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD):  # it would be asked for 40 seconds
+        log.warning("without Ray's dashboard what dead drivers reserved is not found")
+        return
     try:
         # The groups first: one that a job makes after this look is not among them, so its job is never missed.
         groups = list_placement_groups(filters=[("is_detached", "=", False)], limit=10_000, detail=True)
         alive = {job.job_id for job in list_jobs(limit=10_000) if job.status in ("PENDING", "RUNNING")}
-    except RayStateApiException as error:  # a cluster without Ray's dashboard
-        logging.getLogger(__name__).warning("cannot look for what dead drivers reserved: %s", error)
+    except (RayStateApiException, ConnectionError, ValueError) as error:  # the dashboard does not answer
+        log.warning("cannot look for what dead drivers reserved: %s", error)
         return
     for group in groups:
         if group.state != "REMOVED" and group.creator_job_id not in alive:
