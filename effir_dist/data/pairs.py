@@ -187,11 +187,13 @@ def _columns(parts: Sequence[_Part]) -> TrainingPairs:
     hard = np.array([first + row for first, hard, q, _ in pairs for row in hard.of(q).rows], np.int64)
     lengths = [len(hard.of(q).rows) for _, hard, q, _ in pairs]
     negatives = Ragged.of_lengths(picked(documents.texts, hard), lengths)
-    scores = array("d", (score for _, hard, q, d in pairs for score in hard.scores(q, d)))
+    numbers = array("d", (score for _, hard, q, d in pairs for score in hard.scores(q, d)))
+    scores = Ragged.of_lengths(np.array(numbers), [1 + length for length in lengths])
+    mapped = isinstance(negatives.flat, Strings)
     return TrainingPairs(
         *texts([part.pairs for part in parts]),
-        negatives if isinstance(negatives.flat, Strings) else [*negatives],
-        Ragged.of_lengths(np.array(scores), [1 + length for length in lengths]),
+        negatives if mapped else [*negatives],
+        scores if mapped else [*scores],
         _Answers(*texts([part.known for part in parts])),
     )
 

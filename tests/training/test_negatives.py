@@ -17,11 +17,12 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import DataConfig
 from effir_dist.data.pairs import check, training_pairs
 from effir_dist.data.sets import load_collection
+from effir_dist.evaluate import evaluation
 from effir_dist.evaluate.metrics import mean, measure_all, trec_order
 from effir_dist.models.encoder import load_encoder
 from effir_dist.training import negatives
 from effir_dist.training.bm25 import BM25
-from effir_dist.training.mining import Ranked, choose, load_reranker
+from effir_dist.training.mining import Dense, Ranked, choose, load_reranker
 from tests import needs
 from tests.tiny import write_collection
 
@@ -77,6 +78,23 @@ def test_a_model_mines_by_its_own_similarities(
         limit = own - 0.05 * abs(own)
         expected = [i for i in np.argsort(-similar[row]) if similar[row, i] <= limit][:3]
         assert [place[d] for d in line["negative"]] == expected
+
+
+def test_vectors_in_a_file_mine_as_those_in_memory(
+    folder: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, train = load_encoder(str(checkpoints["bert"])), load_collection(str(folder), "train")
+    found = []
+    for most in (2**40, 0):
+        monkeypatch.setattr(evaluation, "ON_DISK_BYTES", most)
+        monkeypatch.setattr(evaluation, "PART", 13)
+        miner = Dense(encoder, train.documents)
+        assert isinstance(miner.vectors, np.memmap) == (most == 0)
+        found.append(miner.rank(list(train.queries), [[i] for i in range(len(train.queries))], 60))
+    for memory, file in zip(*found, strict=True):
+        assert sorted(file.indices.tolist()) == sorted(memory.indices.tolist())
+        np.testing.assert_allclose(file.scores, memory.scores, atol=1e-3)
+        np.testing.assert_allclose(file.positives, memory.positives, atol=1e-3)
 
 
 def test_a_reranker_scores_and_judges(
