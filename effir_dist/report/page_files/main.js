@@ -32,7 +32,7 @@ function drawAxisChoice() {
 function drawFrontNote() {
   const intervals = data.trials.some((t) => known(t.quality.low));
   byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}A point is one trial: pruned, fine-tuned, scored. Click one to see it. `
-    + `${intervals ? 'Bars are 95 % bootstrap intervals over queries. ' : ''}`
+    + `${intervals ? 'Bars are 95 % intervals over queries, of repeated trials over seeds too. ' : ''}`
     + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((name) => MEASURES.get(name).label).join(', ')}); the line is the front of the two that are drawn. ` : ''}`
     + `${data.constraints.length ? `Only feasible trials are on a front: those with ${data.constraints.join(' and ')}. ` : ''}`
     + `${data.runs[0].ended && !data.live ? `The search ended: ${data.runs[0].ended}. ` : ''}`
