@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Peak(TorchDispatchMode):
-    """Of what is made within the block, the backward passes' gradients and saved activations included."""
+    """Of what is made or looked at within the block: weights, gradients, saved activations, the optimizer's state."""
 
     def __init__(self) -> None:
         super().__init__()
