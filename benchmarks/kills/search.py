@@ -29,7 +29,7 @@ SEARCH = [
     *("train.steps=8", "train.checkpoint_steps=4", "train.batch_size=4", "prune.calibration_texts=4"),
     *("model.max_document_length=64", "model.max_query_length=32"),
 ]
-LATE = "The current node timed out during startup"
+LATE = "Ray did not start on this machine in the 30 s that it gives itself"
 Files = dict[str, bytes]
 """Path within the run's `trials` -> content."""
 

@@ -119,6 +119,15 @@ def test_a_trial_fits_one_node_and_the_gpu_is_used(made_up: Cluster, tmp_path: P
     assert {record.spec.gpus for record in run.results()} == {1.0}
 
 
+def test_a_machine_too_busy_for_ray_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(tune.ray, "init", late)
+    with pytest.raises(InputError, match=r"Ray did not start on this machine in the 30 s .*run the command again"):
+        tune.cluster(None).__enter__()
+
+
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_cluster_that_is_not_there_is_missed_at_once(listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is at its port, or something that is no Ray and never answers."""

@@ -69,13 +69,26 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
     else:
-        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        _start_here(quiet)
     try:
         if address:
             _free_what_dead_drivers_reserved()
         yield present_nodes(ray.nodes())
     finally:
         ray.shutdown()
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start Ray on this machine. Raises InputError where it does not start in the 30 s that Ray gives itself."""
+    try:
+        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **options)
+    except Exception as error:  # Ray raises no narrower one
+        if "timed out during startup" not in str(error):
+            raise
+        raise InputError(
+            "Ray did not start on this machine in the 30 s that it gives itself; stop what keeps the machine busy and "
+            "run the command again (a search goes on with --resume)"
+        ) from None
 
 
 def check_answers(address: str) -> None:
