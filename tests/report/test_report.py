@@ -161,7 +161,9 @@ def test_scores_below_full_training_have_a_table_of_their_own(run: Run) -> None:
     assert list(table["trained_in_full"]) == [True, False, False]
     row = table.iloc[2]
     assert (row["rung"], row["share"], row["dropped_mlp"], row["width_ratio"]) == (1, 0.25, "3,4,5", 0.8)
-    assert (row["parameters"], row["ndcg_at_10"], row["cost"], row["query_speedup"]) == (18_000_000, 0.25, 0.1, 2.0)
+    names = ("parameters", "rung_ndcg_at_10", "cost", "query_speedup")
+    assert tuple(row[name] for name in names) == (18_000_000, 0.25, 0.1, 2.0)
+    assert "ndcg_at_10" not in table, "a column of that name would be taken for the trials'"
 
 
 def random_run(folder: Path, count: int) -> Run:
