@@ -94,6 +94,8 @@ def test_an_engine_holds_what_the_formula_says(stage: int, dtype: str, checkpoin
         held = live_bytes() - before
     predicted = memory.predict(encoder.model_config, config, dtype)
     lasting = predicted.weights + predicted.optimizer + predicted.gradients
+    if stage == 3:  # it keeps its bucket; weights are gathered only while they are used
+        lasting += predicted.buckets - 2 * count_parameters(encoder.model_config)
     assert held == pytest.approx(lasting, rel=0.1)
 
 
