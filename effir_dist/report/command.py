@@ -13,7 +13,7 @@ from effir_dist.report.report_files import write_comparison, write_run
 from effir_dist.report.scored_on import scored_on_lines
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
-from effir_dist.runs.tries import excluded_hosts, tries_of, unscored
+from effir_dist.runs.tries import not_the_trials_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,24 +57,6 @@ def _has_noise(table: pd.DataFrame) -> bool:
 
 def _shortened(text: str, most: int = 17) -> str:
     return text if len(text) <= most else text[: text.rfind(",", 0, most - 2) + 1] + ".."
-
-
-def not_the_trials_fault(run: Run) -> list[str]:
-    """In words: hosts without more trials, trials that failed for reasons that are not theirs, missing scores."""
-    hosts = [f"host {each.host} got no more trials from {each.since}: {each.why}" for each in excluded_hosts(run)]
-    missing = [
-        f"trial {trial} has no score on {what} data: {failed.reason}; --resume {run.folder} tries it again"
-        for split, what in (("test", "test"), ("held_out", "held-out"))
-        for trial, failed in unscored(run, split).items()
-        if run.has_weights(trial)
-    ]
-    waiting = {spec.trial: tries_of(run, spec.trial) for spec in run.pending() if not run.reached(spec)}
-    trials = [
-        f"trial {trial} failed {len(tries)} times, the last {tries[-1].text}; --resume {run.folder} runs it again"
-        for trial, tries in waiting.items()
-        if tries
-    ]
-    return [*hosts, *trials, *missing]
 
 
 def _no_front(loaded: list[Loaded], page: str) -> str:

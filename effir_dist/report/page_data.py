@@ -31,6 +31,7 @@ from effir_dist.report.significance import COLUMNS as STEPS
 from effir_dist.runs.objectives import Goal, unpruned
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.tries import not_the_trials_fault
 
 ROLES = {"quality": QUALITY, "size": SIZE, "share": SIZE_SHARE, "training": TRAIN_SECONDS, "total": TRIAL_SECONDS}
 """What the page's scripts call the measures that have a place of their own; they know no other by name."""
@@ -103,6 +104,7 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
         "hypervolume": hypervolumes[["cost_seconds", "hypervolume"]].to_numpy().tolist(),
         "importances": list(_importances(records, loaded.goal).items()),
         "ended": run.extra.get("ended", ""),
+        "faults": not_the_trials_fault(run),
         "command": run.extra.get("command", ""),
     }
 

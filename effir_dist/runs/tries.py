@@ -85,6 +85,24 @@ def unscored(run: Run, split: str) -> dict[str, Try]:
     return {trial: tries[-1] for trial, tries in found.items() if tries}
 
 
+def not_the_trials_fault(run: Run) -> list[str]:
+    """In words: hosts without more trials, trials that failed for reasons that are not theirs, missing scores."""
+    hosts = [f"host {each.host} got no more trials from {each.since}: {each.why}" for each in excluded_hosts(run)]
+    missing = [
+        f"trial {trial} has no score on {what} data: {failed.reason}; --resume {run.folder} tries it again"
+        for split, what in (("test", "test"), ("held_out", "held-out"))
+        for trial, failed in unscored(run, split).items()
+        if run.has_weights(trial)
+    ]
+    waiting = {spec.trial: tries_of(run, spec.trial) for spec in run.pending() if not run.reached(spec)}
+    trials = [
+        f"trial {trial} failed {len(tries)} times, the last {tries[-1].text}; --resume {run.folder} runs it again"
+        for trial, tries in waiting.items()
+        if tries
+    ]
+    return [*hosts, *trials, *missing]
+
+
 def _unscored_path(run: Run, trial: str, split: str) -> Path:
     return run.trial_folder(trial) / f"{split}_failed.json"
 

@@ -22,6 +22,7 @@ from effir_dist.search.cluster.placement import AliveHosts
 from effir_dist.search.cluster.resources import Resources, awaited, settle
 from effir_dist.search.cluster.worker import logged, run_job
 from effir_dist.search.driver import SearchDriver
+from effir_dist.search.faults import SearchStopped
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
@@ -62,6 +63,8 @@ def search(
         driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)
         if driver.left and not driver.ended_by:
             tune.run_trials(driver, resources, config.search.time_budget, storage, work)
+    if isinstance(driver.failure, SearchStopped) and driver.records:
+        run.write_config(to_dict(config), {**run.extra, "ended": str(driver.failure)})
     if driver.failure:
         raise driver.failure
     view.message(f"the search ended: {driver.why}")

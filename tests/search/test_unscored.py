@@ -97,7 +97,9 @@ def test_the_others_are_scored_and_the_report_has_the_reason(
     assert pd.isna(table.loc[broken, "test_ndcg_at_10"])
     assert table.loc[broken, "test_failed"] == reason
     assert table.loc[front[1:], "test_ndcg_at_10"].tolist() == [0.5] * len(front[1:])
-    assert json.dumps(reason) in (run.report_folder / "report.html").read_text()
+    page = (run.report_folder / "report.html").read_text()
+    assert json.dumps(reason) in page
+    assert f"trial {broken} has no score on test data: {reason}; --resume" in page
 
     tried: list[str] = []
     score(run, monkeypatch, lambda run, config, trial, split: tried.append(trial))

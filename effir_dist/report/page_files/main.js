@@ -43,7 +43,7 @@ function drawFrontNote() {
 function scoredOn(run, named) {
   const names = { search: withRole('quality').label, test: 'test', held_out: 'held out' };
   const parts = Object.entries(run.scored_on).map(([split, text]) => `${names[split]} is of ${text}.`);
-  const all = [...parts, ...run.left_out.map((line) => `${line}.`)].join(' ');
+  const all = [...parts, ...[...run.left_out, ...run.faults].map((line) => `${line}.`)].join(' ');
   return all && named ? `${run.name}: ${all}` : all;
 }
 
