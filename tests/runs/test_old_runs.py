@@ -17,6 +17,7 @@ import effir_dist
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy import schedulers
+from effir_dist.search.trial.costs import Clock
 from effir_dist.search.trial.trial import _Checkpoints
 from tests import ROOT, driven
 from tests.fixtures.make_old import MORE, TEXTS, outcome
@@ -130,7 +131,7 @@ def test_a_search_that_goes_on_suggests_what_the_old_code_would_have(
 
 def test_the_trial_that_was_stopped_goes_on_from_its_checkpoint(run: Path) -> None:
     [spec] = [spec for spec in Run.open(run).pending() if spec.trial == STOPPED]
-    state = _Checkpoints(Run.open(run), spec).load()
+    state = _Checkpoints(Run.open(run), spec, Clock()).load()
     assert state is not None
     assert len(state.losses) == 4
 
