@@ -170,7 +170,7 @@ def test_a_run_or_a_model_of_a_newer_version(run: Run, fail: Callable[..., str],
         ({"drop": {"mlp": [0, 2]}, "narrow": {"widths": {}}}, "do not fit its plan"),
         ({"drop": {"mlp": [0, 2]}}, "the plan gives MLP 0 the width"),
         ({"narrow": {"widths": {"0": 47}}}, "do not fit its plan"),
-        ({"drop": {"mlp": [17]}}, "names block 17, but the model has blocks 0 to 3"),
+        ({"drop": {"mlp": [17]}}, "names block 17, but the model has 4 blocks, 0 to 3"),
         ({"narrow": {"widths": "wide"}}, "not a pruning plan"),
     ],
 )
