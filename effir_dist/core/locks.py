@@ -140,7 +140,6 @@ class _Lease:
                 if self.lost:
                     return
 
-
     @contextlib.contextmanager
     def beating(self, main: int | None) -> Iterator[None]:
         """For the time of the block, `beat` in a thread."""

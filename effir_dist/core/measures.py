@@ -183,6 +183,8 @@ SIZE, SIZE_SHARE = "parameters", "parameters_fraction"
 """The cost that a search lowers by default, and its share of the unpruned model's."""
 TRAIN_SECONDS, SCORE_SECONDS, TRIAL_SECONDS = "train_seconds", "score_seconds", "total_seconds"
 """What a trial takes: training, scoring, all."""
+PEAK_MEMORY = "peak_memory_bytes"
+"""Bytes that a trial took at most, of a GPU or of main memory."""
 DEFAULT = (SIZE, QUALITY)
 METRICS = tuple(entry.name for entry in _ENTRIES if entry.quality)
 """The qualities of a record: means over queries, then over data sets."""

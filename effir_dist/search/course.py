@@ -83,7 +83,7 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
     """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet.
 
     One that fails is noted with its reason, for the report; the others are scored. Raises InputError where nothing can
-    be written to the run.
+    be written to the run, or Ray is gone.
     """
     names = [sets.dataset_name(path) for path in config.data.held_out] if split == "held_out" else []
     done = {trial for trial, scores in run.split_scores(split).items() if set(names) <= set(scores.datasets)}
@@ -97,6 +97,8 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
         view.message(f"scoring the front on {what}: {number} of {len(begun)} (trial {trial})")
         try:
             wait()
+        except SearchStopped:
+            raise
         except (InputError, TrialFault) as error:
             if kind_of(error, run.location) == "input":
                 raise  # nothing can be written to the run

@@ -23,7 +23,7 @@ Verdict = Literal["again", "failed", "aside"]
 
 
 class SearchStopped(InputError):
-    """The search ends because trials fail for reasons that are not their own; what is finished is worth a report."""
+    """The search ends for a reason that is not its trials': what is finished is worth a report."""
 
 
 @dataclass(frozen=True)

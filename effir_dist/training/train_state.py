@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from effir_dist.core.files import write_bytes_atomic
+from effir_dist.core.measures import TRAIN_SECONDS
 from effir_dist.core.storage import exists, names, read_locally, remove
 from effir_dist.training.single_process import SingleProcess
 
@@ -25,7 +26,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
 PART_BYTES = 256 << 20
 """Of a part of a large state: what main memory holds once more while it is written."""
-SECONDS = ("train_seconds", "trial_seconds")
+SECONDS = (TRAIN_SECONDS, "trial_seconds")
+"""Fields of a state that are kept beside its tensors."""
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def test_an_operation_that_this_version_does_not_have_is_named() -> None:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (PruningPlan(dropped_mlp=(6,)), "names block 6, but the model has blocks 0 to 5"),
+        (PruningPlan(dropped_mlp=(6,)), "names block 6, but the model has 6 blocks, 0 to 5"),
         (PruningPlan(widths=((0, 0),)), "gives MLP 0 the width 0"),
         (PruningPlan(widths=((0, 1537),)), "expected 1 to 1536"),
         (PruningPlan(dropped_mlp=(1,), widths=((1, 3),)), "not dropped"),

@@ -123,6 +123,25 @@ def test_a_search_killed_mid_trial_twice_loses_and_repeats_nothing(
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trials", [0, 1], ids=["while layers are scored", "while trials run"])
+def test_a_search_whose_ray_is_gone_ends_with_a_sentence_and_is_resumed(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path, trials: int
+) -> None:
+    arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
+    process = start(tmp_path, *arguments, "--name", "mine", "--trials", "2", *OPTIONS, "train.steps=300")
+    run = tmp_path / "runs" / "mine"
+    begun = run / ("trials/0000/log" if trials else "importance/log")
+    wait_for(process, begun.exists, tmp_path)
+    raylet = [p for p in psutil.Process(process.pid).children() if p.name() == "raylet"]
+    (raylet,) = raylet
+    raylet.kill()
+    output = finish(process, tmp_path, code=2)
+    assert "Ray's own process on this machine (raylet) is gone" in output.splitlines()[-1]
+    finish(start(tmp_path, "--resume", "runs/mine"), tmp_path)
+    assert len([*run.glob("trials/*/result.json")]) == 2
+
+
 def test_failed_trials_have_their_reason_and_do_not_stop_the_search(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from effir_dist.core.errors import InputError
-from effir_dist.search.cluster.placement import AliveHosts, avoiding
+from effir_dist.search.cluster.placement import LOOK_SECONDS, AliveHosts, alive_nodes, avoiding
 from effir_dist.search.cluster.ray_errors import from_error
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import in_worker
@@ -36,15 +36,23 @@ def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Call
 
     def wait(reference: Any = first, tries: int = TRIES) -> Any:
         try:
-            return ray.get(reference)
+            return _result(reference)
         except ray.exceptions.RayError as error:
             fault = from_error(error, "")
+            alive_nodes()  # where Ray itself is gone, that is the reason
         avoid.update(fault.nodes)
         if tries > 1 and fault.kind in ("host", "network", "unfit") and hosts().keys() - avoid - {COMING}:
             return wait(submit(avoid), tries - 1)
         raise shown(fault)
 
     return wait
+
+
+def _result(reference: Any) -> Any:
+    """Of a task. Raises SearchStopped as `alive_nodes`, where `ray.get` would wait for ever."""
+    while not ray.wait([reference], timeout=LOOK_SECONDS)[0]:
+        alive_nodes()
+    return ray.get(reference)
 
 
 def shown(fault: TrialFault) -> Exception:

@@ -6,20 +6,26 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 
 from effir_dist.core.values import Report
 from effir_dist.search.cluster.nodes import Node, node_of
 from effir_dist.search.cluster.resources import Resources, places
-from effir_dist.search.faults import COMING, Host
+from effir_dist.search.faults import COMING, Host, SearchStopped
 
 NODE_LABEL = "ray.io/node-id"
 """Ray gives it to every node by itself."""
+LOOK_SECONDS = 2.0
+"""Between two looks at the nodes while something is waited for."""
 
 
 class AliveHosts:
-    """Ray's id -> host, of the nodes with room for a worker when nothing else runs there; asked once a second."""
+    """Ray's id -> host, of the nodes with room for a worker when nothing else runs there; asked once a second.
+
+    A call raises SearchStopped as `alive_nodes`.
+    """
 
     def __init__(self, resources: Resources, may_come: Sequence[Node] = ()) -> None:
         """may_come: the nodes of the cluster at its largest; empty where it does not grow."""
@@ -37,7 +43,7 @@ class AliveHosts:
 
 
 def _alive(cpus: float, gpus: float) -> dict[str, Host]:
-    found = [node for node in ray.nodes() if node["Alive"]]
+    found = alive_nodes()
     names = Counter(node["NodeManagerHostname"] for node in found)
     nodes = {}
     for node in found:
@@ -47,6 +53,18 @@ def _alive(cpus: float, gpus: float) -> dict[str, Host]:
             unique = host if names[host] == 1 else f"{host} ({node['NodeManagerAddress']}, node {node['NodeID'][:8]})"
             nodes[node["NodeID"]] = Host(unique, fits)
     return nodes
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Rows of `ray.nodes()`. Raises SearchStopped where Ray's own process on this machine is gone: what was asked of it
+    never ends."""
+    found = [node for node in ray.nodes() if node["Alive"]]
+    if ray.get_runtime_context().get_node_id() not in {node["NodeID"] for node in found}:
+        raise SearchStopped(
+            "Ray's own process on this machine (raylet) is gone: killed, or out of memory; what is finished is kept: "
+            "run the command again with --resume"
+        )
+    return found
 
 
 def avoiding(nodes: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,7 +31,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.values import Progress, Report
 from effir_dist.search.cluster import ray_errors
 from effir_dist.search.cluster.nodes import Node, present_nodes
-from effir_dist.search.cluster.placement import avoiding, with_nodes
+from effir_dist.search.cluster.placement import LOOK_SECONDS, alive_nodes, avoiding, with_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
 from effir_dist.search.cluster.worker import Job, run_job
 from effir_dist.search.trial.faults import TrialFault, fault_told
@@ -211,9 +212,18 @@ class _Controller(TuneController):
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
 
+    _looked = 0.0
+    """When the nodes were last looked at."""
+
     def on_step_begin(self) -> None:
-        """Stop a trial that waits for nodes that are gone or excluded: the driver gives it again, with others."""
+        """Stop a trial that waits for nodes that are gone or excluded: the driver gives it again, with others.
+
+        Raises SearchStopped as `alive_nodes`: Tune would wait for ever.
+        """
         super().on_step_begin()
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            alive_nodes()
         searcher = _searcher_of(self)
         for trial in [*self._pending_trials]:
             if not searcher.driver.has_place(searcher.jobs[trial.trial_id]):

@@ -12,6 +12,7 @@ from typing import Literal
 from effir_dist.core.config import replace, to_dict
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import write_bytes_atomic
+from effir_dist.core.measures import PEAK_MEMORY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import absolute, is_remote, remove
 from effir_dist.core.values import Json, Progress
@@ -128,7 +129,7 @@ def train_one(run: Run, config: RunConfig, resources: Resources, storage: str, s
 
 
 def _seen(record: TrialRecord, config: RunConfig, resources: Resources) -> str:
-    peak = int(record.values.get("peak_memory_bytes") or 0)
+    peak = int(record.values.get(PEAK_MEMORY) or 0)
     memory = f", {peak / 1e9:.1f} GB at the peak" if peak else ""
     workers = f"{resources.workers} workers (ZeRO {config.train.zero_stage})" if resources.workers > 1 else "1 worker"
     return f"{record.steps} steps by {workers} on {record.host}{memory}"
