@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def test_a_node_that_fails_fast_gets_three_trials(tmp_path: Path, address: str) 
     assert host.why == "3 trials in a row failed on it, the last by RuntimeError: " + CUDA.splitlines()[0]
     assert f"host {host.host} gets no more trials" in shown
     tries = [each for trial in run.trials() for each in tries_of(run, trial)]
-    assert [(each.host, each.kind) for each in tries] == [(host.host, "host")] * 3
+    assert {(each.host, each.kind) for each in tries} == {(host.host, "host")}
+    assert len(tries) in (3, 4)  # one more may be on its way there when the third fails
 
 
 def claim(folder: str) -> str:
@@ -148,7 +150,7 @@ def test_a_node_without_a_package_gets_no_trial_and_is_named(tmp_path: Path, add
     [host] = excluded_hosts(run)
     assert "127.0.0.2" in host.host
     assert host.why == "no worker can be started on it: ModuleNotFoundError: No module named 'faiss'"
-    assert len([each for trial in run.trials() for each in tries_of(run, trial)]) == 1
+    assert len([each for trial in run.trials() for each in tries_of(run, trial)]) in (1, 2)  # two may begin at once
 
 
 def test_a_package_missing_everywhere_ends_the_search_at_once(tmp_path: Path, address: str) -> None:
@@ -157,7 +159,9 @@ def test_a_package_missing_everywhere_ends_the_search_at_once(tmp_path: Path, ad
     assert "No module named 'faiss'" in shown.splitlines()[-1]
     assert all(name in shown.splitlines()[-1] for name in ("127.0.0.2", "127.0.0.3", "--resume"))
     assert run.results() == []
-    assert len([each for trial in run.trials() for each in tries_of(run, trial)]) == 3
+    tries = [each.host for trial in run.trials() for each in tries_of(run, trial)]
+    assert len({*tries}) == 3
+    assert max(Counter(tries).values()) <= 2  # one more may be on its way to a node before the first has said why
 
 
 def test_a_trial_of_two_workers_is_tried_on_other_nodes(tmp_path: Path, address: str) -> None:
