@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ SCHEMA = 1
 TEMPORARY = ".partial-"
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What a file system without hard links answers."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""What one without locks answers."""
 
 
 @contextmanager
@@ -71,6 +74,12 @@ def create_bytes_atomic(path: Path, data: bytes) -> bool:
                 return False
             os.replace(temporary, path)
     return True
+
+
+def free_space(folder: Path) -> tuple[Path, int]:
+    """Of a folder on a disk, which need not be there yet: it, or its nearest parent that is, and the bytes free."""
+    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
+    return existing, shutil.disk_usage(existing).free
 
 
 @contextmanager

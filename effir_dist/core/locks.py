@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.files import disk_errors
-from effir_dist.core.storage import create_object, fenced, is_remote, patiently, read_bytes
+from effir_dist.core.files import NO_LOCKS, disk_errors
+from effir_dist.core.storage import create_object, delete_object, fenced, is_remote, read_bytes
 from effir_dist.core.values import Json
 
 BEAT_SECONDS = 10.0
@@ -83,7 +83,7 @@ def _flock(file: io.TextIOWrapper, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno in NO_LOCKS:
             logging.getLogger(__name__).warning("%s cannot be locked: start no second search there", folder)
             return
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
@@ -182,19 +182,13 @@ def _leased(path: Path) -> Iterator[str]:
         raise
     finally:
         if not lease.lost and _holder(path).get("id") == lease.own:
-            patiently(path, lambda: _delete(path))
+            delete_object(path)
 
 
 def _once(path: Path, data: bytes) -> None:
     remote: Any = path
     with contextlib.suppress(Exception):  # the next look finds out
         remote.fs.pipe_file(remote.path, data)
-
-
-def _delete(path: Path) -> None:
-    remote: Any = path
-    with contextlib.suppress(FileNotFoundError):
-        remote.fs.rm_file(remote.path)
 
 
 def _lease(own: str) -> bytes:
@@ -223,4 +217,4 @@ def _wait_for_the_dead(path: Path) -> None:
                 raise _taken(path.parent, str(now.get("who", "")))
             return
     if before and _holder(path) == before:
-        patiently(path, lambda: _delete(path))
+        delete_object(path)

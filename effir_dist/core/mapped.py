@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.files import NO_LOCKS
 
 T = TypeVar("T")
 
 WRITTEN_AT_ONCE = 2**20
 """Bytes that wait in memory before they are written."""
 UNFINISHED = "-building-"
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def cache_root() -> Path:

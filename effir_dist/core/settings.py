@@ -54,3 +54,8 @@ class RunConfig:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     resources: ResourceConfig = field(default_factory=ResourceConfig)
+
+    @property
+    def worker_queries(self) -> int:
+        """A worker's share of a batch, in queries."""
+        return max(1, self.train.batch_size // self.resources.workers_per_trial)

@@ -219,13 +219,19 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         return
     remote: Any = path
-
-    def delete(file: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            remote.fs.rm_file(file)
-
     for file in _files(path):
-        _writing(path, lambda file=file: delete(file))  # type: ignore[misc]
+        _writing(path, lambda file=file: _delete(remote.fs, file))  # type: ignore[misc]
+
+
+def delete_object(path: Path) -> None:
+    """Delete an object in a bucket, if it is there, whatever fences it is behind."""
+    remote: Any = path
+    patiently(path, lambda: _delete(remote.fs, remote.path))
+
+
+def _delete(files: Any, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        files.rm_file(name)
 
 
 def _files(path: Path) -> list[str]:

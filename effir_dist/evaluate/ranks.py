@@ -25,6 +25,11 @@ def place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def is_first() -> bool:
+    """Whether this is rank 0, which writes."""
+    return place()[0] == 0
+
+
 def shares(lengths: np.ndarray, ranks: int) -> list[np.ndarray]:
     """The texts of each rank, ascending: every W-th of them by length [N], so that the parts are equal work.
 

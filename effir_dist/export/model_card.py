@@ -121,11 +121,7 @@ def _sizes(run: Run, record: TrialRecord, split: str) -> Sizes:
 
 def _counts(size: SetSize | None, scored: int) -> tuple[str, str]:
     """Queries and documents. scored: queries, where an older record does not say."""
-    if size is None:
-        return f"{scored:,}", "not recorded"
-    counts = ((size.queries, size.all_queries), (size.documents, size.all_documents))
-    queries, documents = (f"{n:,} of {of:,}" if n < of else f"{n:,}" for n, of in counts)
-    return queries, documents
+    return size.texts if size else (f"{scored:,}", "not recorded")
 
 
 def _queries(run: Run, trial: str, split: str) -> dict[str, dict[str, dict[str, float]]]:

@@ -40,10 +40,16 @@ def settings(config: RunConfig) -> RunConfig:
     """A search's settings as they are for scoring neurons: one process has chunks as large as a trial's worker."""
     train, workers = of_gates(config.train), config.resources.workers_per_trial
     if not train.gradcache_tokens and workers > 1:
-        share = max(1, train.batch_size // workers)
+        share = config.worker_queries
         train = dataclasses.replace(train, gradcache_queries=min(train.gradcache_queries or share, share))
     resources = dataclasses.replace(config.resources, workers_per_trial=1)
     return dataclasses.replace(config, train=train, resources=resources)
+
+
+def asked(config: RunConfig, rankings: Sequence[str]) -> tuple[list[str], bool]:
+    """The rankings that need gates, and whether the weights train along."""
+    wanted = [name for name in GATED if name in rankings]
+    return wanted, config.prune.slim_weights and "slimming" in wanted
 
 
 def predict(model: ModelDict, config: RunConfig, dtype: str, weights: bool) -> memory.Memory:
@@ -54,11 +60,11 @@ def predict(model: ModelDict, config: RunConfig, dtype: str, weights: bool) -> m
 
 def summary(model: ModelDict, config: RunConfig, rankings: Sequence[str]) -> list[str]:
     """Lines for `--dry-run`, where a search scores neurons by `slimming` or `taylor`."""
-    wanted = [name for name in GATED if name in rankings]
+    wanted, weights = asked(config, rankings)
     if not wanted:
         return []
-    dtype, weights = memory.dtype_of(config), config.prune.slim_weights and "slimming" in wanted
-    found, capacity = predict(model, config, dtype, weights), memory.capacity_of(config)
+    dtype, capacity = memory.dtype_of(config), memory.capacity_of(config)
+    found = predict(model, config, dtype, weights)
     lines = [memory.line(f"memory of ranking neurons ({', '.join(wanted)}), once a search", found, dtype)]
     if capacity and found.peak > capacity * (1 - memory.SPARE):
         lines.append(memory.warning(capacity, _advice(model, config, dtype, weights, capacity)))

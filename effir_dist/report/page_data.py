@@ -24,7 +24,7 @@ from effir_dist.core.values import Json
 from effir_dist.importance.store import drop_order
 from effir_dist.report.compare import Loaded, common_trials, same_queries
 from effir_dist.report.frames import RunFrames
-from effir_dist.report.progress import blocks_of, hypervolume_table, seconds_of, stopped_rungs
+from effir_dist.report.progress import blocks_of, hypervolume_table, scores_without_record, seconds_of
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.report.scored_on import data_of, left_out, scored_on
 from effir_dist.report.significance import COLUMNS as STEPS
@@ -85,8 +85,7 @@ def _measure(entry: Measure, records: list[TrialRecord]) -> Json:
 def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
     baseline = unpruned(records)
-    stopped, pending = [rung for rungs in stopped_rungs(run).values() for rung in rungs], run.pending()
-    hypervolumes = hypervolume_table(records, loaded.goal, scale, stopped)
+    hypervolumes, pending = hypervolume_table(records, loaded.goal, scale, scores_without_record(run)), run.pending()
     return {
         "name": loaded.name,
         "folder": str(run.folder),

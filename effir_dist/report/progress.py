@@ -68,6 +68,11 @@ def stopped_rungs(run: Run) -> dict[str, list[RungScore]]:
     return {trial: rungs for trial in waiting if (rungs := run.rungs(trial))}
 
 
+def scores_without_record(run: Run) -> list[RungScore]:
+    """The scores of `stopped_rungs`."""
+    return [rung for rungs in stopped_rungs(run).values() for rung in rungs]
+
+
 def drops_table(trials: pd.DataFrame, blocks: int, order: list[int]) -> pd.DataFrame:
     """Columns block, importance_rank (1 is the least important, dropped first), front_share, all_share.
 

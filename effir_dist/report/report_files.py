@@ -13,7 +13,7 @@ from effir_dist.report.frames import front_of
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.page import page_html
 from effir_dist.report.page_data import model_name, page_data
-from effir_dist.report.progress import blocks_of, drops_table, hypervolume_table, stopped_rungs
+from effir_dist.report.progress import blocks_of, drops_table, hypervolume_table, scores_without_record
 from effir_dist.report.score_tables import rungs_table
 from effir_dist.report.scored_on import data_of, scored_on
 from effir_dist.report.widths import widths_figure, widths_table
@@ -55,8 +55,8 @@ def write_comparison(runs: list[Loaded], folder: Path) -> list[Path]:
 
 
 def _hypervolume(loaded: Loaded) -> pd.DataFrame:
-    stopped = [rung for rungs in stopped_rungs(loaded.run).values() for rung in rungs]
-    return hypervolume_table(loaded.records, loaded.goal, loaded.goal.scale([loaded.records]), stopped)
+    scale, stopped = loaded.goal.scale([loaded.records]), scores_without_record(loaded.run)
+    return hypervolume_table(loaded.records, loaded.goal, scale, stopped)
 
 
 def _write_page(folder: Path, runs: list[Loaded]) -> Path:

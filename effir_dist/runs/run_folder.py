@@ -71,6 +71,11 @@ def read_queries(path: Path) -> PerQuery:
     return scores
 
 
+def parts_folder(checkpoint: Path) -> Path:
+    """Where the parts of a checkpoint are that is too large for one file."""
+    return checkpoint.with_suffix(".parts")
+
+
 class Run:
     """One run folder. Reading needs nothing; a driver that writes holds `locked()`."""
 
@@ -150,7 +155,7 @@ class Run:
     def _checkpoint_paths(self, trial: str) -> tuple[Path, Path]:
         """The state's own file, and the folder of its parts."""
         path = self.checkpoint_path(trial)
-        return path, path.with_suffix(".parts")
+        return path, parts_folder(path)
 
     def note_out_of_memory(self, trial: str, reason: str) -> None:
         """Note that a trial ran out of memory, for its next attempt to take less."""

@@ -23,9 +23,15 @@ class SetSize:
         """Whether a part of the queries or documents was left out."""
         return self.queries < self.all_queries or self.documents < self.all_documents
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Queries and documents, each such as `300 of 2,848`, or `300` where that is all."""
+        counts = ((self.queries, self.all_queries), (self.documents, self.all_documents))
+        queries, documents = (f"{n:,} of {of:,}" if n < of else f"{n:,}" for n, of in counts)
+        return queries, documents
+
     def __str__(self) -> str:
-        counts = ((self.queries, self.all_queries, "queries"), (self.documents, self.all_documents, "documents"))
-        return ", ".join(f"{n:,} of {of:,} {what}" if n < of else f"{n:,} {what}" for n, of, what in counts)
+        return "{} queries, {} documents".format(*self.texts)
 
 
 Sizes = Mapping[str, SetSize]

@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError, command
+from effir_dist.core.files import free_space
 from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
@@ -127,8 +127,7 @@ def check_space_on_disk(folder: Path, source: pretrained.Source) -> None:
     """Raises InputError where the disk has no room for even one model."""
     if is_remote(folder):
         return
-    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
-    free, needed = shutil.disk_usage(existing).free, 4 * count_parameters(source.config)
+    (existing, free), needed = free_space(folder), 4 * count_parameters(source.config)
     if free < needed:
         raise InputError(
             f"{existing} has {free / 2**30:.2f} GiB free, and one model takes up to {needed / 2**30:.2f} GiB; "
@@ -237,7 +236,7 @@ def _run(
 def _search(
     run: Run, config: RunConfig, found: Space, source: pretrained.Source, args: argparse.Namespace, console: Any
 ) -> None:
-    from effir_dist.report.progress import stopped_rungs
+    from effir_dist.report.progress import scores_without_record
     from effir_dist.runs.objectives import Goal
     from effir_dist.search.cluster import tune
     from effir_dist.search.course import search
@@ -251,7 +250,7 @@ def _search(
     known, budget, goal = run.results(), config.search.time_budget, Goal.of(config.search)
     repeats = len([r for r in known if r.spec.repeat_of])
     trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + repeats
-    stopped = [rung for rungs in stopped_rungs(run).values() for rung in rungs]
+    stopped = scores_without_record(run)
     view = LiveView(console, title, trials, full, known=known, stopped=stopped, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")

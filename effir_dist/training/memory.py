@@ -111,7 +111,7 @@ def lora_parameters(model: ModelDict, rank: int) -> int:
 def _texts(config: RunConfig) -> tuple[int, int, int]:
     """Tokens of one chunk, of the longest text, and tokens of a rank's whole share of the batch."""
     train, model = config.train, config.model
-    share = max(1, train.batch_size // config.resources.workers_per_trial)
+    share = config.worker_queries
     longest = max(model.max_query_length, model.max_document_length)
     pair = model.max_query_length + (1 + train.hard_negatives) * model.max_document_length
     tokens = pair * min(train.gradcache_queries or share, share)
@@ -181,7 +181,7 @@ def _changes(config: RunConfig) -> Iterator[dict[str, object]]:
 
 def smaller_chunks(config: RunConfig) -> Iterator[dict[str, object]]:
     """From mild to severe, changes that compute the same: chunks, and activations computed again."""
-    share = max(1, config.train.batch_size // config.resources.workers_per_trial)
+    share = config.worker_queries
     sizes = [] if config.train.gradcache_tokens else [share >> n for n in range(1, share.bit_length())]
     chunks: list[dict[str, object]] = [{}]
     chunks += [{"train.gradcache_queries": n} for n in sizes]

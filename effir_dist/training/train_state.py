@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from effir_dist.core.files import write_bytes_atomic
 from effir_dist.core.measures import TRAIN_SECONDS
 from effir_dist.core.storage import exists, names, read_locally, remove
+from effir_dist.runs.run_folder import parts_folder
 from effir_dist.training.single_process import SingleProcess
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -151,11 +152,6 @@ def _set(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
             if key == WEIGHT
             else safe_set_local_optimizer_state(parameter, own, key)
         )
-
-
-def parts_folder(path: Path) -> Path:
-    """Where the parts of a state at `path` are that are too large for one file."""
-    return path.with_suffix(".parts")
 
 
 def write_state(path: Path, state: TrainState, key: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from effir_dist.core.settings import TrainConfig
 from effir_dist.core.values import Report
+from effir_dist.evaluate import ranks
 from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, default_device
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
@@ -204,7 +205,7 @@ def train(
     After that the weights are undefined, but the process is ready for another training.
     """
     started = time.perf_counter()
-    steps = count_steps(config, len(pairs.queries), dist.get_world_size() if dist.is_initialized() else 1)
+    steps = count_steps(config, len(pairs.queries), ranks.place()[1])
     if steps == 0:
         encoder.to(default_device()).eval()
         return TrainOutcome(0, 0.0, 0.0, math.nan)

@@ -17,6 +17,7 @@ from ray.train.torch.config import _TorchBackend
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from effir_dist.core.values import Report
+from effir_dist.evaluate.ranks import exchanged
 from effir_dist.search.cluster.placement import avoiding, with_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS
 from effir_dist.search.cluster.worker import Job
@@ -34,7 +35,8 @@ def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:
     def worker(options: dict[str, Job]) -> None:
         node = ray.get_runtime_context().get_node_id()
         with fault_told(job.run, node):
-            work(options["job"], with_nodes(ray.train.report, ",".join(_gathered(node))))
+            nodes = dict.fromkeys(exchanged(node))
+            work(options["job"], with_nodes(ray.train.report, ",".join(nodes)))
 
     TorchTrainer(
         worker,
@@ -53,15 +55,6 @@ def run_on_workers(job: Job, work: Callable[[Job, Report], None]) -> None:
             callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()
-
-
-def _gathered(name: str) -> list[str]:
-    """The names that the ranks give, each once."""
-    import torch.distributed as dist
-
-    names = [name] * dist.get_world_size()
-    dist.all_gather_object(names, name)
-    return [*dict.fromkeys(names)]
 
 
 @dataclass

@@ -206,14 +206,14 @@ class _Controller(TuneController):
     trials are shorter than a worker takes to start (seconds), most of a cluster then never comes to work.
     """
 
+    _looked = 0.0
+    """When the nodes were last looked at."""
+
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         own = self._trial_to_actor.get(trial)
         if own and trial not in self._resetting_trials and self._actor_manager.is_actor_started(own):
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
-
-    _looked = 0.0
-    """When the nodes were last looked at."""
 
     def on_step_begin(self) -> None:
         """Stop a trial that waits for nodes that are gone or excluded: the driver gives it again, with others.

@@ -110,7 +110,7 @@ def _request(asked: Asked, scratch: Path, takes: Resources | None) -> Request:
         versions=node_checks.versions(),
         data={path: str(sets.fingerprint(path)["sha256"]) for path in config.data.searched},
         weights=node_checks.weight_files(asked.source),
-        trial_bytes=(12 + 4) * parameters,
+        trial_bytes=(memory.CHECKPOINT_BYTES + 4) * parameters,
         cache_bytes=2 * sum(node_checks.data_bytes(path) for path in config.data.searched),
         gpu_bytes=_gpu_bytes(asked, takes),
     )
@@ -124,8 +124,8 @@ def _gpu_bytes(asked: Asked, takes: Resources | None) -> float:
     dtype, found = memory.dtype_of(config), [0.0]
     if config.train.steps or config.train.epochs:
         found.append(max(1, int(takes.workers / takes.gpus)) * memory.predict(model, config, dtype).peak)
-    if gated := {*gate_memory.GATED} & {*rankings(asked.space, config)}:
-        trained = config.prune.slim_weights and "slimming" in gated
+    gated, trained = gate_memory.asked(config, rankings(asked.space, config))
+    if gated:
         found.append(gate_memory.predict(model, config, dtype, trained).peak)
     return max(found)
 

@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 import effir_dist
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError
-from effir_dist.core.files import disk_errors, write_bytes_atomic
+from effir_dist.core.files import disk_errors, free_space, write_bytes_atomic
 from effir_dist.core.mapped import cache_root
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place, read_bytes
@@ -175,8 +174,7 @@ def check_disk(request: Request) -> str:
 
 
 def _has_room(folder: Path, needed: int) -> str:
-    existing = next(parent for parent in [folder, *folder.resolve().parents] if parent.is_dir())
-    free = shutil.disk_usage(existing).free
+    existing, free = free_space(folder)
     if free < needed:
         raise InputError(
             f"{folder} has {free / 2**30:.2f} GiB free, and a trial may need {needed / 2**30:.2f} GiB there; free some"

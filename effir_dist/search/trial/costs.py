@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from effir_dist.core.files import now
+from effir_dist.evaluate.ranks import exchanged
 from effir_dist.runs.records import Values
 from effir_dist.training.train_state import TrainState
 from effir_dist.training.trainer import TrainOutcome
@@ -69,11 +69,7 @@ class Clock:
 
 def hosts() -> str:
     """Where this process runs, and the other ranks where there are several: names in order of the ranks, with ','."""
-    names = [socket.gethostname()]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        names *= dist.get_world_size()
-        dist.all_gather_object(names, names[0])
-    return ",".join(dict.fromkeys(names))
+    return ",".join(dict.fromkeys(exchanged(socket.gethostname())))
 
 
 def release_memory() -> None:

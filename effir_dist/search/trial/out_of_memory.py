@@ -27,7 +27,7 @@ def failure_reason(error: BaseException) -> str | None:
 
 def in_less_memory(config: RunConfig) -> RunConfig:
     """Settings that compute the same in less memory, and take longer: small chunks, activations computed again."""
-    share = max(1, config.train.batch_size // config.resources.workers_per_trial)
+    share = config.worker_queries
     less: dict[str, Any] = {"train.gradient_checkpointing": True}
     if config.train.gradcache_tokens:
         less["train.gradcache_tokens"] = max(1, config.train.gradcache_tokens // 8)

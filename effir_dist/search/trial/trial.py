@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import torch.distributed as dist
-
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.files import disk_errors, now
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Report
 from effir_dist.data.pairs import training_pairs
+from effir_dist.evaluate import ranks
 from effir_dist.evaluate.evaluation import speeds
 from effir_dist.evaluate.speed import Speed, measure
 from effir_dist.importance.store import load_saliency
@@ -76,10 +75,10 @@ def _try(
             rungs, dimension = run.rungs(spec.trial), config.model.dimension
             record = failed_record(model_config, spec, reason, clock.started, dimension, first, rungs, clock.before)
             record = run.write_result(record)
-        if _several_ranks():
+        if ranks.place()[1] > 1:
             raise
         return None if again else record
-    return run.write_result(record) if _rank() == 0 else record
+    return run.write_result(record) if ranks.is_first() else record
 
 
 def _attempt(
@@ -89,7 +88,7 @@ def _attempt(
     encoder, outcome = _trained(run, config, spec, report, clock)
     scored = search_collections(config)
     scores = score_all(encoder, config, scored)
-    if _rank() == 0:
+    if ranks.is_first():
         if config.search.keep_weights != "none":
             folder = run.trial_folder(spec.trial)
             with disk_errors(folder / "model.safetensors"), written_locally(folder) as local:
@@ -138,7 +137,7 @@ def _trained(
     outcome = TrainOutcome(0, 0.0, 0.0, math.nan)
     if share:
         pairs = training_pairs(config.data, config.search.seed)
-        steps = count_steps(config.train, len(pairs.queries), dist.get_world_size() if _several_ranks() else 1)
+        steps = count_steps(config.train, len(pairs.queries), ranks.place()[1])
         until = max(1, round(share * steps)) if share < 1 and steps else 0
         checkpoints, teacher = _Checkpoints(run, spec, clock), load_teacher(run, config.train)
         clock.train_begins()
@@ -176,14 +175,14 @@ def _to_rung(
         host=hosts(),
         sizes={each.name: each.size for each in scored},
     )
-    if _rank() == 0:
+    if ranks.is_first():
         run.write_rung(spec.trial, found)
     return found
 
 
 def _measured(encoder: Encoder, config: RunConfig) -> Speed:
     """Speed and memory beside the unpruned model, where they are asked for; rank 0 alone measures."""
-    if _rank() or not (config.score.speed or Goal.of(config.search).measured):
+    if not ranks.is_first() or not (config.score.speed or Goal.of(config.search).measured):
         return Speed()
     unpruned = cast(base_encoder(config).to(encoder.device), next(encoder.parameters()).dtype).eval()
     return measure(encoder, unpruned, config.score)
@@ -209,11 +208,3 @@ class _Checkpoints:
 
     def urgent(self) -> bool:
         return preemption.noticed()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _several_ranks() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
