@@ -79,12 +79,12 @@ def calibration_texts(args: argparse.Namespace) -> list[str]:
 
 
 def _load(args: argparse.Namespace) -> Encoder:
-    from effir_dist.models import pretrained
+    from effir_dist.models import pretrained, weights
     from effir_dist.models.encoder import build_encoder, default_device, make_settings, resolve_dtype
 
     config = replace(RunConfig(), {"model.max_document_length": args.length})
     source, dtype = pretrained.find(args.backbone, args.model), resolve_dtype(args.dtype)
-    pretrained.check_weights(source)
+    weights.check_weights(source)
     base = pretrained.load_base(source, dtype)
     return build_encoder(base, make_settings(config.model, source.config), dtype).to(default_device())
 

@@ -17,7 +17,7 @@ from torch import nn
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
-from effir_dist.models import pretrained
+from effir_dist.models import pretrained, weights
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.families.registry import family
 from effir_dist.models.processor import Processor, this_processor
@@ -248,7 +248,7 @@ def load_encoder(name_or_path: str, dtype: str = "float32") -> Encoder:
     if settings_file:
         return _load_pruned(settings_file, dtype).to(default_device()).eval()
     source = pretrained.find(name_or_path)
-    pretrained.check_weights(source)
+    weights.check_weights(source)
     usual = pretrained.usual_length(source)
     lengths = ModelConfig(max_query_length=usual, max_document_length=usual)
     settings = make_settings(lengths, source.config)
@@ -268,7 +268,7 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
     plan = truncated_plan(config, plan, settings.dimension)
     model = pretrained.build_empty(config)
     apply_plan(model, config, plan)
-    tensors = pretrained.read_tensors(folder)
+    tensors = weights.read_tensors(folder)
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from effir_dist.core.errors import InputError
-from effir_dist.models.pretrained import quiet_transformers, read_json, refuse_pickles
+from effir_dist.models.pretrained import quiet_transformers, read_json
+from effir_dist.models.weights import refuse_pickles
 
 
 def is_sentence_model(name_or_path: str) -> bool:

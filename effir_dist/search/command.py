@@ -21,7 +21,7 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
-from effir_dist.models import pretrained
+from effir_dist.models import pretrained, weights
 from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
@@ -105,7 +105,7 @@ def _absolute_data(path: str) -> str:
 
 def check(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
     """Every check before a cluster is joined. Returns warnings; raises InputError."""
-    pretrained.check_weights(source)
+    weights.check_weights(source)
     if address:
         from effir_dist.search.cluster import tune
 

@@ -13,7 +13,7 @@ import numpy as np
 from effir_dist.core.errors import InputError
 from effir_dist.evaluate.evaluation import encode_in_parts
 from effir_dist.evaluate.exact import exact_search
-from effir_dist.models import pretrained
+from effir_dist.models import pretrained, weights
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
@@ -116,7 +116,7 @@ def load_reranker(path: str, length: int, batch: int = 64) -> Reranker:
 
     from effir_dist.models.encoder import default_device, resolve_dtype
 
-    pretrained.refuse_pickles(Path(path))
+    weights.refuse_pickles(Path(path))
     try:
         model: Any = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=resolve_dtype("auto"), use_safetensors=True

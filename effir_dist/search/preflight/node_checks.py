@@ -27,7 +27,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place, read_bytes
 from effir_dist.core.values import Json
 from effir_dist.data import beir, sets
-from effir_dist.models import pretrained
+from effir_dist.models import pretrained, weights
 from effir_dist.search.preflight.findings import Finding, attempt
 
 SECONDS = 120.0
@@ -138,7 +138,7 @@ def weight_files(source: pretrained.Source) -> dict[str, int]:
 def check_weights(request: Request) -> str:
     """The model's files are there, whole, and as long as where the search starts."""
     source = pretrained.find(request.config.model.backbone, request.config.model.path)
-    pretrained.check_weights(source)
+    weights.check_weights(source)
     here = weight_files(source)
     if here != request.weights:
         raise InputError(f"the weights in {source.location} are {here}, and {request.weights} where the search starts")
