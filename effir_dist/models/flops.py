@@ -25,6 +25,6 @@ def count_flops(config: ModelDict, lengths: np.ndarray, plan: PruningPlan | None
     blocks = block_count(config) - len(plan.dropped_attention)
     weights = blocks * row.attention_parameters(config)
     weights += sum(row.mlp_parameters(config, width) for width in mlp_widths(config, plan) if width)
-    pairs = (lengths * (lengths + 1) / 2 if row.causal else lengths**2).sum()
+    pairs = (lengths * (lengths + 1) / 2 if row.causal(config) else lengths**2).sum()
     attention = 4 * blocks * row.query_width(config) * pairs
     return float(2 * weights * lengths.sum() + attention)

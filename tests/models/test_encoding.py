@@ -124,7 +124,7 @@ def test_flops_are_those_that_torch_counts(name: str, pruned: bool, checkpoints:
     length = int(tokens.lengths[0])
     counted = counter.get_total_flops()
     row = family(encoder.model_config)
-    if row.causal:  # torch multiplies what a causal mask then hides
+    if row.causal(encoder.model_config):  # torch multiplies what a causal mask then hides
         blocks = 4 - len(encoder.plan.dropped_attention)
         inner = row.query_width(encoder.model_config)
         counted -= 3 * blocks * 4 * inner * length * (length - 1) // 2

@@ -76,6 +76,7 @@ def test_what_a_family_does_not_declare_is_refused(field: str) -> None:
         ({"norm_placement": "before"}, "'made-up': norm_placement must be one of pre, post, sandwich, parallel, got"),
         ({"pooling": "max"}, "'made-up': pooling must be one of mean, last, cls, got 'max'"),
         ({"norm_placement": "sandwich"}, "'made-up': attention must name 3 modules where norm_placement is 'sandwich'"),
+        ({"causal": True}, "'made-up': causal must be a function of the config, such as formulas.never, got True"),
         ({"mlp": ("mlp",)}, "'made-up': mlp must name 2 modules where norm_placement is 'pre', got"),
     ],
 )
@@ -136,7 +137,7 @@ def test_a_family_declares_the_options_of_its_attention(name: str, checkpoints: 
         encoder.backbone(input_ids=ids[:1], attention_mask=None, **FAMILIES[name].call_options)
     declared = set(FAMILIES[name].attention_options)
     assert {option for option, value in given.items() if value is not None} - HARMLESS <= declared <= set(given)
-    assert causal == {FAMILIES[name].causal}
+    assert causal == {FAMILIES[name].causal(encoder.model_config)}
 
 
 def test_every_placement_that_a_row_may_name_is_known_to_the_surgery() -> None:

@@ -95,8 +95,9 @@ class Family:
 
     decoder: bool = _REQUIRED
     """Whether it generates text: it then takes `use_cache`, and there is a class with an LM head."""
-    causal: bool = _REQUIRED
-    """Whether a token sees only those before it."""
+    causal: Callable[[ModelDict], bool] = _REQUIRED
+    """Whether a token sees only those before it, as transformers' code reads the config. Raises InputError where the
+    config asks for another attention than that code computes."""
     append_eos: bool = _REQUIRED
     """Whether `<eos>` is appended to every text."""
     pooling: str = _REQUIRED
@@ -147,6 +148,11 @@ class Family:
             raise InputError(f"family {self.model_type!r} does not declare {', '.join(missing)}; add it to its row")
         self._one_of("norm_placement", PLACEMENTS)
         self._one_of("pooling", POOLINGS)
+        if not callable(self.causal):
+            raise InputError(
+                f"family {self.model_type!r}: causal must be a function of the config, such as formulas.never, "
+                f"got {self.causal!r}"
+            )
         counts = {"pre": (2,), "parallel": (2,), "sandwich": (3,), "post": (1, 2)}[self.norm_placement]
         self._count("attention", counts)
         self._count("mlp", (2,) if self.norm_placement == "post" else counts)

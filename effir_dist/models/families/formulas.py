@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from effir_dist.core.errors import InputError
 from effir_dist.models.families.base import ModelDict, head_size, mlp_width, need
 
 EFFIR_QUERY_PROMPT = "<instruct>Given a query, retrieve relevant passages that answer the query.\n<query>"
@@ -15,6 +16,25 @@ EFFIR_QUERY_PROMPT = "<instruct>Given a query, retrieve relevant passages that a
 def none(_: ModelDict) -> int:
     """No parameters."""
     return 0
+
+
+def never(_: ModelDict) -> bool:
+    """An encoder: every token sees all others."""
+    return False
+
+
+def decoder_causal(config: ModelDict) -> bool:
+    """Every token sees those before it, unless the config says `"is_causal": false`: transformers' key for decoders.
+
+    Raises InputError for `use_bidirectional_attention`, which transformers' code of plain decoders does not read.
+    """
+    causal = config.get("is_causal") is not False
+    if causal and config.get("use_bidirectional_attention"):
+        raise InputError(
+            f"config.json says \"use_bidirectional_attention\", which transformers ignores for {config['model_type']}: "
+            'its attention would be causal; write "is_causal": false for one that sees both sides, or remove the key'
+        )
+    return causal
 
 
 def query_width(config: ModelDict) -> int:
@@ -80,7 +100,7 @@ def decoder_parts() -> dict[str, Any]:
         "mlp_out": "mlp.down_proj",
         "fused": 1,
         "decoder": True,
-        "causal": True,
+        "causal": decoder_causal,
         "append_eos": True,
         "pooling": "last",
         "query_prompt": EFFIR_QUERY_PROMPT,
