@@ -13,6 +13,7 @@ from typing import Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
+from effir_dist.models import published
 from effir_dist.models.families.base import Family, ModelDict
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 
@@ -60,16 +61,19 @@ def read_json(path: Path) -> Json:
 def find(name: str, path: str = "") -> Source:
     """The checkpoint of a backbone's name, or at `path` (a folder or hub id), with its config; no weights are read.
 
-    Raises InputError for an unknown name, a hub that is out of reach, or a model type without a row.
+    Raises InputError for an unknown name, a hub that is out of reach, a model type without a row, or a named backbone
+    whose config is not what its row says.
     """
     known = name in BACKBONES or name in SHORT_NAMES
     if path or (not known and Path(name).is_dir()):
         return _from_location(path or name, path or name, None)
     row = backbone(name)
+    location = row.source
     if row.source.startswith("package:"):
-        folder = _package_folder(row.name, row.source.removeprefix("package:"))
-        return _from_location(row.name, str(folder), row.max_length)
-    return _from_location(row.name, row.source, row.max_length)
+        location = str(_package_folder(row.name, row.source.removeprefix("package:")))
+    source = _from_location(row.name, location, row.max_length)
+    published.check(row, source.config)
+    return source
 
 
 def _package_folder(name: str, place: str) -> Path:

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from effir_dist.core.measures import SIZE
-from effir_dist.core.settings import DataConfig, RunConfig
+from effir_dist.core.settings import DataConfig, ModelConfig, RunConfig
 from effir_dist.data.roles import described
 from effir_dist.data.sets import dataset_name
 from effir_dist.importance import gate_memory
+from effir_dist.models.families import registry
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.narrow import asked_ratio
 from effir_dist.models.pruning import count_parameters
@@ -82,6 +83,7 @@ def text(
     wide = max(4, *(len(row.plan) for row in points))
     lines = [
         f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
+        *_looked_up(config.model),
         *memory.summary(model_config, config),
         _checkpoint(config, model_config),
         *gate_memory.summary(model_config, config, spaces.rankings(space, config)),
@@ -101,6 +103,14 @@ def text(
             f"  {count:>9.3f}  {row.parameters / full:>6.1%}{left_out}"
         )
     return "\n".join([*lines, *_cost(config, model_config, records or [], tflops)])
+
+
+def _looked_up(model: ModelConfig) -> list[str]:
+    """Says so where the sizes of a named backbone are in no published config that was read."""
+    row = None if model.path else registry.backbone(model.backbone)
+    if row is None or row.looked_up:
+        return []
+    return ["its sizes were not looked up in a published config; a search compares its checkpoint with them first"]
 
 
 def _checkpoint(config: RunConfig, model_config: ModelDict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from effir_dist.models.families import registry
 from effir_dist.search import command as search_command
 
 Fail = Callable[..., str]
@@ -55,6 +57,13 @@ def test_unknown_backbone_lists_the_known(fail: Fail) -> None:
     assert "unknown backbone 'qwem'" in error
     assert "qwen3-0.6b" in error
     assert "--model PATH" in error
+
+
+def test_a_named_checkpoint_of_other_sizes(fail: Fail, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(registry.BACKBONES["minilm"], source=model)
+    monkeypatch.setitem(registry.BACKBONES, "minilm", row)
+    error = fail("--backbone", "minilm")
+    assert "the checkpoint of backbone 'minilm' has hidden_size 32, its row says 384; pass --model" in error
 
 
 def test_hub_out_of_reach_says_how_to_pass_a_model(fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

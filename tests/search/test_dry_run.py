@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -12,7 +13,12 @@ import pytest
 
 from effir_dist.core import config as c
 from effir_dist.core.settings import RunConfig
-from effir_dist.search import cost_estimate, dry_run
+from effir_dist.models import pretrained
+from effir_dist.models.families import registry
+from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES
+from effir_dist.models.pruning import count_parameters
+from effir_dist.search import command, cost_estimate, dry_run
+from effir_dist.search.command_line import parser
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
 from tests import ROOT
@@ -108,3 +114,15 @@ def test_a_plan_needs_no_weights_no_torch_and_writes_nothing(tmp_path: Path) -> 
     assert "seeds: search.seed 0, train.seed 0" in lines
     assert "not known: nowhere is not on this machine yet" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*sorted(BACKBONES), *sorted(SHORT_NAMES)])
+def test_every_named_backbone_is_planned_without_its_checkpoint(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "find", None)
+    row = registry.backbone(name)
+    arguments = parser().parse_intermixed_args(["--backbone", name, "--data", "nowhere", "--dry-run"])
+    text = command.dry_run_text(arguments)
+    assert text.startswith(f"{row.name}: {count_parameters(row.config):,} parameters")
+    assert ("its sizes were not looked up" in text) == (not row.looked_up)
+    monkeypatch.setitem(BACKBONES, row.name, dataclasses.replace(row, looked_up=""))
+    assert "its sizes were not looked up in a published config; a search compares" in command.dry_run_text(arguments)

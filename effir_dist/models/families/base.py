@@ -54,6 +54,8 @@ class Backbone:
     config: ModelDict
     max_length: int | None = None
     """Longest input that it was trained on, where shorter than its family's."""
+    looked_up: str = ""
+    """Where its sizes were read: the address of a published config.json or of a copy; "" where none could be read."""
 
 
 _REQUIRED: Any = object()

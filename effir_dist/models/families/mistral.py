@@ -31,6 +31,13 @@ FAMILY = Family(
             "mistral-7b",
             "mistralai/Mistral-7B-v0.1",
             sizes("mistral", 32000, 4096, 14336, 32, 32, num_key_value_heads=8),
+            looked_up="https://huggingface.co/krilecy/e5-mistral-7b-instruct (trained from it)",
+        ),
+        Backbone(
+            "e5-mistral-7b-instruct",
+            "intfloat/e5-mistral-7b-instruct",
+            sizes("mistral", 32000, 4096, 14336, 32, 32, num_key_value_heads=8),
+            looked_up="https://huggingface.co/krilecy/e5-mistral-7b-instruct (a duplicate)",
         ),
     ),
     short_names={"mistral": "mistral-7b"},

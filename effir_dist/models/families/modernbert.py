@@ -68,7 +68,18 @@ FAMILY = Family(
     space="modernbert",
     tiny={"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2},
     backbones=(
-        Backbone("modernbert-base", "answerdotai/ModernBERT-base", sizes("modernbert", 50368, 768, 1152, 22, 12)),
+        Backbone(
+            "modernbert-base",
+            "answerdotai/ModernBERT-base",
+            sizes("modernbert", 50368, 768, 1152, 22, 12),
+            looked_up="https://huggingface.co/answerdotai/ModernBERT-base",
+        ),
+        Backbone(
+            "gte-modernbert-base",
+            "Alibaba-NLP/gte-modernbert-base",
+            sizes("modernbert", 50368, 768, 1152, 22, 12),
+            looked_up="https://huggingface.co/elucidator8918/frugal-ai-text (trained from it)",
+        ),
     ),
     short_names={"modernbert": "modernbert-base"},
 )

@@ -22,6 +22,20 @@ def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
     return size * saved + norms + head_norms
 
 
+_COUNTED = "https://github.com/keras-team/keras-hub/pull/2455 (its numbers of parameters)"
+_EMBEDDING = tuple(
+    Backbone(
+        f"qwen3-embedding-{size}",
+        f"Qwen/Qwen3-Embedding-{size.upper()}",
+        sizes("qwen3", vocab, hidden, width, blocks, heads, num_key_value_heads=8, head_dim=128),
+        looked_up=_COUNTED,
+    )
+    for size, vocab, hidden, width, blocks, heads in (
+        ("0.6b", 151669, 1024, 3072, 28, 16),
+        ("4b", 151665, 2560, 9728, 36, 32),
+        ("8b", 151665, 4096, 12288, 36, 32),
+    )
+)
 FAMILY = Family(
     **formulas.decoder_parts(),
     model_type="qwen3",
@@ -42,7 +56,9 @@ FAMILY = Family(
             "qwen3-0.6b",
             "Qwen/Qwen3-0.6B-Base",
             sizes("qwen3", 151936, 1024, 3072, 28, 16, num_key_value_heads=8, head_dim=128),
+            looked_up="https://huggingface.co/brygotti/MNLP_M2_mcqa_model (trained from it)",
         ),
+        *_EMBEDDING,
     ),
     short_names={"qwen": "qwen3-0.6b"},
 )
