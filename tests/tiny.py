@@ -13,6 +13,8 @@ from effir_dist.models.families.registry import FAMILIES, register
 FAMILY_NAMES = tuple(FAMILIES)
 LAYOUTS = tuple({(row.norm_placement, row.fused): name for name, row in FAMILIES.items()}.values())
 """A family for each kind of block: tests of what depends on nothing else run over these."""
+REPLACEABLE = tuple(name for name, row in FAMILIES.items() if row.attention_implementation == "sdpa")
+"""Families whose attention ours take the place of; that of the others is left alone."""
 _SIZES = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -39,20 +41,21 @@ def windowed(name: str) -> dict[str, int]:
     return {key: 16} if key else {}
 
 
-def _tokenizer(decoder: bool):
+def _tokenizer(row: Family):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    specials = ["[PAD]", "[CLS]", "[SEP]", "<eos>"]
+    specials = ["[CLS]", "[SEP]", "<eos>"]
+    specials.insert(row.tiny.get("pad_token_id", 0), "[PAD]")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate([*specials, *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    if decoder:
+    if row.decoder:
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]", special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
@@ -69,7 +72,7 @@ def tiny_checkpoint(folder: Path, name: str, seed: int = 0, **sizes: int) -> Pat
     torch.manual_seed(seed)
     path = folder / f"tiny-{name}"
     AutoModel.from_config(AutoConfig.for_model(name, **values)).save_pretrained(path)
-    _tokenizer(row.decoder).save_pretrained(path)
+    _tokenizer(row).save_pretrained(path)
     return path
 
 

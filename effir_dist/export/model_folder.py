@@ -18,7 +18,10 @@ from effir_dist.models.pruning import PruningPlan, mlp_widths
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder, EncoderSettings
 
-LAYOUT = ("blocks", "norm_placement", "attention", "mlp", "mlp_in", "mlp_out", "fused", "load_options")
+LAYOUT = (
+    *("blocks", "block_gives_tuple", "norm_placement", "attention", "mlp", "mlp_in", "mlp_out", "fused"),
+    "load_options",
+)
 """What `modeling_effir.py` must know of a family: fields of `families.base.Family`."""
 CODE = "modeling_effir"
 TRUNCATION = "2_Dense"

@@ -120,9 +120,10 @@ def prepared(
 
 def encode_packed(encoder: Encoder, batch: packed.Batch) -> Tensor:
     """[B, D] l2-normalised float32 embeddings of a packed batch, within `packed.attention`."""
-    options = family(encoder.model_config).call_options
+    row = family(encoder.model_config)
+    positions = batch.positions + row.first_position(encoder.model_config)
     found = encoder.backbone(
-        input_ids=batch.ids, position_ids=batch.positions, attention_mask=None, packing=batch.packing, **options
+        input_ids=batch.ids, position_ids=positions, attention_mask=None, packing=batch.packing, **row.call_options
     )
     return encoder.finish(packed.pool(encoder.settings.pooling, found.last_hidden_state, batch.packing))
 

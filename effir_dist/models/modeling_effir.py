@@ -34,30 +34,34 @@ class _Sublayers(nn.Module):
         output = self.part(module, self.part(before, stream), **options)
         return self.part(after[0], output) if after else output
 
+    def given(self, stream: torch.Tensor) -> Any:
+        """What the block gives: the stream [B, T, D], or where the model expects that, a tuple of it."""
+        return (stream,) if self.layout.block_gives_tuple else stream
+
 
 class _PreNorm(_Sublayers):
     """x + F(norm(x)) for the sub-layers that are left; the residual passes straight through the others."""
 
-    def forward(self, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> Any:
         """[B, T, D] -> [B, T, D]."""
         if not self.without_attention:
             hidden_states = hidden_states + self.branch(self.layout.attention, hidden_states, **options)
         if not self.without_mlp:
             hidden_states = hidden_states + self.branch(self.layout.mlp, hidden_states)
-        return hidden_states
+        return self.given(hidden_states)
 
 
 class _Parallel(_Sublayers):
     """x + A(norm(x)) + M(norm(x)): both sub-layers read the same stream."""
 
-    def forward(self, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> Any:
         """[B, T, D] -> [B, T, D]."""
         stream = hidden_states
         if not self.without_attention:
             hidden_states = hidden_states + self.branch(self.layout.attention, stream, **options)
         if not self.without_mlp:
             hidden_states = hidden_states + self.branch(self.layout.mlp, stream)
-        return hidden_states
+        return self.given(hidden_states)
 
 
 class _PostNorm(_Sublayers):
@@ -66,18 +70,18 @@ class _PostNorm(_Sublayers):
     Where the attention stands alone in the layout, the sub-layers' last modules add the stream and normalise.
     """
 
-    def forward(self, hidden_states: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
-        """[B, T, D] -> [B, T, D]. Of further inputs the first is the attention's mask."""
+    def forward(self, hidden_states: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        """[B, T, D] -> [B, T, D]. Further inputs are the attention's: its mask, and where it has one its bias."""
         if not self.without_attention:
             attention, *norm = self.layout.attention
-            output = self.part(attention, hidden_states, *inputs[:1], **options)
+            output = self.part(attention, hidden_states, *inputs, **options)
             hidden_states = self.part(norm[0], hidden_states + output) if norm else output
         if not self.without_mlp:
             first, last = self.layout.mlp
             output = self.part(first, hidden_states)
             steps = (hidden_states + output,) if len(self.layout.attention) > 1 else (output, hidden_states)
             hidden_states = self.part(last, *steps)
-        return hidden_states
+        return self.given(hidden_states)
 
 
 PLACEMENTS = {"pre": _PreNorm, "sandwich": _PreNorm, "parallel": _Parallel, "post": _PostNorm}
@@ -92,9 +96,9 @@ def _placement(layout: Any) -> str:
 
 @functools.cache
 def _subclass(
-    base: type, placement: str, names: tuple[tuple[str, ...], ...], attention: bool, mlp: bool
+    base: type, placement: str, names: tuple[tuple[str, ...], ...], gives_tuple: bool, attention: bool, mlp: bool
 ) -> type[nn.Module]:
-    layout = types.SimpleNamespace(attention=names[0], mlp=names[1])
+    layout = types.SimpleNamespace(attention=names[0], mlp=names[1], block_gives_tuple=gives_tuple)
     members = {"layout": layout, "without_attention": attention, "without_mlp": mlp, "unpruned": base}
     return type(f"Pruned{base.__name__}", (PLACEMENTS[placement], base), members)
 
@@ -111,7 +115,8 @@ def drop(block: nn.Module, layout: Any, attention: bool, mlp: bool) -> None:
         if name in block._modules:
             delattr(block, name)
     base: Any = getattr(type(block), "unpruned", type(block))
-    block.__class__ = _subclass(base, placement, names, *gone)
+    gives_tuple = getattr(layout, "block_gives_tuple", False)  # older exports do not say, and none of theirs does
+    block.__class__ = _subclass(base, placement, names, gives_tuple, *gone)
 
 
 def narrow(block: nn.Module, layout: Any, index: torch.Tensor) -> None:
@@ -183,12 +188,16 @@ class _PrunedModel:
 
 
 def _counting_real_tokens(forward: Any) -> Any:
-    """A forward pass that counts learned positions from the first real token, whichever side is padded."""
+    """A forward pass that counts learned positions from the first real token, whichever side is padded.
+
+    Embeddings with a `padding_idx` do so by themselves, and begin behind it.
+    """
 
     @functools.wraps(forward)
     def counting(self: Any, *inputs: Any, **options: Any) -> Any:
         mask = options.get("attention_mask", inputs[1] if len(inputs) > 1 else None)
-        learned = hasattr(getattr(self, "embeddings", None), "position_embeddings")
+        embeddings = getattr(self, "embeddings", None)
+        learned = hasattr(embeddings, "position_embeddings") and not hasattr(embeddings, "padding_idx")
         if learned and mask is not None and mask.dim() == 2 and options.get("position_ids") is None:
             options["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
         return forward(self, *inputs, **options)

@@ -101,7 +101,8 @@ def _hub_config(name: str, hub_id: str) -> Json:
 
 def longest_input(config: ModelDict) -> int:
     """The longest input in tokens that the model can take."""
-    return int(config.get("max_position_embeddings") or 2**31)
+    positions = config.get("max_position_embeddings")
+    return int(positions) - family(config).first_position(config) if positions else 2**31
 
 
 def usual_length(source: Source) -> int:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from effir_dist.models.attention import NAME, for_training
+from effir_dist.models.attention import NAME, for_training, replaceable
 from effir_dist.models.encoder import Encoder, load_encoder, pad
-from tests.tiny import FAMILY_NAMES, tiny_checkpoint, windowed
+from tests.tiny import FAMILY_NAMES, REPLACEABLE, tiny_checkpoint, windowed
 
 TEXTS = ["abcde fghij " * n for n in (1, 7, 3, 7)]
 
@@ -30,7 +30,7 @@ def gradient(encoder: Encoder) -> Tensor:
     return torch.cat([w.grad.float().flatten() for w in encoder.parameters() if w.grad is not None])
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", REPLACEABLE)
 def test_gradients_are_no_further_from_those_in_float32(name: str, checkpoints: dict[str, Path]) -> None:
     exact = gradient(load_encoder(str(checkpoints[name])))
     plain = gradient(load_encoder(str(checkpoints[name]), "bfloat16"))
@@ -46,3 +46,11 @@ def test_a_model_in_float32_is_left_alone(checkpoints: dict[str, Path]) -> None:
     encoder = load_encoder(str(checkpoints["llama"]))
     with for_training(encoder.backbone):
         assert encoder.backbone.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", sorted({*FAMILY_NAMES} - {*REPLACEABLE}))
+def test_an_attention_that_ours_do_not_compute_is_left_alone(name: str, checkpoints: dict[str, Path]) -> None:
+    encoder = load_encoder(str(checkpoints[name]), "bfloat16")
+    assert not replaceable(encoder.backbone)
+    with for_training(encoder.backbone):
+        assert encoder.backbone.config._attn_implementation == "eager"

@@ -18,7 +18,7 @@ from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan
-from tests.tiny import FAMILY_NAMES, tiny_checkpoint, windowed, write_collection
+from tests.tiny import FAMILY_NAMES, REPLACEABLE, tiny_checkpoint, windowed, write_collection
 
 LENGTHS = (1, 3, 90, 17, 90, 41, 5, 120, 17, 64)
 TEXTS = ["abcde fghij "[: 1 + n % 12] * (n // 12 + 1) for n in LENGTHS]
@@ -49,7 +49,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", REPLACEABLE)
 def test_packed_texts_have_the_embeddings_of_padded_ones(
     name: str, pruned: bool, checkpoints: dict[str, Path]
 ) -> None:
@@ -144,11 +144,11 @@ def test_compiled_blocks_give_the_same_embeddings_padded_and_packed(checkpoints:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_a_gpu_packs_and_agrees_with_the_cpu(name: str, checkpoints: dict[str, Path]) -> None:
+def test_a_gpu_packs_where_it_can_and_agrees_with_the_cpu(name: str, checkpoints: dict[str, Path]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     encoder = load_encoder(str(checkpoints[name]), "bfloat16")
-    assert packed.possible(encoder.backbone)
+    assert packed.possible(encoder.backbone) == (name in REPLACEABLE)
     found = encoder.encode(TEXTS)
     assert cosines(found, encoder.to("cpu", torch.float32).encode(TEXTS)).min() >= 0.99
 

@@ -79,6 +79,8 @@ class Family:
 
     blocks: str = _REQUIRED
     """Path of the list of blocks within the model."""
+    block_gives_tuple: bool = _REQUIRED
+    """Whether a block gives its output in a tuple, of which the model takes the first."""
     norm_placement: str = _REQUIRED
     """`pre`: x + F(norm(x)). `sandwich`: x + norm2(F(norm1(x))). `parallel`: x + A(norm(x)) + M(norm(x)), where both
     sub-layers read the same x. `post`: norm(x + F(x)), and a dropped sub-layer takes that step with it."""
@@ -110,6 +112,8 @@ class Family:
     document_prompt: str = _REQUIRED
     max_length: int = _REQUIRED
     """Tokens of the longest input that it is meant for, where a checkpoint's own is not known."""
+    first_position: Callable[[ModelDict], int] = _REQUIRED
+    """Position of a text's first token. Those before it are no token's: so many fewer tokens fit."""
 
     attention_parameters: Callable[[ModelDict], int] = _REQUIRED
     """Parameters of one attention and its norms."""

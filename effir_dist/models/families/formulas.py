@@ -14,7 +14,7 @@ EFFIR_QUERY_PROMPT = "<instruct>Given a query, retrieve relevant passages that a
 
 
 def none(_: ModelDict) -> int:
-    """No parameters."""
+    """Nothing: no parameters, or positions from 0 on."""
     return 0
 
 
@@ -86,6 +86,73 @@ def decoder_saved_bytes(config: ModelDict, size: int, longest: int) -> int:
     return size * (4 * hidden + inner + attended(config, longest) + 4 * width + longest) + norms
 
 
+def bert_attention(config: ModelDict) -> int:
+    """Projections q, k, v, o with biases, and the norm behind them with its bias."""
+    hidden = need(config, "hidden_size")
+    return 4 * (hidden * hidden + hidden) + 2 * hidden
+
+
+def bert_mlp(config: ModelDict, width: int) -> int:
+    """Two matrices [F, D] with biases, and the norm behind them with its bias."""
+    hidden = need(config, "hidden_size")
+    return 2 * hidden * width + width + hidden + 2 * hidden
+
+
+def bert_rest(config: ModelDict) -> int:
+    """Embeddings of tokens, positions and token types, and their norm with its bias."""
+    tables = need(config, "vocab_size") + need(config, "max_position_embeddings") + config.get("type_vocab_size", 2)
+    return tables * need(config, "hidden_size") + 2 * need(config, "hidden_size")
+
+
+def bert_saved_bytes(config: ModelDict, size: int, longest: int) -> int:
+    """Attention and an MLP of two matrices, each with a norm behind it."""
+    saved = 5 * need(config, "hidden_size") + attended(config, longest) + 2 * mlp_width(config) + longest
+    return size * saved + 4 * need(config, "num_attention_heads")
+
+
+def bert_linear_layers(config: ModelDict) -> list[tuple[int, int]]:
+    """q, k, v, o, and the two matrices of the MLP."""
+    hidden, width = need(config, "hidden_size"), mlp_width(config)
+    return [*[(hidden, hidden)] * 4, (hidden, width), (width, hidden)]
+
+
+def bert_parts() -> dict[str, Any]:
+    """Where the parts of BERT and its like are, and how they are used as retrievers.
+
+    Their positions, embeddings, attention options and what a backward pass keeps are each family's own to declare.
+    """
+    return {
+        "blocks": "encoder.layer",
+        "block_gives_tuple": False,
+        "norm_placement": "post",
+        "attention": ("attention",),
+        "mlp": ("intermediate", "output"),
+        "mlp_in": ("intermediate.dense",),
+        "mlp_out": "output.dense",
+        "fused": 1,
+        "decoder": False,
+        "causal": never,
+        "append_eos": False,
+        "pooling": "mean",
+        "query_prompt": "",
+        "document_prompt": "",
+        "max_length": 512,
+        "attention_parameters": bert_attention,
+        "mlp_parameters": bert_mlp,
+        "first_attention_saves": none,
+        "query_width": query_width,
+        "linear_layers": bert_linear_layers,
+        "load_options": {"add_pooling_layer": False},
+        "decilm": None,
+        "space": "bert",
+    }
+
+
+def after_padding(config: ModelDict) -> int:
+    """The first position of families that count on from the id of the padding token, as fairseq does."""
+    return need({"pad_token_id": 1, **config}, "pad_token_id") + 1
+
+
 def decoder_parts() -> dict[str, Any]:
     """Where the parts of a pre-norm decoder with a gated MLP are, and how it is used as a retriever.
 
@@ -93,6 +160,7 @@ def decoder_parts() -> dict[str, Any]:
     """
     return {
         "blocks": "layers",
+        "block_gives_tuple": False,
         "norm_placement": "pre",
         "attention": ("self_attn", "input_layernorm"),
         "mlp": ("mlp", "post_attention_layernorm"),
@@ -108,6 +176,7 @@ def decoder_parts() -> dict[str, Any]:
         "max_length": 512,
         "checkpoint_prefix": "model.",
         "load_options": {},
+        "first_position": none,
     }
 
 
