@@ -85,6 +85,7 @@ def main() -> None:
 
     from effir_dist.evaluate.evaluation import evaluate
     from effir_dist.models.encoder import Encoder, make_settings
+    from effir_dist.models.pretrained import Source
     from effir_dist.training.trainer import train
 
     args = arguments()
@@ -95,7 +96,7 @@ def main() -> None:
     model = untrained(len(words))
     lengths = {"max_query_length": args.query_length, "max_document_length": args.document_length}
     model_config = model.config.to_dict()
-    settings = make_settings(ModelConfig(query_prompt="", **lengths), model_config)
+    settings = make_settings(ModelConfig(query_prompt="", **lengths), Source("made", "", model_config))
     encoder = Encoder(model, words, settings, model_config)
     step = {"batch_size": args.batch, "learning_rate": args.learning_rate}
     config = TrainConfig(epochs=args.epochs, weight_decay=0.01, temperature=0.05, dtype="float32", **step)

@@ -12,6 +12,7 @@ import numpy as np
 from effir_dist.core import config
 from effir_dist.core.measures import METRICS
 from effir_dist.core.storage import written_locally
+from effir_dist.models import pretrained
 from effir_dist.models.encoder import load_encoder, make_settings, prune_encoder
 from effir_dist.models.pruning import PruningPlan, make_plan
 from effir_dist.runs.records import TrialRecord, TrialSpec
@@ -47,7 +48,7 @@ def write_run(folder: str | Path, checkpoint: Path, data: Path) -> Run:
     neurons = np.random.default_rng(0).random((4, 48))
     for number, (trial, plan) in enumerate(plans(base.model_config, neurons).items()):
         encoder = load_encoder(str(checkpoint))
-        encoder.settings = make_settings(settings.model, encoder.model_config)
+        encoder.settings = make_settings(settings.model, pretrained.find("", str(checkpoint)))
         with written_locally(run.trial_folder(trial)) as trial_folder:
             prune_encoder(encoder, plan, neurons).save(trial_folder)
         per_query = {"toy": {f"q{i}": dict.fromkeys(METRICS, i % (3 + number) / 4) for i in range(20)}}

@@ -71,7 +71,7 @@ class Bench:
     def encoder(self) -> Encoder:
         """The unpruned model, new."""
         dtype = resolve_dtype(self.config.train.dtype)
-        return build_encoder(self.base, make_settings(self.config.model, self.base.config), dtype)
+        return build_encoder(self.base, make_settings(self.config.model, self.base.source), dtype)
 
 
 def small_part(whole: Collection) -> tuple[Collection, tuple[np.ndarray, np.ndarray]]:
@@ -96,7 +96,7 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
     source = pretrained.find(config.model.backbone, config.model.path)
     base = pretrained.load_base(source, resolve_dtype(config.train.dtype))
     base.model.to(default_device())
-    encoder = build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
+    encoder = build_encoder(base, make_settings(config.model, base.source), resolve_dtype(config.train.dtype))
     seed, cache = config.search.seed, token_cache()
     examples = examples_of(encoder, training_pairs(config.data, seed), config.train, cache)
 

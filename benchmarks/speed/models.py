@@ -56,6 +56,7 @@ def shaped(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
 
     from effir_dist.core.settings import ModelConfig
     from effir_dist.models.encoder import Encoder, make_settings
+    from effir_dist.models.pretrained import Source
     from effir_dist.models.pruning import apply_plan
 
     kind, hidden, width, blocks, heads, key_heads, head = SHAPES[name]
@@ -68,7 +69,7 @@ def shaped(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
     tree = model.config.to_dict()
     if plan:
         apply_plan(model, tree, plan)
-    settings = make_settings(ModelConfig(query_prompt="", max_document_length=512), tree)
+    settings = make_settings(ModelConfig(query_prompt="", max_document_length=512), Source("made", "", tree))
     return Encoder(model.eval(), _bytes_tokenizer(), settings, tree, plan)
 
 

@@ -105,7 +105,7 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
     lengths = ModelConfig(
         pooling="mean", query_prompt="", max_query_length=case.length, max_document_length=case.length
     )
-    encoder = build_encoder(base, make_settings(lengths, base.config), options.dtype)
+    encoder = build_encoder(base, make_settings(lengths, base.source), options.dtype)
     examples = examples_of(encoder, pairs, config, None)
     start_distributed()
 

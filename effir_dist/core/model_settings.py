@@ -11,7 +11,9 @@ COMPILE = ("auto", "always", "never")
 DISTANCES = ("cosine", "l2")
 GRANULARITIES = ("token", "pooled")
 RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
-POOLINGS = ("", "mean", "last", "cls")
+POOLINGS = ("", "mean", "last", "cls", "max", "weighted_mean")
+BARE_LENGTHS = {"query": 64, "document": 256}
+"""Tokens kept of a text where neither the settings nor the model say how many."""
 _SCORED = [f"max_{of}{what}" for of in ("", "test_", "held_out_") for what in ("queries", "documents")]
 LIMITS = ("max_train_pairs", *_SCORED)
 """Settings of `data` that keep a part of a data set."""
@@ -19,22 +21,23 @@ LIMITS = ("max_train_pairs", *_SCORED)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which retriever is pruned. An empty string or None takes the value of the backbone's row."""
+    """Which retriever is pruned. An empty string or None takes what the model's own folder says, if it is one of
+    sentence-transformers, or else its family's row."""
 
     backbone: str = "minilm"
     """Name of a backbone (effir_dist/models/families)."""
     path: str = ""
     """Folder or hub id of a checkpoint; overrides the backbone's own hub id."""
     pooling: str = ""
-    """`mean`, `last` (the last token, `<eos>`) or `cls`."""
+    """`mean`, `last` (the last token, `<eos>`), `cls` (the first), `max` or `weighted_mean` (token n counts n-fold)."""
     query_prompt: str | None = None
     """Text put before every query."""
     document_prompt: str | None = None
     """Text put before every document."""
-    max_query_length: int = 64
-    """Tokens kept of a query, special tokens included."""
-    max_document_length: int = 256
-    """Tokens kept of a document, special tokens included."""
+    max_query_length: int | None = None
+    """Tokens kept of a query, special tokens included. None takes the folder's own length, else 64."""
+    max_document_length: int | None = None
+    """Tokens kept of a document, special tokens included. None takes the folder's own length, else 256."""
     dimension: int = 0
     """Numbers kept of an embedding: the first ones, as Matryoshka models are cut. They are l2-normalised then. 0 keeps
     all."""
@@ -43,8 +46,18 @@ class ModelConfig:
         one_of("model.pooling", self.pooling, POOLINGS)
         for name in ("max_query_length", "max_document_length"):
             value = getattr(self, name)
-            check(4 <= value <= 131072, f"model.{name}", value, "between 4 and 131072 tokens")
+            check(value is None or 4 <= value <= 131072, f"model.{name}", value, "between 4 and 131072 tokens")
         check(self.dimension >= 0, "model.dimension", self.dimension, "0 (all) or more")
+
+    @property
+    def query_length(self) -> int:
+        """`max_query_length`, or that of a bare checkpoint: a search fills in a folder's own as it starts."""
+        return self.max_query_length or BARE_LENGTHS["query"]
+
+    @property
+    def document_length(self) -> int:
+        """The same of documents."""
+        return self.max_document_length or BARE_LENGTHS["document"]
 
 
 @dataclass(frozen=True)

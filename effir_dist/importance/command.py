@@ -86,7 +86,7 @@ def _load(args: argparse.Namespace) -> Encoder:
     source, dtype = pretrained.find(args.backbone, args.model), resolve_dtype(args.dtype)
     weights.check_weights(source)
     base = pretrained.load_base(source, dtype)
-    return build_encoder(base, make_settings(config.model, source.config), dtype).to(default_device())
+    return build_encoder(base, make_settings(config.model, source), dtype).to(default_device())
 
 
 def order_table(importance: Importance, orders: dict[str, list[int]]) -> pd.DataFrame:

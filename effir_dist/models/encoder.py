@@ -18,10 +18,11 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.models import pretrained, weights
-from effir_dist.models.families.base import ModelDict
+from effir_dist.models.families.base import ModelDict, dimension
 from effir_dist.models.families.registry import family
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
+from effir_dist.models.sentence_folder import SentenceFolder
 
 if TYPE_CHECKING:
     from effir_dist.models.tokens import Tokens
@@ -47,19 +48,36 @@ class EncoderSettings:
     max_document_length: int
     dimension: int = 0
     """Numbers kept of an embedding, the first ones; 0 keeps all."""
+    normalize: bool = True
+    """Whether embeddings are l2-normalised. With cosine similarity they are in any case."""
+    include_prompt: bool = True
+    """Whether pooling counts the prompt's tokens."""
+    similarity: str = "cosine"
+    """How embeddings are compared: `cosine` or `dot`."""
+    padding_side: str = "right"
+    """Of the folder's tokenizer, for exports. Here it makes no difference."""
 
 
-def make_settings(config: ModelConfig, model_config: ModelDict) -> EncoderSettings:
-    """The settings of `config`, and the family's where it says nothing; lengths at most what the model can take."""
-    row, limit = family(model_config), pretrained.longest_input(model_config)
+def make_settings(config: ModelConfig, source: pretrained.Source) -> EncoderSettings:
+    """The settings of `config`; where it says nothing the folder's own, and a bare checkpoint's family's.
+
+    Lengths are at most what the model can take.
+    """
+    row, declared, own = family(source.config), source.declared, dimension(source.config)
+    said = declared or SentenceFolder(row.pooling, True, row.query_prompt, row.document_prompt, normalize=True)
+    query_length, document_length = pretrained.input_lengths(config, source)
     return EncoderSettings(
-        pooling=config.pooling or row.pooling,
-        query_prompt=row.query_prompt if config.query_prompt is None else config.query_prompt,
-        document_prompt=row.document_prompt if config.document_prompt is None else config.document_prompt,
-        append_eos=row.append_eos,
-        max_query_length=min(config.max_query_length, limit),
-        max_document_length=min(config.max_document_length, limit),
-        dimension=config.dimension if config.dimension < int(model_config["hidden_size"]) else 0,
+        pooling=config.pooling or said.pooling,
+        query_prompt=said.query_prompt if config.query_prompt is None else config.query_prompt,
+        document_prompt=said.document_prompt if config.document_prompt is None else config.document_prompt,
+        append_eos=row.append_eos and declared is None,
+        max_query_length=query_length,
+        max_document_length=document_length,
+        dimension=config.dimension if 0 < config.dimension < own else said.truncate_dim,
+        normalize=said.normalize,
+        include_prompt=said.include_prompt,
+        similarity=said.similarity,
+        padding_side=said.padding_side,
     )
 
 
@@ -108,8 +126,8 @@ class Encoder(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """D of the embeddings: the hidden size, unless they are truncated."""
-        return self.settings.dimension or int(self.model_config["hidden_size"])
+        """D of the embeddings: the hidden size, unless Dense layers change it or they are truncated."""
+        return self.settings.dimension or dimension(self.model_config)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """[B, T] ids and mask (right padding) -> [B, D] l2-normalised float32 embeddings."""
@@ -251,7 +269,7 @@ def load_encoder(name_or_path: str, dtype: str = "float32") -> Encoder:
     weights.check_weights(source)
     usual = pretrained.usual_length(source)
     lengths = ModelConfig(max_query_length=usual, max_document_length=usual)
-    settings = make_settings(lengths, source.config)
+    settings = make_settings(lengths, source)
     encoder = build_encoder(pretrained.load_base(source, resolve_dtype(dtype)), settings, dtype)
     return encoder.to(default_device()).eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.settings import ModelConfig
 from effir_dist.core.values import Json
 from effir_dist.models import packages, published
 from effir_dist.models.families.base import Family, ModelDict
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 from effir_dist.models.quiet import quiet_transformers
+from effir_dist.models.sentence_folder import SentenceFolder
 
 CACHED_BYTES = 4 << 30
 """Base models up to this size stay in a process's memory between trials; larger ones are read again each time."""
@@ -27,6 +30,8 @@ class Source:
     location: str
     config: ModelDict
     max_length: int | None = None
+    declared: SentenceFolder | None = None
+    """What a sentence-transformers folder says of itself; None for a bare checkpoint."""
 
     def __hash__(self) -> int:
         return hash(self.location)
@@ -38,9 +43,15 @@ class Base:
 
     model: Any
     tokenizer: Any
-    config: ModelDict
+    source: Source
+    """Where it is from, with the config as the model has it: complete."""
     shared: bool
     """Whether the model stays here for the next trial: then it must not be changed."""
+
+    @property
+    def config(self) -> ModelDict:
+        """The model's config."""
+        return self.source.config
 
 
 def read_json(path: Path) -> Json:
@@ -105,6 +116,15 @@ def longest_input(config: ModelDict) -> int:
     return int(positions) - family(config).first_position(config) if positions else 2**31
 
 
+def input_lengths(config: ModelConfig, source: Source) -> tuple[int, int]:
+    """Tokens kept of a query and of a document: the settings', the folder's own, else those of a bare checkpoint; at
+    most what the model can take."""
+    declared, limit = source.declared, longest_input(source.config)
+    query = config.max_query_length or (declared and declared.max_query_length) or config.query_length
+    document = config.max_document_length or (declared and declared.max_document_length) or config.document_length
+    return min(query, limit), min(document, limit)
+
+
 def usual_length(source: Source) -> int:
     """The input length in tokens that the model is meant for."""
     return min(longest_input(source.config), source.max_length or family(source.config).max_length)
@@ -137,7 +157,8 @@ def _load_cached(source: Source, dtype: str) -> Base:
             raise InputError(f"cannot load {source.location}: {str(error).splitlines()[0]}") from None
     check_blocks(model, row)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Base(model.eval(), load_tokenizer(source.location), model.config.to_dict(), size <= CACHED_BYTES)
+    complete = dataclasses.replace(source, config=model.config.to_dict())
+    return Base(model.eval(), load_tokenizer(source.location), complete, size <= CACHED_BYTES)
 
 
 def load_tokenizer(location: str) -> Any:

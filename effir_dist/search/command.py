@@ -46,7 +46,15 @@ def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.So
     source = pretrained.find(named.backbone, named.path)
     own = "" if named.path else registry.backbone(named.backbone).name
     config, found = _in_space(args, own, source.config["model_type"])
-    return _absolute(config), found, source
+    return _absolute(_with_lengths(config, source)), found, source
+
+
+def _with_lengths(config: RunConfig, source: pretrained.Source) -> RunConfig:
+    """With the input lengths that the model itself has, where nobody set others."""
+    query, document = pretrained.input_lengths(config.model, source)
+    lengths = {"model.max_query_length": query, "model.max_document_length": document}
+    known = config_module.flatten(config_module.to_dict(config))
+    return config_module.replace(config, {n: length for n, length in lengths.items() if known[n] is None})
 
 
 def dry_run_text(args: argparse.Namespace) -> str:
@@ -56,10 +64,14 @@ def dry_run_text(args: argparse.Namespace) -> str:
     if args.resume:
         return rest_of_run_text(args)
     model = config_module.replace(RunConfig(), settings(args)).model
-    row = None if model.path else registry.backbone(model.backbone)
-    model_config = row.config if row else pretrained.find(model.backbone, model.path).config
-    config, found = _in_space(args, row.name if row else "", model_config["model_type"])
-    return dry_run.text(found, config, model_config, row.name if row else model.path, tflops=args.tflops)
+    if model.path:
+        source, own = pretrained.find(model.backbone, model.path), ""
+    else:
+        row = registry.backbone(model.backbone)
+        source, own = pretrained.Source(row.name, row.source, row.config), row.name
+    config, found = _in_space(args, own, source.config["model_type"])
+    config = _with_lengths(config, source)
+    return dry_run.text(found, config, source.config, own or model.path, tflops=args.tflops)
 
 
 def rest_of_run_text(args: argparse.Namespace) -> str:

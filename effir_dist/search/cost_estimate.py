@@ -75,7 +75,7 @@ def _there(path: str) -> bool:
 def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -> tuple[float | None, float | None]:
     """Operations of a trial's training and of its scoring, unpruned; None where the data's size is not known."""
     model, train = config.model, config.train
-    lengths = (model.max_query_length, model.max_document_length)
+    lengths = (model.query_length, model.document_length)
     query, document = (count_flops(model_config, np.array([length])) for length in lengths)
     steps = steps_of(config, sizes)
     # Backward: as much again for the activations, and again for the weights, which adapters do without.

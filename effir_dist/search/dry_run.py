@@ -196,7 +196,7 @@ def _parts(config: RunConfig, sizes: Sizes, parts: tuple[float | None, float | N
     train, steps = config.train, steps_of(config, sizes)
     lines = []
     if parts[0] is not None:
-        tokens = config.model.max_query_length + (1 + sizes.negatives(config)) * config.model.max_document_length
+        tokens = config.model.query_length + (1 + sizes.negatives(config)) * config.model.document_length
         shape = f"{steps} steps of {train.batch_size} queries, {train.batch_size * tokens:,} tokens a step"
         lines.append(f"  training a trial: {shape}: {_operations(parts[0])}")
     if parts[1] is not None:

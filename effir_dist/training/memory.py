@@ -112,8 +112,8 @@ def _texts(config: RunConfig) -> tuple[int, int, int]:
     """Tokens of one chunk, of the longest text, and tokens of a rank's whole share of the batch."""
     train, model = config.train, config.model
     share = config.worker_queries
-    longest = max(model.max_query_length, model.max_document_length)
-    pair = model.max_query_length + (1 + train.hard_negatives) * model.max_document_length
+    longest = max(model.query_length, model.document_length)
+    pair = model.query_length + (1 + train.hard_negatives) * model.document_length
     tokens = pair * min(train.gradcache_queries or share, share)
     if train.gradcache_tokens:
         tokens = min(max(train.gradcache_tokens, longest), pair * share)

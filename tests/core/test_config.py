@@ -40,7 +40,7 @@ def test_key_value_reads_numbers_lists_and_exponents() -> None:
         ("data.search_share", 1.0, "between 0 and 1"),
         ("data.test_split", "dev", "a split that neither trains nor steers the search"),
         ("search.sampler", "grid", "one of 'guided', 'tpe', 'nsga2', 'gp', 'random', got 'grid'"),
-        ("model.pooling", "max", "one of '', 'mean', 'last', 'cls'"),
+        ("model.pooling", "median", "one of '', 'mean', 'last', 'cls', 'max', 'weighted_mean'"),
         ("resources.workers_per_trial", 0, "1 or more, got 0"),
         ("resources.gpus_per_trial", "1e999", "resources.gpus_per_trial must be a finite number, got '1e999'"),
         ("train.learning_rate", 10**400, "train.learning_rate must be a finite number, got 1000"),

@@ -17,6 +17,7 @@ from effir_dist.export.command import export
 from effir_dist.models.encoder import Encoder, load_encoder, make_settings, prune_encoder
 from effir_dist.models.facts import plan_facts, plan_values
 from effir_dist.models.operations.truncate import Truncate
+from effir_dist.models.pretrained import Source
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
@@ -84,9 +85,9 @@ def test_a_model_that_is_not_cut_is_exported_as_ever(checkpoints: dict, collecti
 
 
 def test_the_dimension_of_settings_and_records() -> None:
-    config = {"model_type": "bert", "hidden_size": 32, "max_position_embeddings": 64}
-    assert make_settings(ModelConfig(dimension=12), config).dimension == 12
-    assert make_settings(ModelConfig(dimension=32), config).dimension == 0, "all are kept"
+    source = Source("tiny", "", {"model_type": "bert", "hidden_size": 32, "max_position_embeddings": 64})
+    assert make_settings(ModelConfig(dimension=12), source).dimension == 12
+    assert make_settings(ModelConfig(dimension=32), source).dimension == 0, "all are kept"
     with pytest.raises(InputError, match="model.dimension must be 0"):
         c.replace(RunConfig(), {"model.dimension": -1})
 

@@ -74,7 +74,7 @@ def test_what_a_family_does_not_declare_is_refused(field: str) -> None:
     ("changes", "message"),
     [
         ({"norm_placement": "before"}, "'made-up': norm_placement must be one of pre, post, sandwich, parallel, got"),
-        ({"pooling": "max"}, "'made-up': pooling must be one of mean, last, cls, got 'max'"),
+        ({"pooling": "median"}, "'made-up': pooling must be one of mean, last, cls, max, weighted_mean, got 'median'"),
         ({"norm_placement": "sandwich"}, "'made-up': attention must name 3 modules where norm_placement is 'sandwich'"),
         ({"causal": True}, "'made-up': causal must be a function of the config, such as formulas.never, got True"),
         ({"mlp": ("mlp",)}, "'made-up': mlp must name 2 modules where norm_placement is 'pre', got"),

@@ -29,7 +29,7 @@ TEXTS = ["a short text", "one that is somewhat longer than the first", "x"]
 
 def encoder_of(path: Path) -> Encoder:
     source = sources.find("", str(path))
-    return build_encoder(sources.load_base(source, "float32"), make_settings(ModelConfig(), source.config), "float32")
+    return build_encoder(sources.load_base(source, "float32"), make_settings(ModelConfig(), source), "float32")
 
 
 def neuron_scores(encoder: Encoder, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,10 @@ ModelDict = Mapping[str, Any]
 
 PLACEMENTS = ("pre", "post", "sandwich", "parallel")
 """Where a block has its norms: `Family.norm_placement`."""
-POOLINGS = ("mean", "last", "cls")
+POOLINGS = ("mean", "last", "cls", "max", "weighted_mean")
+DENSE, TRUNCATED = "effir_dense", "effir_truncated"
+"""Keys of a model config for what a retriever has behind its pooling: its Dense layers, and the numbers kept of an
+embedding (`truncate_dim`). They are ours: no config.json of other tools has them."""
 KNOWN_OPTIONS = frozenset({"sliding_window"})
 """Options that torch's attention and our own (packed, float32) understand, as transformers hands them over."""
 
@@ -42,6 +45,34 @@ def mlp_width(config: ModelDict) -> int:
 def head_size(config: ModelDict) -> int:
     """d."""
     return config.get("head_dim") or need(config, "hidden_size") // need(config, "num_attention_heads")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer between pooling and normalisation, and its activation."""
+
+    in_features: int
+    out_features: int
+    bias: bool
+    activation_function: str
+    """Dotted name of a class of torch, as sentence-transformers writes it."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the matrix and the bias."""
+        return (self.in_features + self.bias) * self.out_features
+
+
+def dense_layers(config: ModelDict) -> tuple[Dense, ...]:
+    """The Dense layers of a retriever, in their order; none of a bare model."""
+    return tuple(Dense(**layer) for layer in config.get(DENSE, ()))
+
+
+def dimension(config: ModelDict) -> int:
+    """Numbers of an unpruned retriever's embedding: the hidden size, unless Dense layers or truncation change it."""
+    dense = dense_layers(config)
+    whole = dense[-1].out_features if dense else need(config, "hidden_size")
+    return min(whole, config.get(TRUNCATED) or whole)
 
 
 @dataclass(frozen=True)
@@ -107,7 +138,7 @@ class Family:
     append_eos: bool = _REQUIRED
     """Whether `<eos>` is appended to every text."""
     pooling: str = _REQUIRED
-    """`mean`, `last` or `cls`."""
+    """One of POOLINGS."""
     query_prompt: str = _REQUIRED
     document_prompt: str = _REQUIRED
     max_length: int = _REQUIRED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
-from effir_dist.models.families.base import ModelDict, block_count, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, dense_layers, dimension, mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.space_part import SpacePart
 
@@ -47,7 +47,7 @@ class Sizes:
     @property
     def dimension(self) -> int:
         """Numbers of an embedding."""
-        return self.truncated or int(self.config["hidden_size"])
+        return self.truncated or dimension(self.config)
 
     def block_parameters(self) -> int:
         """Parameters of all blocks: what each token is multiplied with."""
@@ -57,8 +57,9 @@ class Sizes:
         return mlps + row.attention_parameters(self.config) * sum(self.attention) - saved
 
     def parameters(self) -> int:
-        """Parameters of the model without LM head, by its family's formulas."""
-        return self.block_parameters() + family(self.config).other_parameters(self.config)
+        """Parameters of the model without LM head, by its family's formulas, and of Dense layers behind it."""
+        dense = sum(layer.parameters for layer in dense_layers(self.config))
+        return self.block_parameters() + family(self.config).other_parameters(self.config) + dense
 
 
 class Operation(ABC):

@@ -88,9 +88,9 @@ class TruncatePart(SpacePart):
         return {SETTING: least} if least else {}
 
     def check(self, sizes: Sizes, config: RunConfig, parameters: Mapping[str, Values]) -> None:
-        hidden = int(sizes.config["hidden_size"])
-        if max(config.model.dimension, *_dimensions(parameters)) > hidden:
-            raise InputError(f"model.dimension is beyond {hidden}, the model's own; name smaller ones, or 0 (all)")
+        own = sizes.dimension
+        if max(config.model.dimension, *_dimensions(parameters)) > own:
+            raise InputError(f"model.dimension is beyond {own}, the model's own; name smaller ones, or 0 (all)")
 
 
 def _dimensions(parameters: Mapping[str, Values]) -> list[int]:

@@ -111,12 +111,12 @@ def base_encoder(config: RunConfig) -> Encoder:
     """The unpruned model, ready to be trained."""
     source = pretrained.find(config.model.backbone, config.model.path)
     base = pretrained.load_base(source, resolve_dtype(config.train.dtype))
-    return build_encoder(base, make_settings(config.model, base.config), resolve_dtype(config.train.dtype))
+    return build_encoder(base, make_settings(config.model, base.source), resolve_dtype(config.train.dtype))
 
 
 def _encoder(base: pretrained.Base, config: RunConfig) -> Encoder:
     dtype = resolve_dtype(config.score.dtype)
-    return build_encoder(base, make_settings(config.model, base.config), dtype).to(default_device())
+    return build_encoder(base, make_settings(config.model, base.source), dtype).to(default_device())
 
 
 def trained_saliency(config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
