@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from effir_dist.models.families.base import Family, ModelDict
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 from effir_dist.models.quiet import quiet_transformers
 from effir_dist.models.sentence_folder import SentenceFolder
+from effir_dist.models.vocabulary import check_size
+from effir_dist.models.weights import check_loaded
+
+log = logging.getLogger(__name__)
 
 CACHED_BYTES = 4 << 30
 """Base models up to this size stay in a process's memory between trials; larger ones are read again each time."""
@@ -146,19 +151,25 @@ def _load_cached(source: Source, dtype: str) -> Base:
     row = family(source.config)
     with quiet_transformers():
         try:
-            model = AutoModel.from_pretrained(
+            model, told = AutoModel.from_pretrained(
                 source.location,
                 dtype=getattr(torch, dtype),
                 attn_implementation=row.attention_implementation,
                 use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **row.load_options,
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"cannot load {source.location}: {str(error).splitlines()[0]}") from None
+    for warning in check_loaded(source.location, told):
+        log.warning(warning)
     check_blocks(model, row)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
+    tokenizer = load_tokenizer(source.location)
+    check_size(tokenizer, source.config, source.location)
     complete = dataclasses.replace(source, config=model.config.to_dict())
-    return Base(model.eval(), load_tokenizer(source.location), complete, size <= CACHED_BYTES)
+    return Base(model.eval(), tokenizer, complete, size <= CACHED_BYTES)
 
 
 def load_tokenizer(location: str) -> Any:

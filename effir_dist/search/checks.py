@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from effir_dist.core.config import replace, settings_of
@@ -9,7 +11,7 @@ from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.measures import Constraint
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Point
-from effir_dist.data import beir, sets
+from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.base import Sizes
@@ -17,6 +19,9 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space
+
+SAMPLED = 100
+"""Texts of each column that show what a run is about."""
 
 
 def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
@@ -49,6 +54,21 @@ def check_sets(config: RunConfig) -> None:
             raise InputError(f"data.held_out names {path}, and the search scores on a data set so named; rename one")
         if path != sets.BUILT_IN:
             beir.require_split(sets.resolve(path), config.data.test_split or DataConfig.test_split)
+
+
+def sample_texts(config: RunConfig) -> list[str]:
+    """Queries and documents of a run, some of each data set, that show what it is about."""
+    seed = config.search.seed
+    found = [roles.search_collection(path, config.data, seed) for path in config.data.paths]
+    trained = pairs.training_pairs(config.data, seed)
+    columns = [column for each in found for column in (each.queries, each.documents)]
+    return [text for column in (*columns, trained.queries, trained.positives) for text in spread(column, SAMPLED)]
+
+
+def spread(column: Sequence[str], count: int) -> list[str]:
+    """`count` texts of a column, evenly spaced; all of them where there are no more."""
+    step = max(1, len(column) // count)
+    return [column[row] for row in range(0, len(column), step)][:count]
 
 
 def _check_can_hold(constraint: Constraint, values: list[dict[str, float]]) -> None:

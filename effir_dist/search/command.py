@@ -21,7 +21,7 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
-from effir_dist.models import pretrained, weights
+from effir_dist.models import pretrained
 from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
@@ -31,6 +31,7 @@ from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.command_line import parser, resumable, settings
 from effir_dist.search.faults import SearchStopped
+from effir_dist.search.model_checks import checks_of
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.training.schedule import count_steps
@@ -117,7 +118,14 @@ def _absolute_data(path: str) -> str:
 
 def check(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
     """Every check before a cluster is joined. Returns warnings; raises InputError."""
-    weights.check_weights(source)
+    with checks_of(source) as model:
+        warnings = _check_without_model(config, found, source, address)
+        return warnings + model.warnings(checks.sample_texts(config))
+
+
+def _check_without_model(
+    config: RunConfig, found: Space, source: pretrained.Source, address: str | None
+) -> list[str]:
     if address:
         from effir_dist.search.cluster import tune
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -85,15 +86,36 @@ def test_weights_that_do_not_match_the_config(fail: Fail, tmp_path: Path, model:
     wrong = Path(shutil.copytree(model, tmp_path / "wrong"))
     config = json.loads((wrong / "config.json").read_text())
     (wrong / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
-    error = fail("--model", str(wrong), "--data", str(collection))
+    error = fail("--model", str(wrong), "--data", str(collection), "train.batch_size=4")
     assert "encoder.layer.0.intermediate.dense.weight is [48, 32], the config says [64, 32]" in error
     (wrong / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    assert "encoder.layer.4.intermediate.dense.weight is missing" in fail("--model", str(wrong))
+    error = fail("--model", str(wrong))
+    assert "encoder.layer.4.attention.output.LayerNorm.bias is missing" in error
+    assert "and 13 more of 16" in error
     (wrong / "config.json").write_text(json.dumps(config))
     (wrong / "model.safetensors").write_bytes(b"\xff" * 100)
     assert "not a readable safetensors file" in fail("--model", str(wrong))
     (wrong / "model.safetensors").unlink()
     assert "no *.safetensors weights" in fail("--model", str(wrong))
+
+
+def test_a_tokenizer_that_is_not_the_models(fail: Fail, tmp_path: Path, model: str, collection: Path) -> None:
+    """Its files are missing, or it knows few of the run's words: said before anything starts."""
+    wrong, options = Path(shutil.copytree(model, tmp_path / "wrong")), ("--data", str(collection), "train.batch_size=4")
+    files = [*wrong.glob("*token*")]
+    for file in files:
+        file.rename(tmp_path / file.name)
+    error = fail("--model", str(wrong), *options)
+    assert "has 5 tokens, and the model's embedding 300: files of the tokenizer are missing" in error
+    for file in files:
+        (tmp_path / file.name).rename(file)
+    tree = json.loads((wrong / "tokenizer.json").read_text())
+    tree["model"]["unk_token"] = "[PAD]"
+    tree["model"]["vocab"] = {k: v for k, v in tree["model"]["vocab"].items() if len(k) > 1 or k not in "aeioukrlstmnp"}
+    (wrong / "tokenizer.json").write_text(json.dumps(tree))
+    config = json.loads((wrong / "tokenizer_config.json").read_text())
+    (wrong / "tokenizer_config.json").write_text(json.dumps({**config, "unk_token": "[PAD]"}))
+    assert re.search(r"does not know [5-9]\d% of the data, such as", fail("--model", str(wrong), *options))
 
 
 def test_no_checkpoint_there(fail: Fail, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from effir_dist.core.storage import is_remote, place, read_bytes
 from effir_dist.core.values import Json
 from effir_dist.data import beir, sets
 from effir_dist.models import pretrained, weights
+from effir_dist.search.model_checks import tokenizer_warnings
 from effir_dist.search.preflight.findings import Finding, attempt
 
 SECONDS = 120.0
@@ -146,6 +147,8 @@ def check_weights(request: Request) -> str:
         with (Path(source.location) / name).open("rb") as file:
             file.seek(-1, os.SEEK_END)
             file.read(1)
+    if here:
+        tokenizer_warnings(source, ())
     return f"{sum(here.values()) / 1e6:,.1f} MB" if here else "config.json of the hub's model; its weights come later"
 
 

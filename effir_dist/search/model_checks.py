@@ -1,0 +1,98 @@
+"""Checks of a model, in a process of their own beside the checks of the data: they need torch, the driver does not."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from effir_dist.core.errors import InputError
+from effir_dist.core.files import write_text_atomic
+from effir_dist.core.mapped import cache_errors, cache_root
+from effir_dist.models.pretrained import Source
+
+Waiting = Callable[[], list[str]]
+"""Waits for a check's warnings."""
+
+
+def weights_warnings(source: Source, _texts: Sequence[str] = ()) -> list[str]:
+    """As `weights.check_weights`."""
+    from effir_dist.models.weights import check_weights
+
+    return check_weights(source)
+
+
+def tokenizer_warnings(source: Source, texts: Sequence[str]) -> list[str]:
+    """As `vocabulary.check_size` and `check_texts`."""
+    from effir_dist.models import pretrained, vocabulary
+
+    tokenizer = pretrained.load_tokenizer(source.location)
+    vocabulary.check_size(tokenizer, source.config, source.location)
+    return vocabulary.check_texts(tokenizer, source.config, source.location, texts)
+
+
+class ModelChecks:
+    """The checks of one model, which begin with its weights. What passed is noted in the cache, by the files' times."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._pool: ProcessPoolExecutor | None = None
+        self._weights = self._begin(weights_warnings)
+
+    def warnings(self, texts: Sequence[str]) -> list[str]:
+        """Of the weights, and of the tokenizer on texts of the run. Raises InputError as the checks do."""
+        return [*self._weights(), *self._begin(tokenizer_warnings, texts)()]
+
+    def end(self) -> None:
+        """Give the process back."""
+        if self._pool:
+            self._pool.shutdown()
+
+    def _begin(self, function: Callable[..., list[str]], texts: Sequence[str] = ()) -> Waiting:
+        note = cache_root() / "checked" / _key(function.__name__, self._source, texts)
+        if Path(self._source.location).is_dir() and note.is_file():
+            return lambda: [*json.loads(note.read_text())]
+        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        future = self._pool.submit(function, self._source, texts)
+
+        def wait() -> list[str]:
+            try:
+                found = future.result()
+            except BrokenProcessPool:
+                location = self._source.location
+                raise InputError(f"the process that looked at {location} was killed: is memory short?") from None
+            with cache_errors(note):
+                write_text_atomic(note, json.dumps(found))
+            return found
+
+        return wait
+
+
+def _key(what: str, source: Source, texts: Sequence[str]) -> str:
+    """Of all that a check's result depends on, as far as that is on this machine."""
+    files = sorted(Path(source.location).glob("*")) if Path(source.location).is_dir() else []
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
+    versions = [importlib.metadata.version(name) for name in ("effir_dist", "transformers")]
+    whole = json.dumps([what, source.location, source.config, stats, versions, list(texts)], default=str)
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def checks_of(source: Source) -> Iterator[ModelChecks]:
+    """Begun at once. An error within the block ends their process, so that it is said at once."""
+    before = set(multiprocessing.active_children())
+    checks = ModelChecks(source)
+    try:
+        yield checks
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
+        raise
+    finally:
+        checks.end()
