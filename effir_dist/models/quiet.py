@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """transformers without what belongs in no log of ours."""
-=======
-"""transformers without progress bars and load reports, which belong in no log of ours."""
->>>>>>> 62683b1 (wip)
 
 from __future__ import annotations
 
@@ -12,11 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-<<<<<<< HEAD
     """Without progress bars and load reports, which belong in no log of ours."""
-=======
-    """Within the block it says nothing but errors."""
->>>>>>> 62683b1 (wip)
     from transformers.utils import logging
 
     level = logging.get_verbosity()

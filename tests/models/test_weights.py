@@ -16,6 +16,8 @@ from effir_dist.core.errors import InputError
 from effir_dist.models import pretrained
 from effir_dist.models.pretrained import Source
 from effir_dist.models.weights import check_weights
+from effir_dist.search.model_checks import tokenizer_warnings, weights_warnings
+from tests import needs
 from tests.hub import hub_of
 from tests.tiny import FAMILY_NAMES
 
@@ -133,3 +135,10 @@ def test_a_model_of_the_hub_is_looked_at_by_its_headers(
             pretrained.load_base(pretrained.find("llama-3.2-1b", "org/less"), "float32")
     with pytest.raises(InputError, match=r"norm.weight is missing"):
         check_weights(pretrained.find("llama-3.2-1b", "org/less"))
+
+
+@pytest.mark.parametrize("name", ["minilm", pytest.param("smollm2", marks=pytest.mark.slow)])
+def test_real_models_are_whole_and_have_their_tokenizer(name: str) -> None:
+    source = needs.backbone(name)
+    assert weights_warnings(source) == []
+    assert tokenizer_warnings(source, ["The capital of France is", "Paris."]) == []
