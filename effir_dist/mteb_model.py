@@ -27,18 +27,18 @@ class MtebEncoder:
             self.encoder.to(device)
 
     def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **_: Any) -> np.ndarray:
-        """Embeddings of batches {"text": [...]}: [N, D] float32 of length 1; queries where `prompt_type` is "query"."""
+        """Embeddings of batches {"text": [...]}: [N, D] float32; queries where `prompt_type` is "query"."""
         texts = [text for batch in inputs for text in batch["text"]]
         kind = "query" if str(getattr(prompt_type, "value", prompt_type)) == "query" else "document"
         return self.encoder.encode(texts, kind, ScoreConfig.batch_tokens)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine similarities: [N, D], [M, D] -> a torch tensor [N, M]."""
+        """The model's similarities, inner products: [N, D], [M, D] -> a torch tensor [N, M]."""
         first, second = (_rows(e) for e in (embeddings1, embeddings2))
         return first @ second.T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine similarities of pairs: [N, D], [N, D] -> a torch tensor [N]."""
+        """The model's similarities of pairs: [N, D], [N, D] -> a torch tensor [N]."""
         first, second = (_rows(e) for e in (embeddings1, embeddings2))
         return (first * second).sum(-1)
 
@@ -56,14 +56,14 @@ class MtebEncoder:
             "n_parameters": sum(p.numel() for p in self.encoder.parameters()),
             "max_tokens": max(settings.max_query_length, settings.max_document_length),
             "embed_dim": self.encoder.dimension,
-            "similarity_fn_name": "cosine",
+            "similarity_fn_name": settings.similarity,
             "framework": ["PyTorch"],
         }
         return ModelMeta.create_empty(overwrites=known)
 
 
 def _rows(embeddings: Any) -> Any:
-    """Embeddings as a float32 tensor [N, D]; they are of length 1 already."""
+    """Embeddings as a float32 tensor [N, D]; with cosine similarity they are of length 1 already."""
     import torch
 
     return torch.atleast_2d(torch.as_tensor(np.asarray(embeddings), dtype=torch.float32))

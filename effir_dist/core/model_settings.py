@@ -11,6 +11,7 @@ COMPILE = ("auto", "always", "never")
 DISTANCES = ("cosine", "l2")
 GRANULARITIES = ("token", "pooled")
 RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
+SIMILARITIES = ("", "cosine", "dot")
 POOLINGS = ("", "mean", "last", "cls", "max", "weighted_mean")
 BARE_LENGTHS = {"query": 64, "document": 256}
 """Tokens kept of a text where neither the settings nor the model say how many."""
@@ -41,9 +42,16 @@ class ModelConfig:
     dimension: int = 0
     """Numbers kept of an embedding: the first ones, as Matryoshka models are cut. They are l2-normalised then. 0 keeps
     all."""
+    similarity: str = ""
+    """How embeddings are compared: `cosine`, or `dot`, their inner product as they are."""
+    normalize: bool | None = None
+    """Whether embeddings are l2-normalised. With cosine similarity they are in any case."""
+    include_prompt: bool | None = None
+    """Whether pooling counts the prompt's tokens."""
 
     def __post_init__(self) -> None:
         one_of("model.pooling", self.pooling, POOLINGS)
+        one_of("model.similarity", self.similarity, SIMILARITIES)
         for name in ("max_query_length", "max_document_length"):
             value = getattr(self, name)
             check(value is None or 4 <= value <= 131072, f"model.{name}", value, "between 4 and 131072 tokens")

@@ -36,7 +36,8 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """The gradient's global l2 norm is clipped to this; 0 turns it off."""
     temperature: float = 0.05
-    """Divides the cosine similarities in InfoNCE, and those of student and unpruned model in the distillations."""
+    """Divides the similarities in InfoNCE, and those of student and unpruned model in the distillations. A search takes
+    1 where it is not set and embeddings are not normalised (similarity dot without Normalize)."""
     distill_scores: float = 0.0
     """Weight of the KL divergence from a teacher's scores of a query's positive and hard negatives (paper, section
     4.1). The teacher is such as a cross-encoder; `negatives/SPLIT.jsonl` holds its scores."""
@@ -45,7 +46,8 @@ class TrainConfig:
     distill_similarities: float = 0.0
     """Weight of the KL divergence from the unpruned model's similarities of a query with all passages of the batch."""
     distill_embeddings: float = 0.0
-    """Weight of 1 - cosine between a text's embedding and the unpruned model's. The unpruned model encodes the training
+    """Weight of 1 - cosine between a text's embedding and the unpruned model's (not normalised, of half their squared
+    distance by the squared length of the unpruned model's). The unpruned model encodes the training
     texts once a search. The vectors stay in the run's folder, 2 bytes a dimension."""
     order: str = "prune_then_tune"
     """`prune_then_tune`, or `tune_then_prune`: the paper's control, at the unpruned model's cost."""

@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m effir_dist.encode",
-        description="Encode a corpus to float16 vectors in shards on disk. Run it again to resume it, and in several "
-        "processes to share the work.",
+        description="Encode a corpus to vectors in shards on disk: float16, or float32 where they are not normalised. "
+        "Run it again to resume it, and in several processes to share the work.",
     )
     result.add_argument("model", help="name of a backbone (minilm), folder of a checkpoint, of a trial or of an export")
     result.add_argument("texts", type=Path, help="corpus.jsonl of a BEIR-format folder, or any file with a text a line")

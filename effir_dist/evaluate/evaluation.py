@@ -59,7 +59,8 @@ def evaluate(
     """Tokenise, encode, search and measure `collection`.
 
     batch_tokens and compiled are as for `encoding.encode`. cache: a folder that keeps token ids between calls.
-    Vectors of more than ON_DISK_BYTES are kept as float16 in a temporary file. Raises as `evaluate_embeddings`.
+    Vectors of more than ON_DISK_BYTES are kept in a temporary file, in `Encoder.disk_dtype`. Raises as
+    `evaluate_embeddings`.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="effir-vectors-") as folder:
@@ -70,7 +71,7 @@ def evaluate(
         tokens = encoder.tokenize(collection.documents, "document", cache)
         begun, (rank, count) = time.perf_counter(), ranks.place()
         rows = ranks.shares(tokens.lengths, count)[rank]
-        room = _room(Path(folder) / "document.npy", len(rows), encoder.dimension)
+        room = _room(Path(folder) / "document.npy", len(rows), encoder.dimension, encoder.disk_dtype)
         documents = ranks.encode_own(encoder, tokens, rows, batch_tokens, compiled, room)
         encoded["documents"] = (len(tokens), time.perf_counter() - begun)
         found = _measured(ranks.search_own(queries, documents, rows, _depth(collection)), collection)
@@ -88,14 +89,17 @@ def evaluate_texts(retriever: Retriever, collection: Collection, batch_tokens: i
 
 
 def encode_in_parts(retriever: Retriever, documents: Sequence[str], batch_tokens: int, file: Path) -> np.ndarray:
-    """[P, D] vectors of documents, encoded PART at a time: float32 in memory, or float16 in `file` where they are many.
+    """[P, D] vectors of documents, encoded PART at a time: float32 in memory, or in `file` where they are many.
 
-    The file may be removed once the array is not used any more.
+    There in float16 where they are of length 1, so that it holds every number. The file may be removed once the array
+    is not used any more.
     """
     room: np.ndarray | None = None
     for start in range(0, len(documents), PART):
         vectors = retriever.encode(list(documents[start : start + PART]), "document", batch_tokens)
-        room = _room(file, len(documents), vectors.shape[1]) if room is None else room
+        if room is None:
+            unit_length = np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+            room = _room(file, len(documents), vectors.shape[1], np.float16 if unit_length else np.float32)
         room[start : start + PART] = vectors
     return np.empty((0, 0), np.float32) if room is None else room
 
@@ -109,11 +113,11 @@ def speeds(evaluations: list[Evaluation]) -> dict[str, float]:
     return found
 
 
-def _room(file: Path, count: int, size: int) -> np.ndarray:
-    """An array for `count` vectors of `size` numbers: in memory, or a file of float16 where they are many."""
+def _room(file: Path, count: int, size: int, on_disk: type[np.floating]) -> np.ndarray:
+    """An array for `count` vectors of `size` numbers: float32 in memory, or a file where they are many."""
     if 4 * count * size <= ON_DISK_BYTES:
         return np.empty((count, size), np.float32)
-    return np.lib.format.open_memmap(file, "w+", np.float16, (count, size))
+    return np.lib.format.open_memmap(file, "w+", on_disk, (count, size))
 
 
 def evaluate_embeddings(query_vectors: np.ndarray, document_vectors: np.ndarray, collection: Collection) -> Evaluation:

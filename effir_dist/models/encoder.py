@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,11 +18,11 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.models import pretrained, weights
+from effir_dist.models.encoder_settings import EncoderSettings, make_settings
 from effir_dist.models.families.base import ModelDict, dimension
 from effir_dist.models.families.registry import family
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
-from effir_dist.models.sentence_folder import SentenceFolder
 
 if TYPE_CHECKING:
     from effir_dist.models.tokens import Tokens
@@ -34,51 +34,6 @@ EXPORT_FILE = "plan.json"
 FORMAT = 2
 """Of both files. Format 1 had a plan of four fixed fields, without the dimension of embeddings."""
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """How texts become embeddings."""
-
-    pooling: str
-    query_prompt: str
-    document_prompt: str
-    append_eos: bool
-    max_query_length: int
-    max_document_length: int
-    dimension: int = 0
-    """Numbers kept of an embedding, the first ones; 0 keeps all."""
-    normalize: bool = True
-    """Whether embeddings are l2-normalised. With cosine similarity they are in any case."""
-    include_prompt: bool = True
-    """Whether pooling counts the prompt's tokens."""
-    similarity: str = "cosine"
-    """How embeddings are compared: `cosine` or `dot`."""
-    padding_side: str = "right"
-    """Of the folder's tokenizer, for exports. Here it makes no difference."""
-
-
-def make_settings(config: ModelConfig, source: pretrained.Source) -> EncoderSettings:
-    """The settings of `config`; where it says nothing the folder's own, and a bare checkpoint's family's.
-
-    Lengths are at most what the model can take.
-    """
-    row, declared, own = family(source.config), source.declared, dimension(source.config)
-    said = declared or SentenceFolder(row.pooling, True, row.query_prompt, row.document_prompt, normalize=True)
-    query_length, document_length = pretrained.input_lengths(config, source)
-    return EncoderSettings(
-        pooling=config.pooling or said.pooling,
-        query_prompt=said.query_prompt if config.query_prompt is None else config.query_prompt,
-        document_prompt=said.document_prompt if config.document_prompt is None else config.document_prompt,
-        append_eos=row.append_eos and declared is None,
-        max_query_length=query_length,
-        max_document_length=document_length,
-        dimension=config.dimension if 0 < config.dimension < own else said.truncate_dim,
-        normalize=said.normalize,
-        include_prompt=said.include_prompt,
-        similarity=said.similarity,
-        padding_side=said.padding_side,
-    )
 
 
 def resolve_dtype(name: str, processor: Processor | None = None) -> str:
@@ -129,16 +84,21 @@ class Encoder(nn.Module):
         """D of the embeddings: the hidden size, unless Dense layers change it or they are truncated."""
         return self.settings.dimension or dimension(self.model_config)
 
+    @property
+    def disk_dtype(self) -> type[np.floating[Any]]:
+        """Of embeddings in files. No number of one of length 1 is beyond what float16 holds; others' may be."""
+        return np.float16 if self.settings.unit_length else np.float32
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[B, T] ids and mask (right padding) -> [B, D] l2-normalised float32 embeddings."""
+        """[B, T] ids and mask (right padding) -> [B, D] float32 embeddings."""
         options = family(self.model_config).call_options
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
         return self.finish(POOLINGS[self.settings.pooling](hidden, attention_mask))
 
     def finish(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled states [B, hidden size] -> embeddings [B, D]: truncated where the settings say so, l2-normalised."""
+        """Pooled states [B, hidden size] -> embeddings [B, D], truncated and l2-normalised as the settings say."""
         kept = pooled[:, : self.settings.dimension] if self.settings.dimension else pooled
-        return nn.functional.normalize(kept, dim=-1)
+        return nn.functional.normalize(kept, dim=-1) if self.settings.unit_length else kept
 
     def tokenize(self, texts: Sequence[str], kind: str, cache: Path | None = None) -> Tokens:
         """Token ids of queries or documents (`kind`), with their prompt, cut to their length."""

@@ -119,7 +119,7 @@ def prepared(
 
 
 def encode_packed(encoder: Encoder, batch: packed.Batch) -> Tensor:
-    """[B, D] l2-normalised float32 embeddings of a packed batch, within `packed.attention`."""
+    """[B, D] float32 embeddings of a packed batch, within `packed.attention`."""
     row = family(encoder.model_config)
     positions = batch.positions + row.first_position(encoder.model_config)
     found = encoder.backbone(

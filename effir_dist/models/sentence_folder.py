@@ -31,5 +31,9 @@ class SentenceFolder:
     truncate_dim: int = 0
     """Numbers kept of an embedding; 0 keeps all."""
     padding_side: str = "right"
+    prompts: tuple[tuple[str, str], ...] = ()
+    """(name, text) of all its prompts, as it has them."""
+    default_prompt_name: str = ""
+    """The prompt that sentence-transformers' `encode` takes where it is told none; "" for none."""
     do_lower_case: bool = False
     """Whether texts are turned to lower case before they are tokenised."""

@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Embeddings of `distinct` texts by the unpruned retriever, l2-normalised."""
+    """Embeddings of `distinct` texts by the unpruned retriever, l2-normalised where its similarity is cosine."""
 
     queries: np.ndarray  # [Q, D]
     passages: np.ndarray  # [P, D]

@@ -144,6 +144,7 @@ class Collator:
                     scores=_floats(batch.scores[part]) if self.config.distill_scores else None,
                     queries=_floats(known.queries[batch.queries[part]]) if known else None,
                     passages=known_passages,
+                    unit_length=self.encoder.settings.unit_length,
                 )
             )
         return found

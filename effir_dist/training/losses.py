@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,27 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     return (goal.exp() * (goal - found).masked_fill(unknown, 0.0)).sum(dim=1).mean()
 
 
-def truncated(teacher: Tensor, student: Tensor) -> Tensor:
-    """A teacher's vectors [N, D], l2-normalised, in the first dimensions that its student's [N, d] have, too."""
-    return teacher if teacher.shape[1] == student.shape[1] else F.normalize(teacher[:, : student.shape[1]], dim=1)
+def truncated(teacher: Tensor, student: Tensor, unit_length: bool = True) -> Tensor:
+    """A teacher's vectors [N, D] in the first dimensions that its student's [N, d] have, too.
+
+    unit_length: whether the vectors are l2-normalised; then what is left of them is, again.
+    """
+    if teacher.shape[1] == student.shape[1]:
+        return teacher
+    kept = teacher[:, : student.shape[1]]
+    return F.normalize(kept, dim=1) if unit_length else kept
+
+
+def unlikeness(student: Tensor, teacher: Tensor, unit_length: bool = True) -> Tensor:
+    """How far the student's vectors [N, D] are from its teacher's [N, D], mean over texts.
+
+    1 - cosine of vectors of length 1. Of others |s - t|^2 / (2 |t|^2), which is the same where both have length 1, and
+    keeps the teacher's length as well as its direction.
+    """
+    if unit_length:
+        return 1 - (student * teacher).sum(1).mean()
+    distance = (student - teacher).square().sum(1)
+    return (distance / (2 * teacher.square().sum(1).clamp(min=1e-12))).mean()
 
 
 def not_negatives(passages: np.ndarray, answers: Sequence[Collection[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -82,11 +101,13 @@ class Targets:
     scores: Tensor | None = None  # [r, 1 + N] of a teacher, NaN where it has none
     queries: Tensor | None = None  # [r, D] by the unpruned model
     passages: Tensor | None = None  # [P, D] by the unpruned model
+    unit_length: bool = True  # whether embeddings are l2-normalised, so that their inner products are cosines
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Targets:
         """With function(tensor) in place of every tensor."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: function(value) for name, value in tensors.items() if value is not None})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors: Any = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
     def mask(self) -> Tensor:
         """[r, P] bool: true where a passage is no negative of the query; false in the column of its positive."""
@@ -98,7 +119,7 @@ class Targets:
 def retrieval_loss(queries: Tensor, passages: Tensor, targets: Targets, config: TrainConfig) -> Tensor:
     """InfoNCE and the distillations of `config`, mean over r queries [r, D] of this rank; passages [P, D] of all ranks.
 
-    Both are l2-normalised. Similarities are computed in float32.
+    Similarities are inner products, in float32: cosines of l2-normalised embeddings, else as they are.
     """
     queries, passages = queries.float(), passages.float()
     logits = queries @ passages.T / config.temperature
@@ -113,7 +134,8 @@ def retrieval_loss(queries: Tensor, passages: Tensor, targets: Targets, config: 
         loss = loss + config.distill_similarities * distillation(logits, known)
     if config.distill_embeddings:
         own = targets.group.flatten()
-        known_q, known_p = truncated(targets.queries, queries), truncated(targets.passages[own], passages)
-        alike = (queries * known_q).sum(1).mean() + (passages[own] * known_p).sum(1).mean()
-        loss = loss + config.distill_embeddings * (1 - alike / 2)
+        sides = ((queries, targets.queries), (passages[own], targets.passages[own]))
+        unit = targets.unit_length
+        apart = [unlikeness(found, truncated(known, found, unit), unit) for found, known in sides]
+        loss = loss + config.distill_embeddings * (apart[0] + apart[1]) / 2
     return loss

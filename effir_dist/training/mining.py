@@ -53,7 +53,7 @@ class Mined:
 
 
 class Dense:
-    """Ranking by a retriever's cosine similarities. Many vectors are in a file (TMPDIR) that goes with the process."""
+    """Ranking by a retriever's own similarities. Many vectors are in a file (TMPDIR) that goes with the process."""
 
     at_once = 16384
     """Queries that are ranked between two writes: for each such part all vectors are read."""

@@ -66,11 +66,18 @@ def test_the_divergence_is_the_formula() -> None:
     assert distillation(teacher[:1], teacher[:1]).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_whole_loss_is_the_sum_of_its_parts(checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("similarity", "temperature"), [("cosine", 0.05), ("dot", 4.0)])
+def test_the_whole_loss_is_the_sum_of_its_parts(
+    checkpoints: dict[str, Path], similarity: str, temperature: float
+) -> None:
     """Against a plain computation from embeddings, one query at a time."""
     start_distributed()
     student, base, pairs = student_of(checkpoints["llama"]), load_encoder(str(checkpoints["llama"])), make_pairs()
+    for encoder in (student, base):
+        encoder.settings = replace(encoder.settings, similarity=similarity, normalize=False)
+    settings = [replace(each, temperature=temperature) for each in (TRAIN, ALL)]
     examples, teacher = examples_of(student, pairs, ALL, None), teacher_of(base)
+    assert (teacher.queries.max() > 1) == (similarity == "dot")
     batch = next(batches(examples, ALL))
     queries, passages = distinct(pairs, True)
     q = student.encode([queries[i] for i in batch.queries], "query").astype(float)
@@ -81,15 +88,18 @@ def test_the_whole_loss_is_the_sum_of_its_parts(checkpoints: dict[str, Path]) ->
         goal, found = (np.exp(x) / np.exp(x).sum() for x in (goal, found))
         return float((goal * np.log(goal / found)).sum())
 
-    similar = np.mean([divergence(known_p @ a / 0.05, p @ b / 0.05) for a, b in zip(known_q, q, strict=True)])
-    alike = 1 - ((q * known_q).sum(1).mean() + (p * known_p).sum(1).mean()) / 2
+    similar = np.mean(
+        [divergence(known_p @ a / temperature, p @ b / temperature) for a, b in zip(known_q, q, strict=True)]
+    )
+    apart = [((a - b) ** 2).sum(1) / (2 * (b**2).sum(1)) for a, b in ((q, known_q), (p, known_p))]
     scored = []
     for i, scores in enumerate(batch.scores):
         kept = ~np.isnan(scores)
-        scored.append(divergence(scores[kept] / 2.0, (p[3 * i : 3 * i + 3] @ q[i] / 0.05)[kept]))
+        scored.append(divergence(scores[kept] / 2.0, (p[3 * i : 3 * i + 3] @ q[i] / temperature)[kept]))
     with torch.no_grad():
-        values = [whole_loss(student, examples, batch, x, teacher).item() for x in (TRAIN, ALL)]
-    assert values[1] - values[0] == pytest.approx(0.5 * np.mean(scored) + 0.7 * similar + 0.9 * alike, rel=1e-4)
+        values = [whole_loss(student, examples, batch, x, teacher).item() for x in settings]
+    expected = 0.5 * np.mean(scored) + 0.7 * similar + 0.9 * (apart[0].mean() + apart[1].mean()) / 2
+    assert values[1] - values[0] == pytest.approx(expected, rel=1e-4)
 
 
 def whole_loss(
