@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
 from effir_dist.models import encoding, packed
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
-from effir_dist.models.families.registry import family
+from effir_dist.models.families.registry import FAMILIES, family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan
@@ -60,6 +61,20 @@ def test_packed_texts_have_the_embeddings_of_padded_ones(
         assert cosines(found, padded).min() >= 0.99999, pooling
     assert cosines(encoder.encode(TEXTS, batch_tokens=1), padded).min() >= 0.99999
     assert encoder.backbone.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_longest_text_that_a_model_takes_is_taken(name: str, checkpoints: dict[str, Path]) -> None:
+    """Of 128 positions; some families leave the first ones to padding."""
+    encoder, texts = load_encoder(str(checkpoints[name])), ["x" * 200]
+    first = FAMILIES[name].first_position(encoder.model_config)
+    assert encoder.tokenize(texts, "document").lengths.tolist() == [128 - first]
+    assert np.isfinite(encoder.encode(texts)).all()
+    if name in REPLACEABLE:
+        assert cosines(packed_vectors(encoder, texts), encoder.encode(texts)).min() >= 0.99999
+    options = FAMILIES[name].call_options
+    with pytest.raises(IndexError) if first else contextlib.nullcontext():
+        encoder.backbone(input_ids=torch.full((1, 129 - first), 5), **options)
 
 
 def test_a_packed_text_does_not_see_its_neighbours(checkpoints: dict[str, Path]) -> None:

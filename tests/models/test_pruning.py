@@ -216,7 +216,7 @@ def test_a_plan_that_does_not_fit_is_refused(plan: PruningPlan, message: str) ->
 
 
 def test_batched_encoding_equals_one_at_a_time_on_either_padding_side(checkpoints: dict[str, Path]) -> None:
-    for name in ("qwen3", "bert"):
+    for name in ("qwen3", "bert", "xlm-roberta", "mpnet"):
         encoder = encoder_of(checkpoints[name])
         together = encoder.encode(TEXTS * 3, "document", batch_tokens=60)
         alone = np.concatenate([encoder.encode([text], "document") for text in TEXTS * 3])

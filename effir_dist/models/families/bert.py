@@ -32,6 +32,30 @@ FAMILY = Family(
             sizes("bert", 30522, 768, 3072, 12, 12, **_TABLES),
             looked_up="https://huggingface.co/rayTest/bert-base-uncased (a duplicate)",
         ),
+        Backbone(
+            "bge-small-en-v1.5",
+            "BAAI/bge-small-en-v1.5",
+            sizes("bert", 30522, 384, 1536, 12, 12, **_TABLES),
+            looked_up="https://huggingface.co/rbojja/ft-intent-bank (trained from it)",
+        ),
+        Backbone(
+            "bge-base-en-v1.5",
+            "BAAI/bge-base-en-v1.5",
+            sizes("bert", 30522, 768, 3072, 12, 12, **_TABLES),
+            looked_up="https://huggingface.co/Xenova/bge-base-en-v1.5 (a copy for ONNX)",
+        ),
+        Backbone(
+            "bge-large-en-v1.5",
+            "BAAI/bge-large-en-v1.5",
+            sizes("bert", 30522, 1024, 4096, 24, 16, **_TABLES),
+            looked_up="https://huggingface.co/VaggP/fine-tuned-bge-large (trained from it)",
+        ),
+        Backbone(
+            "multilingual-e5-small",
+            "intfloat/multilingual-e5-small",
+            sizes("bert", 250037, 384, 1536, 12, 12, **_TABLES),
+            looked_up="https://huggingface.co/intfloat/multilingual-e5-small",
+        ),
     ),
     short_names={"bert": "bert-base"},
 )
