@@ -189,7 +189,7 @@ def pad_rows(rows: list[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.T
 def build_encoder(base: pretrained.Base, settings: EncoderSettings, dtype: str) -> Encoder:
     """An encoder with the base's weights, in `dtype`; a copy where the base is kept for others."""
     model = copy.deepcopy(base.model) if base.shared else base.model
-    return Encoder(cast(model, resolve_dtype(dtype)).eval(), base.tokenizer, settings, base.config)
+    return Encoder(cast(model, resolve_dtype(dtype)), base.tokenizer, settings, base.config).eval()
 
 
 def cast(model: Model, dtype: str | torch.dtype) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +71,9 @@ def test_the_longest_text_that_a_model_takes_is_taken(name: str, checkpoints: di
     assert np.isfinite(encoder.encode(texts)).all()
     if name in REPLACEABLE:
         assert cosines(packed_vectors(encoder, texts), encoder.encode(texts)).min() >= 0.99999
-    options = FAMILIES[name].call_options
-    with pytest.raises(IndexError) if first else contextlib.nullcontext():
-        encoder.backbone(input_ids=torch.full((1, 129 - first), 5), **options)
+    if first:
+        with pytest.raises((IndexError, RuntimeError)):
+            encoder.backbone(input_ids=torch.full((1, 129 - first), 5))
 
 
 def test_a_packed_text_does_not_see_its_neighbours(checkpoints: dict[str, Path]) -> None:

@@ -24,7 +24,7 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.training import engine, trainer
 from effir_dist.training.batches import batches, examples_of
 from effir_dist.training.trainer import TrainingDiverged, TrainOutcome, train
-from tests.tiny import tiny_checkpoint
+from tests.tiny import FAMILY_NAMES, tiny_checkpoint
 
 CONFIG = {"steps": 5, "batch_size": 8, "learning_rate": 1e-3, "dtype": "float32", "hard_negatives": 2}
 PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,))
@@ -90,6 +90,14 @@ def broken(folder: Path) -> Encoder:
     with torch.no_grad():
         next(encoder.parameters())[:] = math.nan
     return encoder
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_weight_of_every_family_trains(family: str, checkpoints: dict[str, Path]) -> None:
+    encoder, start = load_encoder(str(checkpoints[family])), weights(load_encoder(str(checkpoints[family])))
+    outcome = train(encoder, make_pairs(), TrainConfig(**{**CONFIG, "steps": 2}), quiet)
+    assert math.isfinite(outcome.last_loss)
+    assert not [name for name, weight in encoder.named_parameters() if torch.equal(weight, start[name])]
 
 
 # Ranks and processes
