@@ -44,7 +44,8 @@ def test_onnxruntime_gives_the_same_embeddings_and_int8_is_measured(
     one = torch.tensor([[5]]), torch.tensor([[1]])
     with torch.no_grad():
         np.testing.assert_allclose(graph(*one).numpy(), encoder(*one).numpy(), atol=1e-5)
-        left = torch.tensor([[encoder.pad_id, encoder.pad_id, 5, 6], [7, 8, 9, 10]]), torch.tensor([[0, 0, 1, 1], [1] * 4])
+        padded = [[encoder.pad_id, encoder.pad_id, 5, 6], [7, 8, 9, 10]]
+        left = torch.tensor(padded), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
         np.testing.assert_allclose(graph(*left).numpy(), encoder(*left).numpy(), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     measured = json.loads((tmp_path / "out" / "onnx" / "int8.json").read_text())
