@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import io
 import logging
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import Encoder, cast, default_device, resolve_dtype
 from effir_dist.models.encoding import encode_packed
+from effir_dist.models.families.registry import family
 from effir_dist.models.packed import Batch
 from effir_dist.training.memory import BUCKET, is_single_process, stage_of
 from effir_dist.training.single_process import SingleProcess
@@ -108,8 +111,17 @@ def _prepare(encoder: Encoder, config: TrainConfig) -> None:
         for name in [n for n, value in vars(module).items() if "dropout" in n and isinstance(value, float)]:
             setattr(module, name, config.dropout)
     if config.gradient_checkpointing:
-        backbone: Any = encoder.backbone
+        _checkpoint_blocks(encoder)
+
+
+def _checkpoint_blocks(encoder: Encoder) -> None:
+    """Within a block activations are computed again in the backward pass: by transformers, where its model can."""
+    backbone: Any = encoder.backbone
+    if backbone.supports_gradient_checkpointing:
         backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        return
+    for block in backbone.get_submodule(family(encoder.model_config).blocks):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def _initialize(encoder: Encoder, config: TrainConfig, dtype: str) -> Any:
