@@ -8,7 +8,7 @@ FOLDER/models/ORG/NAME and FOLDER/datasets/ORG/NAME are repositories; any other 
     run(..., env={**os.environ, **hub.environment(tmp_path / "cache")})     # by another one
     hub.cut("model.safetensors", times=1)                # the next answer ends half way
     hub.gated.add("org/name")
-    hub.close()                                          # from here on nothing answers: offline
+    hub.offline(monkeypatch)                             # from here on nothing answers
 """
 
 from __future__ import annotations
@@ -54,8 +54,12 @@ class Hub:
         self.folder = folder
         self.gated: set[str] = set()
         """Ids whose files need an access token that nobody has."""
+        self.commits: dict[str, str] = {}
+        """Id -> the commit that it says it is at, instead of a hash of its files."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request."""
+        self.ranges: list[str] = []
+        """What part of a file each GET asked for; "" for all of it."""
         self.half_sent, self.released = threading.Event(), threading.Event()
         self._cuts, self._held, self._lock = Counter[str](), "", threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -102,6 +106,13 @@ class Hub:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
+    def offline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`close`, and this process knows: huggingface_hub would try for 23 s."""
+        from huggingface_hub import constants
+
+        self.close()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
     def close(self) -> None:
         """Refuse connections from here on."""
         self.released.set()
@@ -114,6 +125,7 @@ class Hub:
         path = urllib.parse.unquote(url.path)
         with self._lock:
             self.requests.append((method, path))
+            self.ranges += [headers.get("Range", "")] if method == "GET" else []
         if found := _API.fullmatch(path):
             kind, name, what, revision = found.groups()
             wanted = urllib.parse.parse_qs(body.decode()).get("paths", [])
@@ -131,9 +143,13 @@ class Hub:
             return Answer(401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."})
         if name in self.gated and files:
             return Answer(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {name} is restricted."})
-        if revision not in (None, BRANCH, _commit(folder)):
+        if revision not in (None, BRANCH, self._commit(name, folder)):
             return Answer(404, {"X-Error-Code": "RevisionNotFound"})
         return None
+
+    def _commit(self, name: str, folder: Path) -> str:
+        found = repr([_entry(folder, file) for file in _files(folder)]).encode()
+        return self.commits.get(name) or hashlib.sha1(found).hexdigest()
 
     def _facts(self, kind: str, name: str, what: str, wanted: list[str]) -> Answer:
         folder = self.folder / kind / name
@@ -144,12 +160,13 @@ class Hub:
             return _json(entries)
         siblings = [{"rfilename": entry["path"]} for entry in entries]
         gated = "manual" if name in self.gated else False
-        facts = {"_id": "0", "id": name, "sha": _commit(folder), "private": False, "gated": gated, "disabled": False}
+        commit = self._commit(name, folder)
+        facts = {"_id": "0", "id": name, "sha": commit, "private": False, "gated": gated, "disabled": False}
         return _json({**facts, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})
 
     def _file(self, kind: str, name: str, file: str, headers: dict[str, str]) -> Answer:
         folder = self.folder / kind / name
-        commit = {"X-Repo-Commit": _commit(folder)}
+        commit = {"X-Repo-Commit": self._commit(name, folder)}
         if not (folder / file).is_file():
             return Answer(404, {**commit, "X-Error-Code": "EntryNotFound"})
         entry = _entry(folder, folder / file)
@@ -193,10 +210,6 @@ def _entry(folder: Path, file: Path) -> dict[str, Any]:
     if file.suffix in LARGE:
         entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
     return entry
-
-
-def _commit(folder: Path) -> str:
-    return hashlib.sha1(repr([_entry(folder, file) for file in _files(folder)]).encode()).hexdigest()
 
 
 def _json(value: object) -> Answer:

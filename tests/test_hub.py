@@ -55,7 +55,9 @@ def test_an_answer_that_is_cut_off_is_gone_on_with(hub: Hub) -> None:
     assert hub.requests.count(("GET", "/org/model/resolve/main/model.safetensors")) == 2
 
 
-def test_what_is_not_there_or_not_allowed_has_the_errors_of_the_real_one(hub: Hub) -> None:
+def test_what_is_not_there_or_not_allowed_has_the_errors_of_the_real_one(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub import errors as hub_errors
 
@@ -69,6 +71,6 @@ def test_what_is_not_there_or_not_allowed_has_the_errors_of_the_real_one(hub: Hu
     with pytest.raises(hub_errors.GatedRepoError):
         hf_hub_download("org/model", "config.json")
     assert HfApi().model_info("org/model").gated == "manual"
-    hub.close()
+    hub.offline(monkeypatch)
     with pytest.raises(hub_errors.LocalEntryNotFoundError):
         hf_hub_download("org/data", "config.json", repo_type="dataset")

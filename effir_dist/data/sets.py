@@ -1,4 +1,4 @@
-"""Data sets and their splits. A path is a BEIR-format folder or `pydocs`.
+"""Data sets and their splits. A path is a BEIR-format folder, `pydocs`, or a name such as `beir:scifact` (`named/`).
 
 Beside corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv a folder may hold
 - `negatives/SPLIT.jsonl`, hard negatives for training, one line a query:
@@ -24,6 +24,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.strings import picked
 from effir_dist.core.values import Json
 from effir_dist.data import beir, pydocs
+from effir_dist.data.named import names
 from effir_dist.data.texts import Texts
 from effir_dist.runs.sizes import SetSize
 
@@ -70,17 +71,38 @@ class Split:
 
 
 def resolve(path: str) -> Path:
-    """The folder of a data set. `pydocs` is built first if it is not in the user's cache yet."""
+    """The folder of a data set. `pydocs` is built first, and a named one fetched, if it is not in the user's cache yet.
+
+    Raises InputError for a folder that is not there and a name that cannot be fetched.
+    """
     if path == BUILT_IN:
         return pydocs.folder()
+    if names.is_name(path):
+        return names.folder(path)
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise InputError(f"the data folder {path!r} does not exist; give a BEIR-format folder or {BUILT_IN!r}")
+        raise InputError(
+            f"the data folder {path!r} does not exist; give a BEIR-format folder, {BUILT_IN!r}, or {names.EXAMPLES}"
+        )
     return folder
 
 
+def is_here(path: str) -> bool:
+    """Whether a data set is on this machine; nothing is built or fetched."""
+    if names.is_name(path):
+        return names.is_here(path)
+    return (pydocs.built_folder() if path == BUILT_IN else Path(path).expanduser()).is_dir()
+
+
+def absolute(path: str) -> str:
+    """As a process that starts in another folder finds it."""
+    return path if path == BUILT_IN or names.is_name(path) else str(Path(path).expanduser().resolve())
+
+
 def dataset_name(path: str) -> str:
-    """The name of a data set in results: its folder's name."""
+    """The name of a data set in results: its folder's name, or that of a named one without where it is from."""
+    if names.is_name(path):
+        return names.label(path)
     return BUILT_IN if path == BUILT_IN else Path(path).expanduser().resolve().name
 
 
@@ -168,7 +190,8 @@ def load_collection(path: str, split: str, max_queries: int = 0, max_documents: 
 
 
 def fingerprint(path: str) -> Json:
-    """{"name", "path", "sha256" of the files' names and bytes} and for pydocs "packages": {name: version}."""
+    """{"name", "path", "sha256" of the files' names and bytes}, for pydocs "packages": {name: version}, and for a named
+    one "source": where it was fetched from."""
     folder = resolve(path)
     digest = hashlib.sha256()
     for file in beir.content_files(folder):
@@ -176,4 +199,6 @@ def fingerprint(path: str) -> Json:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     found: Json = {"name": dataset_name(path), "path": path, "sha256": digest.hexdigest()}
+    if names.is_name(path) and (source := names.source_of(path)):
+        found["source"] = source
     return found | {"packages": pydocs.versions()} if path == BUILT_IN else found

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from effir_dist.evaluate.evaluation import Retriever
 
 KINDS = ("query", "document")
+DATA = "BEIR-format folder, pydocs, beir:NAME, hf:ORG/NAME or mteb:TASK"
 COLUMNS = {name: MEASURES[name].label for name in METRICS}
 
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "sentence-transformers model",
     )
     result.add_argument(
-        "--data", action="append", required=True, metavar="DIR", help="BEIR-format folder, or pydocs; repeatable"
+        "--data", action="append", required=True, metavar="DIR", help=f"{DATA}; repeatable"
     )
     result.add_argument("--split", default="test", help="qrels/SPLIT.tsv to evaluate on (default: %(default)s)")
     result.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
@@ -177,10 +178,11 @@ def _evaluate_on(model: str, retriever: Retriever, path: str, arguments: argpars
 def _by_name(paths: list[str], split: str) -> dict[str, str]:
     """Data set's name -> path, each with that split. Records and tables use the name, so it must be unique."""
     from effir_dist.data.beir import require_split
+    from effir_dist.data.named.names import expanded
     from effir_dist.data.sets import dataset_name, resolve
 
     named: dict[str, str] = {}
-    for path in paths:
+    for path in expanded(paths):
         name = dataset_name(path)
         if name in named:
             raise InputError(f"--data names two data sets {name!r}: {named[name]} and {path}; rename one")

@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
         "Run it again to resume it, and in several processes to share the work.",
     )
     result.add_argument("model", help="name of a backbone (minilm), folder of a checkpoint, of a trial or of an export")
-    result.add_argument("texts", type=Path, help="corpus.jsonl of a BEIR-format folder, or any file with a text a line")
+    what = "corpus.jsonl of a BEIR-format folder, any file with a text a line, or a name such as beir:scifact"
+    result.add_argument("texts", type=Path, help=what)
     result.add_argument("out", type=Path, help="folder for the shards")
     kinds = ("document", "query")
     result.add_argument("--kind", choices=kinds, default="document", help="prompt and length (default: %(default)s)")
@@ -61,7 +62,7 @@ def encode(arguments: argparse.Namespace) -> str:
     from effir_dist.models import encoding
     from effir_dist.models.encoder import load_encoder
 
-    texts = shards.TextFile.open(arguments.texts)
+    texts = shards.TextFile.open(_corpus(arguments.texts))
     encoder = load_encoder(arguments.model, arguments.dtype)
     if arguments.max_length:
         length = {f"max_{arguments.kind}_length": arguments.max_length}
@@ -75,6 +76,14 @@ def encode(arguments: argparse.Namespace) -> str:
     left = shards.unfinished(arguments.out)
     more = f"; other processes compute {left} more: run this again if those are killed" if left else ""
     return f"{arguments.out}: {done} shards computed{more}"
+
+
+def _corpus(texts: Path) -> Path:
+    """The file with the texts: of a named data set its corpus."""
+    from effir_dist.data import beir, sets
+    from effir_dist.data.named import names
+
+    return beir.part(sets.resolve(str(texts)), "test") / "corpus.jsonl" if names.is_name(str(texts)) else texts
 
 
 def _say(line: str) -> None:

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--backbone", default="minilm", help=", ".join([*registry.SHORT_NAMES, *registry.BACKBONES]))
     p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
-    what = "BEIR-format folder: texts of its training corpus are taken"
+    what = "BEIR-format folder, or a name such as beir:scifact: texts of its training corpus are taken"
     p.add_argument("--data", "--train-data", metavar="DIR", default="pydocs", help=what)
     p.add_argument("--texts", metavar="FILE", type=Path, help="a file with a text on each line, instead of --data")
     p.add_argument("--samples", type=int, default=256, help="how many texts, the first of the file (default: 256)")

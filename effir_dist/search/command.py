@@ -21,6 +21,7 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
+from effir_dist.data.named import names
 from effir_dist.models import pretrained
 from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
@@ -97,12 +98,18 @@ def _in_space(args: argparse.Namespace, backbone: str, model_type: str) -> tuple
     trials = {"search.trials": space.grid_size(found)} if found.plans else {}
     data = config_module.replace(RunConfig(), {**found.settings, **settings(args)}).data
     values = {**trials, **space_file.settings_on(found, data), **settings(args)}
-    return config_module.replace(RunConfig(), values), found
+    return _each_set(config_module.replace(RunConfig(), values)), found
+
+
+def _each_set(config: RunConfig) -> RunConfig:
+    """With beir:cqadupstack as its twelve data sets. Raises InputError for names that nobody has."""
+    each = {f"data.{name}": names.expanded(getattr(config.data, name)) for name in SETS}
+    return config_module.replace(config, each)
 
 
 def _absolute(config: RunConfig) -> RunConfig:
     """With absolute folders: workers start elsewhere."""
-    named = {f"data.{name}": tuple(map(_absolute_data, getattr(config.data, name))) for name in SETS}
+    named = {f"data.{name}": tuple(map(sets.absolute, getattr(config.data, name))) for name in SETS}
     model = config.model
     if model.path and Path(model.path).expanduser().is_dir():
         model = dataclasses.replace(model, path=str(Path(model.path).expanduser().resolve()))
@@ -110,10 +117,6 @@ def _absolute(config: RunConfig) -> RunConfig:
     if prune.calibration_file:
         prune = dataclasses.replace(prune, calibration_file=str(Path(prune.calibration_file).expanduser().resolve()))
     return config_module.replace(dataclasses.replace(config, model=model, prune=prune), named)
-
-
-def _absolute_data(path: str) -> str:
-    return path if path == sets.BUILT_IN else str(Path(path).expanduser().resolve())
 
 
 def check(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
@@ -187,7 +190,7 @@ def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, pretraine
     values = resumable(args)
     if args.space or args.name:
         raise InputError("--space and --name belong to a new run; leave them out with --resume")
-    config = _absolute(config_module.replace(config, values))
+    config = _absolute(_each_set(config_module.replace(config, values)))
     for path, known in zip(config.data.searched, run.extra["data"], strict=True):
         if sets.fingerprint(path)["sha256"] != known["sha256"]:
             raise InputError(f"the data set {path} changed since {run.folder} began; start a new run")

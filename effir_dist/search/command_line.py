@@ -47,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
     names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
     p.add_argument("--backbone", help=f"what to prune: {names} (default: minilm)")
     p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
-    what = "BEIR-format folder that scores the search, and trains where --train-data is not given (default: pydocs)"
+    what = (
+        "BEIR-format folder, beir:NAME, hf:ORG/NAME or mteb:TASK that scores the search, and trains where --train-data "
+        "is not given (default: pydocs)"
+    )
     p.add_argument("--data", action="append", metavar="DIR", help=what)
     p.add_argument("--train-data", action="append", metavar="DIR", help="trained on, never scored; repeatable")
     p.add_argument("--held-out", action="append", metavar="DIR", help="scores the front at the end; never read before")

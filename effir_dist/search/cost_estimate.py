@@ -7,13 +7,13 @@ weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
-from effir_dist.data import pairs, pydocs, roles, sets
+from effir_dist.data import pairs, roles, sets
+from effir_dist.data.named import names
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.flops import count_flops
 from effir_dist.runs.sizes import text
@@ -46,9 +46,10 @@ def data_sizes(config: RunConfig) -> Sizes:
     """The data that trains and scores where it is on this machine; nothing is built or fetched."""
     seed = config.search.seed
     try:
-        missing = [path for path in config.data.searched if not _there(path)]
+        missing = [path for path in config.data.searched if not sets.is_here(path)]
         if missing:
-            return Sizes(None, None, None, f"{', '.join(missing)} is not on this machine yet")
+            plans = [names.plan(path) for path in missing if names.is_name(path)]
+            return Sizes(None, None, None, "; ".join([f"{', '.join(missing)} is not on this machine yet", *plans]))
         trained = pairs.training_pairs(config.data, seed)
         scored = [roles.search_collection(path, config.data, seed) for path in config.data.paths]
         judged = config.data.paths if config.data.test_split else ()
@@ -66,10 +67,6 @@ def data_sizes(config: RunConfig) -> Sizes:
         tested=text({c.name: c.size} for c in tested),
         left_out=left_out,
     )
-
-
-def _there(path: str) -> bool:
-    return (pydocs.built_folder() if path == sets.BUILT_IN else Path(path).expanduser()).is_dir()
 
 
 def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -> tuple[float | None, float | None]:

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from effir_dist.training.mining import Miner, Reranker
 
 
+DATA = "BEIR-format folder, pydocs, or a name such as beir:scifact"
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m effir_dist.negatives", description=__doc__.split("\n")[0])
-    p.add_argument("--data", "--train-data", metavar="DIR", required=True, help="BEIR-format folder, or pydocs")
+    p.add_argument("--data", "--train-data", metavar="DIR", required=True, help=DATA)
     p.add_argument("--split", default="train", help="whose queries (default: train)")
     names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
     p.add_argument("--miner", default="bm25", metavar="NAME", help=f"bm25, a checkpoint folder, or: {names}")

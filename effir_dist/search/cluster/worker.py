@@ -17,6 +17,7 @@ from effir_dist.core.locks import working_for
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Report
+from effir_dist.data import sets
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.told import TOLD, told
@@ -64,9 +65,17 @@ def run_job(job: Job, report: Report) -> None:
     with working_for(run.folder, job.lease), logged(run.trial_folder(job.spec.trial) / "log"):
         for number, text in enumerate(job.tries, 1):
             print(f"try {number} failed {text}")
+        fetch(job.config)
         print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
         found = in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
     report({TOLD: told(job.spec.trial, found)})
+
+
+def fetch(config: RunConfig) -> None:
+    """Have this node's copies of the named data sets, before a trial's clock runs. Raises InputError."""
+    for path in config.data.searched:
+        if not sets.is_here(path):
+            sets.resolve(path)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place, read_bytes
 from effir_dist.core.values import Json
 from effir_dist.data import beir, sets
+from effir_dist.data.named import names
 from effir_dist.models import pretrained, weights
 from effir_dist.search.model_checks import tokenizer_warnings
 from effir_dist.search.preflight.findings import Finding, attempt
@@ -158,15 +159,20 @@ def data_bytes(path: str) -> int:
 
 
 def check_data(request: Request) -> str:
-    """The data sets have the fingerprints that they have where the search starts."""
+    """The data sets have the fingerprints that they have where the search starts; a named one may also be fetched."""
+    said = []
     for path, expected in request.data.items():
+        if names.is_name(path) and not sets.is_here(path):
+            said.append(names.check_reachable(path))
+            continue
         found = str(sets.fingerprint(path)["sha256"])
         if found != expected:
             raise InputError(
                 f"the data set {path} is another one here (sha256 {found[:12]}) than where the search starts "
                 f"({expected[:12]}): copy it, or keep it where all nodes see the same"
             )
-    return ", ".join(f"{sets.dataset_name(path)} {sha[:12]}" for path, sha in request.data.items())
+        said.append(f"{sets.dataset_name(path)} {found[:12]}")
+    return ", ".join(said)
 
 
 def check_disk(request: Request) -> str:
