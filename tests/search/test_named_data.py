@@ -49,12 +49,13 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def run(main: Callable[[], None], *arguments: str, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["command", *arguments])
-        try:
+        if not code:
             main()
-        except SystemExit as stopped:
-            assert stopped.code == code
-        printed = capsys.readouterr()
-        return printed.err if code else printed.out
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == code
+        return capsys.readouterr().err
 
     return run
 
