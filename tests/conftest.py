@@ -13,7 +13,7 @@ import pytest
 
 from tests import needs
 from tests.browser import CHROMIUM
-from tests.tiny import FAMILY_NAMES, tiny_checkpoint, write_collection
+from tests.tiny import MODEL_NAMES, tiny_checkpoint, write_collection
 
 LONGEST = (
     *("test_search.py", "test_search_rungs.py", "test_evaluation.py", "test_bucket.py"),
@@ -41,9 +41,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of every family."""
+    """A tiny checkpoint of every family, and of its variants."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    return {family: tiny_checkpoint(folder, family) for family in FAMILY_NAMES}
+    return {name: tiny_checkpoint(folder, name) for name in MODEL_NAMES}
 
 
 @pytest.fixture(scope="session")

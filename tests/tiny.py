@@ -10,11 +10,16 @@ from typing import Any
 from effir_dist.models.families.base import Family
 from effir_dist.models.families.registry import FAMILIES, register
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bidirectional-gemma3": ("gemma3_text", {"use_bidirectional_attention": True}),
+    "bidirectional-mistral": ("mistral", {"is_causal": False}),
+}
+"""Name -> a family, and config values with which its attention is another."""
 FAMILY_NAMES = tuple(FAMILIES)
+MODEL_NAMES = (*FAMILY_NAMES, *VARIANTS)
+"""Families, and those variants of them for which all that attention touches is tested again."""
 LAYOUTS = tuple({(row.norm_placement, row.fused): name for name, row in FAMILIES.items()}.values())
 """A family for each kind of block: tests of what depends on nothing else run over these."""
-REPLACEABLE = tuple(name for name, row in FAMILIES.items() if row.attention_implementation == "sdpa")
-"""Families whose attention ours take the place of; that of the others is left alone."""
 _SIZES = {
     "vocab_size": 300,
     "hidden_size": 32,
@@ -23,6 +28,15 @@ _SIZES = {
     "num_attention_heads": 4,
     "max_position_embeddings": 128,
 }
+
+
+def row_of(name: str) -> Family:
+    """The family of a name in MODEL_NAMES."""
+    return FAMILIES[VARIANTS[name][0] if name in VARIANTS else name]
+
+
+REPLACEABLE = tuple(name for name in MODEL_NAMES if row_of(name).attention_implementation == "sdpa")
+"""Families whose attention ours take the place of; that of the others is left alone."""
 
 
 @contextlib.contextmanager
@@ -37,7 +51,7 @@ def registered(row: Family) -> Iterator[Family]:
 
 def windowed(name: str) -> dict[str, int]:
     """Config values with which a family's attention sees a window, if it has one."""
-    key = FAMILIES[name].attention_options.get("sliding_window")
+    key = row_of(name).attention_options.get("sliding_window")
     return {key: 16} if key else {}
 
 
@@ -57,21 +71,19 @@ def _tokenizer(row: Family):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
 
 
-def tiny_checkpoint(folder: Path, name: str, seed: int = 0, **sizes: int) -> Path:
-    """Save a model of family `name` with L=4, D=32, F=48 (or `sizes`) and a byte tokenizer; returns its folder."""
+def tiny_checkpoint(folder: Path, name: str, seed: int = 0, **sizes: Any) -> Path:
+    """Save a model of `name` in MODEL_NAMES with L=4, D=32, F=48 (or `sizes`) and a byte tokenizer; its folder."""
     import torch
     from transformers import AutoConfig, AutoModel
 
-    row = FAMILIES[name]
-    values: dict[str, Any] = {**_SIZES, **row.tiny, **sizes}
+    row, own = row_of(name), VARIANTS.get(name, ("", {}))[1]
+    values: dict[str, Any] = {**_SIZES, **row.tiny, **own, **sizes}
     torch.manual_seed(seed)
     path = folder / f"tiny-{name}"
-    AutoModel.from_config(AutoConfig.for_model(name, **values)).save_pretrained(path)
+    AutoModel.from_config(AutoConfig.for_model(row.model_type, **values)).save_pretrained(path)
     _tokenizer(row).save_pretrained(path)
     return path
 

@@ -205,9 +205,21 @@ def _counting_real_tokens(forward: Any) -> Any:
     return counting
 
 
+def _unpruned(name: str) -> Any:
+    """The class of transformers that EffirX stands for; None where there is none.
+
+    The class with an LM head is that of XConfig, where it has another name than XForCausalLM.
+    """
+    own, head = name.removeprefix("Effir"), "ForCausalLM"
+    if own == name or hasattr(transformers, own) or not own.endswith(head):
+        return None if own == name else getattr(transformers, own, None)
+    config: Any = getattr(transformers, f"{own.removesuffix(head)}Config", None)
+    return None if config is None else transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(config, None)
+
+
 def __getattr__(name: str) -> Any:
     """EffirXConfig, EffirXModel and EffirXForCausalLM for each such class of transformers; made once."""
-    base = getattr(transformers, name.removeprefix("Effir"), None) if name.startswith("Effir") else None
+    base = _unpruned(name)
     if base is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     members: dict[str, Any] = {"__module__": __name__, "__qualname__": name}

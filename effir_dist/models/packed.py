@@ -127,7 +127,13 @@ def _attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     attend = _flash if query.is_cuda else _one_by_one
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
-    return attend(q, k, v, packing, scaling, causal, sliding_window)[None], None
+    return attend(q, k, v, packing, scaling, causal, _window_of(module, sliding_window, is_causal))[None], None
+
+
+def _window_of(module: Any, window: int | None, is_causal: bool | None) -> int | None:
+    """Tokens at which a window ends. Where the config's key makes a decoder see both sides (`is_causal` is then handed
+    down), transformers' masks count the window's end in."""
+    return window if window is None or is_causal is not False else int(module.config.sliding_window) + 1
 
 
 def _flash(

@@ -165,6 +165,7 @@ def _load_cached(source: Source, dtype: str) -> Base:
     for warning in check_loaded(source.location, told):
         log.warning(warning)
     check_blocks(model, row)
+    exact_buffers(model)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     tokenizer = load_tokenizer(source.location)
     check_size(tokenizer, source.config, source.location)
@@ -188,7 +189,11 @@ def load_tokenizer(location: str) -> Any:
 
 
 def build_empty(config: ModelDict) -> Any:
-    """The unpruned architecture with parameters that take no memory, to be loaded with assign=True."""
+    """The unpruned architecture with parameters that take no memory, to be loaded with assign=True.
+
+    Its buffers are in float32, whatever the weights' type is.
+    """
+    import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModel
 
@@ -196,9 +201,25 @@ def build_empty(config: ModelDict) -> Any:
     settings = AutoConfig.for_model(**config)
     with init_empty_weights(include_buffers=False):
         options = {"attn_implementation": row.attention_implementation, **row.load_options}
-        model = AutoModel.from_config(settings, **options)
+        model = AutoModel.from_config(settings, dtype=torch.float32, **options)
     check_blocks(model, row)
     return model
+
+
+def exact_buffers(model: Any) -> None:
+    """Buffers that were made in the weights' half precision, in place, as they are in float32.
+
+    The scale of Gemma's embeddings is one: a model that was loaded in bfloat16 is scored in float32, where the rounded
+    27.75 for 27.71 would be another model.
+    """
+    import torch
+
+    half = (torch.bfloat16, torch.float16)
+    if any(buffer.dtype in half for buffer in model.buffers()):
+        exact = dict(build_empty(model.config.to_dict()).named_buffers())
+        for name in [name for name, buffer in model.named_buffers() if buffer.dtype in half]:
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, exact[name])
 
 
 def check_blocks(model: Any, row: Family) -> None:

@@ -17,29 +17,28 @@ import pytest
 from effir_dist.export.command import export
 from effir_dist.export.model_folder import is_plain, save_tokenizer
 from effir_dist.models.encoder import Encoder, load_encoder
-from effir_dist.models.families.registry import FAMILIES
 from effir_dist.runs.run_folder import Run
 from tests import ROOT, needs
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
-from tests.tiny import FAMILY_NAMES
+from tests.tiny import MODEL_NAMES, row_of
 
 needs.module("sentence_transformers")
 CLOSE = 0.9999
-DECODERS = tuple(name for name, row in FAMILIES.items() if row.decoder)
+DECODERS = tuple(name for name in MODEL_NAMES if row_of(name).decoder)
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path], collection: Path) -> dict[str, Run]:
     """A finished run of every family."""
     folder = tmp_path_factory.mktemp("runs")
-    return {family: write_run(folder / family, checkpoints[family], collection) for family in FAMILY_NAMES}
+    return {family: write_run(folder / family, checkpoints[family], collection) for family in MODEL_NAMES}
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, runs: dict[str, Run]) -> dict[tuple[str, str], Path]:
     """(family, trial) -> exported folder."""
     folder = tmp_path_factory.mktemp("exported")
-    out = {(family, trial): folder / f"{family}-{trial}" for family in FAMILY_NAMES for trial in (MIXED, EQUAL)}
+    out = {(family, trial): folder / f"{family}-{trial}" for family in MODEL_NAMES for trial in (MIXED, EQUAL)}
     for (family, trial), path in out.items():
         export(runs[family], runs[family].result(trial), path)
     return out
@@ -48,7 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, runs: dict[str, Run]) -> 
 @pytest.fixture(scope="session")
 def trials(runs: dict[str, Run]) -> dict[tuple[str, str], Encoder]:
     """(family, trial) -> the model as the search saved it: the reference."""
-    pairs = [(family, trial) for family in FAMILY_NAMES for trial in (MIXED, EQUAL)]
+    pairs = [(family, trial) for family in MODEL_NAMES for trial in (MIXED, EQUAL)]
     return {(f, t): load_encoder(str(runs[f].trial_folder(t))) for f, t in pairs}
 
 
@@ -81,7 +80,7 @@ def outside(
         return {name: arrays[name] for name in arrays.files}
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", MODEL_NAMES)
 @pytest.mark.parametrize("trial", [MIXED, EQUAL])
 def test_strangers_get_the_same_embeddings_padded_on_either_side(
     family: str, trial: str, outside: dict[str, np.ndarray], trials: dict[tuple[str, str], Encoder]
@@ -102,7 +101,7 @@ def test_strangers_get_the_same_embeddings_padded_on_either_side(
     assert cosines(documents, queries).max() < CLOSE, "prompts and lengths make a difference"
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", MODEL_NAMES)
 def test_with_effir_dist_no_remote_code_is_needed(
     family: str, exported: dict[tuple[str, str], Path], trials: dict[tuple[str, str], Encoder]
 ) -> None:
@@ -118,17 +117,17 @@ def test_with_effir_dist_no_remote_code_is_needed(
     np.testing.assert_array_equal(effir_dist.load(str(path)).encode(texts()), expected)
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", MODEL_NAMES)
 def test_equal_widths_need_no_code_at_all(family: str, exported: dict[tuple[str, str], Path]) -> None:
     path = exported[family, EQUAL]
     config = json.loads((path / "config.json").read_text())
     assert config["intermediate_size"] == 20
-    assert config["model_type"] == family
+    assert config["model_type"] == row_of(family).model_type
     assert not {"auto_map", "per_layer_config", "effir_layout"} & set(config)
     assert not list(path.glob("*.py"))
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", MODEL_NAMES)
 def test_other_widths_are_told_by_the_standard_key(
     family: str, exported: dict[tuple[str, str], Path], trials: dict[tuple[str, str], Encoder]
 ) -> None:
@@ -136,7 +135,7 @@ def test_other_widths_are_told_by_the_standard_key(
 
     tree = json.loads((exported[family, MIXED] / "config.json").read_text())
     # As transformers itself reads it, in the family's own configuration.
-    config: Any = AutoConfig.for_model(**{**tree, "model_type": family, "auto_map": None})
+    config: Any = AutoConfig.for_model(**{**tree, "model_type": row_of(family).model_type, "auto_map": None})
     plan = trials[family, MIXED].plan
     for block, layer in enumerate(config.per_layer_config):
         skip = [n for n, gone in (("attention", plan.dropped_attention), ("mlp", plan.dropped_mlp)) if block in gone]
@@ -155,7 +154,7 @@ def test_a_folder_saved_again_by_sentence_transformers_loads_again(
     assert cosines(again.encode_document(texts(20)), trials["llama", MIXED].encode(texts(20))).min() >= CLOSE
 
 
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("family", MODEL_NAMES)
 def test_the_saved_tokenizer_gives_the_ids_that_the_model_was_trained_on(
     family: str, exported: dict[tuple[str, str], Path], trials: dict[tuple[str, str], Encoder]
 ) -> None:

@@ -17,11 +17,11 @@ from effir_dist.models.encoder import load_encoder
 from effir_dist.runs.sizes import SetSize
 from tests import needs
 from tests.exports import MIXED, cosines, machine_paths, texts, write_run
-from tests.tiny import FAMILY_NAMES
+from tests.tiny import MODEL_NAMES
 
 # torch.export takes ten seconds and more a family.
 QUICK = "bert"
-FAMILIES = [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILY_NAMES if name != QUICK)]
+FAMILIES = [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MODEL_NAMES if name != QUICK)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

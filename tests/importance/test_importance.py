@@ -19,7 +19,7 @@ from effir_dist.models.families.registry import FAMILIES, family
 from effir_dist.models.pruning import PruningPlan
 from tests.models.reference import record
 from tests.models.test_pruning import encoder_of
-from tests.tiny import FAMILY_NAMES, registered, tiny_checkpoint
+from tests.tiny import MODEL_NAMES, registered, tiny_checkpoint
 
 TEXTS = ["a first text of some length", "second", "and a third one, longer than both of the others together"]
 
@@ -50,7 +50,7 @@ def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float
     return [float(np.mean(distances[i])) for i in range(len(distances))]
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_scores_equal_the_definition(name: str, checkpoints: dict[str, Path]) -> None:
     scores = calibrate(encoder_of(checkpoints[name]), TEXTS, batch_tokens=500).importance
     np.testing.assert_allclose(scores.mlp, plain_scores(encoder_of(checkpoints[name]), "mlp"), atol=1e-5)

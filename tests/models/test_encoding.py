@@ -18,7 +18,7 @@ from effir_dist.models.families.registry import FAMILIES, family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan
-from tests.tiny import FAMILY_NAMES, REPLACEABLE, tiny_checkpoint, windowed, write_collection
+from tests.tiny import MODEL_NAMES, REPLACEABLE, tiny_checkpoint, windowed, write_collection
 
 LENGTHS = (1, 3, 90, 17, 90, 41, 5, 120, 17, 64)
 TEXTS = ["abcde fghij "[: 1 + n % 12] * (n // 12 + 1) for n in LENGTHS]
@@ -28,7 +28,7 @@ PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    return {name: tiny_checkpoint(folder, name, **windowed(name)) for name in FAMILY_NAMES}
+    return {name: tiny_checkpoint(folder, name, **windowed(name)) for name in MODEL_NAMES}
 
 
 def encoder_of(path: Path, pruned: bool = False) -> Encoder:
@@ -116,7 +116,7 @@ def test_vectors_on_disk_score_as_those_in_memory(
     np.testing.assert_array_equal(*seen)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_in_bfloat16_a_model_computes_what_transformers_does(name: str, checkpoints: dict[str, Path]) -> None:
     """To the bit, at positions where rounded rotary frequencies would turn a token another way."""
     encoder = load_encoder(str(checkpoints[name]), "bfloat16")
@@ -127,8 +127,18 @@ def test_in_bfloat16_a_model_computes_what_transformers_does(name: str, checkpoi
         torch.testing.assert_close(encoder.backbone(input_ids=ids).last_hidden_state, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_what_is_no_weight_is_as_exact_after_bfloat16_as_before(name: str, checkpoints: dict[str, Path]) -> None:
+    """Such as rotary frequencies and the scale of embeddings: trained in bfloat16, a model is scored in float32."""
+    rounded, exact = (load_encoder(str(checkpoints[name]), dtype) for dtype in ("bfloat16", "float32"))
+    expected = dict(exact.backbone.named_buffers())
+    assert expected
+    for key, buffer in rounded.backbone.named_buffers():
+        torch.testing.assert_close(buffer, expected[key], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_flops_are_those_that_torch_counts(name: str, pruned: bool, checkpoints: dict[str, Path]) -> None:
     encoder = encoder_of(checkpoints[name], pruned)
     encoder.backbone.set_attn_implementation("eager")
@@ -157,7 +167,7 @@ def test_compiled_blocks_give_the_same_embeddings_padded_and_packed(checkpoints:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_gpu_packs_where_it_can_and_agrees_with_the_cpu(name: str, checkpoints: dict[str, Path]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")

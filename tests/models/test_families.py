@@ -22,7 +22,7 @@ from effir_dist.models.pruning import PruningPlan, count_parameters
 from effir_dist.training import memory
 from tests import ROOT
 from tests.models.test_pruning import batch, encoder_of
-from tests.tiny import FAMILY_NAMES, registered, tiny_checkpoint
+from tests.tiny import MODEL_NAMES, registered, row_of, tiny_checkpoint
 
 HARMLESS = {"dropout", "scaling", "deterministic", "position_ids", "use_cache", "cache", "is_causal"}
 """Keyword arguments of an attention that every attention knows, or that change nothing of what is computed."""
@@ -106,18 +106,18 @@ def test_a_row_copied_from_another_family_is_refused(changes: dict[str, Any], me
             encoder_of(path)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_the_surgery_computes_a_block_as_transformers_does(name: str, checkpoints: dict[str, Path]) -> None:
     """With nothing removed, to the bit: nothing of the block is left out, such as a scale or another norm."""
     encoder, own = encoder_of(checkpoints[name]), encoder_of(checkpoints[name])
-    row = FAMILIES[name]
+    row = row_of(name)
     for block in encoder.backbone.get_submodule(row.blocks):
         modeling_effir.drop(block, row, attention=False, mlp=False)
     with torch.inference_mode():
         assert torch.equal(encoder(*batch(encoder)), own(*batch(own)))
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_family_declares_the_options_of_its_attention(name: str, checkpoints: dict[str, Path]) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -134,13 +134,13 @@ def test_a_family_declares_the_options_of_its_attention(name: str, checkpoints: 
 
     ids, _ = batch(encoder)
     with torch.inference_mode(), taken(encoder.backbone, "recorded", attend):
-        encoder.backbone(input_ids=ids[:1], attention_mask=None, **FAMILIES[name].call_options)
-    declared = set(FAMILIES[name].attention_options)
+        encoder.backbone(input_ids=ids[:1], attention_mask=None, **row_of(name).call_options)
+    declared = set(row_of(name).attention_options)
     if not causal:  # its attention asks for no other: so its own must be the one that runs
-        assert FAMILIES[name].attention_implementation == "eager"
+        assert row_of(name).attention_implementation == "eager"
         return
     assert {option for option, value in given.items() if value is not None} - HARMLESS <= declared <= set(given)
-    assert causal == {FAMILIES[name].causal(encoder.model_config)}
+    assert causal == {row_of(name).causal(encoder.model_config)}
 
 
 def test_every_placement_that_a_row_may_name_is_known_to_the_surgery() -> None:

@@ -21,7 +21,7 @@ from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.truncate import Truncate
 from effir_dist.models.pruning import PruningPlan, count_parameters, kept_by_rank, kept_neurons, make_plan
 from tests.models.reference import silence
-from tests.tiny import FAMILY_NAMES
+from tests.tiny import MODEL_NAMES
 
 TIES = np.random.default_rng(0).integers(0, 5, (3, 40)).astype(np.float32)
 TEXTS = ["a short text", "one that is somewhat longer than the first", "x"]
@@ -43,7 +43,7 @@ def batch(encoder: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
     return pad(encoder.tokenize(TEXTS, "document"), np.arange(3), encoder.pad_id, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_an_empty_plan_is_the_untouched_model_bit_for_bit(name: str, checkpoints: dict[str, Path]) -> None:
     from transformers import AutoModel
 
@@ -57,7 +57,7 @@ def test_an_empty_plan_is_the_untouched_model_bit_for_bit(name: str, checkpoints
         assert torch.equal(ours, plain(input_ids=ids, attention_mask=mask).last_hidden_state)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_dropped_sub_layer_equals_one_whose_output_is_zeroed(name: str, checkpoints: dict[str, Path]) -> None:
     plan = PruningPlan(dropped_mlp=(1, 3), dropped_attention=(0, 1))
     pruned, masked = (encoder_of(checkpoints[name]) for _ in range(2))
@@ -73,7 +73,7 @@ def test_a_dropped_sub_layer_equals_one_whose_output_is_zeroed(name: str, checkp
         torch.testing.assert_close(pruned(ids, mask), masked(ids, mask), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_narrowed_equals_masked_neurons(name: str, checkpoints: dict[str, Path]) -> None:
     pruned, masked = (encoder_of(checkpoints[name]) for _ in range(2))
     scores = neuron_scores(pruned)
@@ -95,7 +95,7 @@ def test_narrowed_equals_masked_neurons(name: str, checkpoints: dict[str, Path])
     assert all(0 < len(neurons) < mlp_width(masked.model_config) for neurons in kept.values())
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_the_formula_counts_the_real_model(name: str, checkpoints: dict[str, Path]) -> None:
     for dropped, attention, ratio in [([], [], 1.0), ([0, 3], [2], 1.0), ([1], [], 0.55), ([], [0, 1, 2, 3], 0.3)]:
         encoder = encoder_of(checkpoints[name])
@@ -130,7 +130,7 @@ def test_mistral_has_the_sizes_that_the_paper_prints() -> None:
         assert round(count_parameters(config, plan) / 1e9, 1) == billions
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_saved_and_loaded_gives_equal_embeddings(name: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     encoder = encoder_of(checkpoints[name])
     scores = neuron_scores(encoder)

@@ -31,7 +31,7 @@ def decoder_causal(config: ModelDict) -> bool:
     causal = config.get("is_causal") is not False
     if causal and config.get("use_bidirectional_attention"):
         raise InputError(
-            f"config.json says \"use_bidirectional_attention\", which transformers ignores for {config['model_type']}: "
+            f'config.json says "use_bidirectional_attention", which transformers ignores for {config["model_type"]}: '
             'its attention would be causal; write "is_causal": false for one that sees both sides, or remove the key'
         )
     return causal

@@ -1,0 +1,94 @@
+"""Gemma 3, text alone, and EmbeddingGemma: four norms a block, norms on queries and keys, windows in most blocks.
+
+Its norms multiply by 1 + weight, its embeddings by the root of D, and blocks with a window have another rotary base:
+all that is transformers' own code, which runs here, and changes no formula.
+"""
+
+from __future__ import annotations
+
+from effir_dist.models.families import formulas
+from effir_dist.models.families.base import Backbone, Family, ModelDict, head_size, mlp_width, need
+from effir_dist.models.families.formulas import sizes
+
+
+def _causal(config: ModelDict) -> bool:
+    """Both keys are read: with `use_bidirectional_attention` (EmbeddingGemma) the windows are halved too."""
+    return config.get("is_causal") is not False and not config.get("use_bidirectional_attention")
+
+
+def _attention(config: ModelDict) -> int:
+    bias = bool(config.get("attention_bias", False))
+    one_norm = formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=True)
+    return one_norm + need(config, "hidden_size")
+
+
+def _mlp(config: ModelDict, width: int) -> int:
+    return formulas.gated_mlp(config, width) + need(config, "hidden_size")
+
+
+def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
+    """All norms compute in float32, and keep what they read and what they scale."""
+    hidden, width = need(config, "hidden_size"), mlp_width(config)
+    inner, keys = formulas.query_width(config), formulas.key_width(config)
+    saved = 2 * hidden + inner + formulas.attended(config, longest) + 4 * width + longest
+    norms = 4 * (8 * hidden + 4) + 8 * (inner + keys) + 4 * (inner + keys) // head_size(config)
+    return size * saved + norms + 4 * need(config, "num_attention_heads")
+
+
+FAMILY = Family(
+    **formulas.decoder_parts()
+    | {
+        "norm_placement": "sandwich",
+        "attention": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+        "mlp": ("mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+        "causal": _causal,
+    },
+    model_type="gemma3_text",
+    class_name="Gemma3Text",
+    attention_parameters=_attention,
+    mlp_parameters=_mlp,
+    other_parameters=formulas.decoder_rest,
+    first_attention_saves=formulas.none,
+    query_width=formulas.query_width,
+    saved_bytes=_saved_bytes,
+    linear_layers=formulas.decoder_linear_layers,
+    attention_options={"sliding_window": "sliding_window"},
+    decilm=None,  # it knows one norm a sub-layer
+    space="gemma",
+    tiny={
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 16,
+        "sliding_window_pattern": 2,
+    },
+    backbones=(
+        Backbone(
+            "embeddinggemma-300m",
+            "google/embeddinggemma-300m",
+            sizes(
+                "gemma3_text",
+                262144,
+                768,
+                1152,
+                24,
+                3,
+                num_key_value_heads=1,
+                head_dim=256,
+                use_bidirectional_attention=True,
+                sliding_window=512,
+            ),
+        ),
+        Backbone(
+            "gemma-3-270m",
+            "google/gemma-3-270m",
+            sizes("gemma3_text", 262144, 640, 2048, 18, 4, num_key_value_heads=1, head_dim=256),
+        ),
+        Backbone(
+            "gemma-3-1b",
+            "google/gemma-3-1b-pt",
+            sizes("gemma3_text", 262144, 1152, 6912, 26, 4, num_key_value_heads=1, head_dim=256),
+        ),
+    ),
+    short_names={"gemma": "gemma-3-270m"},
+)
