@@ -35,6 +35,13 @@ def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
     return size * saved + norms + 4 * need(config, "num_attention_heads")
 
 
+_IDENTITY = "torch.nn.modules.linear.Identity"
+_HEADS = {"num_key_value_heads": 1, "head_dim": 256}
+_DENSE = [
+    {"in_features": inputs, "out_features": outputs, "bias": False, "activation_function": _IDENTITY}
+    for inputs, outputs in ((768, 3072), (3072, 768))
+]
+"""EmbeddingGemma's two layers behind the pooling."""
 FAMILY = Family(
     **formulas.decoder_parts()
     | {
@@ -67,28 +74,22 @@ FAMILY = Family(
             "embeddinggemma-300m",
             "google/embeddinggemma-300m",
             sizes(
-                "gemma3_text",
-                262144,
-                768,
-                1152,
-                24,
-                3,
-                num_key_value_heads=1,
-                head_dim=256,
-                use_bidirectional_attention=True,
-                sliding_window=512,
+                "gemma3_text", 262144, 768, 1152, 24, 3, **_HEADS, use_bidirectional_attention=True, effir_dense=_DENSE
             ),
+            looked_up="https://huggingface.co/acradin/DK_embedding (trained from it; Dense: RedHatAI/embeddinggemma-300m)",
         ),
         Backbone(
             "gemma-3-270m",
             "google/gemma-3-270m",
-            sizes("gemma3_text", 262144, 640, 2048, 18, 4, num_key_value_heads=1, head_dim=256),
+            sizes("gemma3_text", 262144, 640, 2048, 18, 4, **_HEADS),
+            looked_up="https://huggingface.co/Codingstark/gemma3-270m-leetcode (trained from its instruct model)",
         ),
         Backbone(
             "gemma-3-1b",
             "google/gemma-3-1b-pt",
-            sizes("gemma3_text", 262144, 1152, 6912, 26, 4, num_key_value_heads=1, head_dim=256),
+            sizes("gemma3_text", 262144, 1152, 6912, 26, 4, **_HEADS),
+            looked_up="https://huggingface.co/mlx-community/gemma-3-1b-pt-6bit (a copy for MLX)",
         ),
     ),
-    short_names={"gemma": "gemma-3-270m"},
+    short_names={"gemma": "gemma-3-270m", "embeddinggemma": "embeddinggemma-300m"},
 )
