@@ -91,7 +91,7 @@ def test_strangers_get_the_same_embeddings_padded_on_either_side(
     hows |= {"AutoModelForCausalLM": documents} if family in DECODERS else {}
     # transformers' own models count learned positions from the first padding, whoever made the weights.
     learned = any("position_embeddings" in name for name, _ in encoder.named_modules())
-    learned = learned and not FAMILIES[family].first_position(encoder.model_config)  # those find the padding themselves
+    learned = learned and not row_of(family).first_position(encoder.model_config)  # those find the padding themselves
     sides = ["right"] if learned and trial == EQUAL else ["right", "left"]
     for how, expected in hows.items():
         for side in sides:

@@ -62,7 +62,7 @@ def test_packed_texts_have_the_embeddings_of_padded_ones(
     assert encoder.backbone.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_the_longest_text_that_a_model_takes_is_taken(name: str, checkpoints: dict[str, Path]) -> None:
     """Of 128 positions; some families leave the first ones to padding."""
     encoder, texts = load_encoder(str(checkpoints[name])), ["x" * 200]

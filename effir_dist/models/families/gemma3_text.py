@@ -41,7 +41,7 @@ _DENSE = [
     {"in_features": inputs, "out_features": outputs, "bias": False, "activation_function": _IDENTITY}
     for inputs, outputs in ((768, 3072), (3072, 768))
 ]
-"""EmbeddingGemma's two layers behind the pooling."""
+"""EmbeddingGemma's two layers behind the pooling, as RedHatAI/embeddinggemma-300m, a duplicate, has them."""
 FAMILY = Family(
     **formulas.decoder_parts()
     | {
@@ -76,7 +76,7 @@ FAMILY = Family(
             sizes(
                 "gemma3_text", 262144, 768, 1152, 24, 3, **_HEADS, use_bidirectional_attention=True, effir_dense=_DENSE
             ),
-            looked_up="https://huggingface.co/acradin/DK_embedding (trained from it; Dense: RedHatAI/embeddinggemma-300m)",
+            looked_up="https://huggingface.co/acradin/DK_embedding (trained from it)",
         ),
         Backbone(
             "gemma-3-270m",
