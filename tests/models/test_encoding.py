@@ -14,11 +14,11 @@ from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
 from effir_dist.models import encoding, packed
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
-from effir_dist.models.families.registry import FAMILIES, family
+from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan
-from tests.tiny import MODEL_NAMES, REPLACEABLE, tiny_checkpoint, windowed, write_collection
+from tests.tiny import MODEL_NAMES, REPLACEABLE, row_of, tiny_checkpoint, windowed, write_collection
 
 LENGTHS = (1, 3, 90, 17, 90, 41, 5, 120, 17, 64)
 TEXTS = ["abcde fghij "[: 1 + n % 12] * (n // 12 + 1) for n in LENGTHS]
@@ -66,7 +66,7 @@ def test_packed_texts_have_the_embeddings_of_padded_ones(
 def test_the_longest_text_that_a_model_takes_is_taken(name: str, checkpoints: dict[str, Path]) -> None:
     """Of 128 positions; some families leave the first ones to padding."""
     encoder, texts = load_encoder(str(checkpoints[name])), ["x" * 200]
-    first = FAMILIES[name].first_position(encoder.model_config)
+    first = row_of(name).first_position(encoder.model_config)
     assert encoder.tokenize(texts, "document").lengths.tolist() == [128 - first]
     assert np.isfinite(encoder.encode(texts)).all()
     if name in REPLACEABLE:
