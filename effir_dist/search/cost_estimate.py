@@ -13,7 +13,6 @@ import numpy as np
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.data import pairs, roles, sets
-from effir_dist.data.named import names
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.flops import count_flops
 from effir_dist.runs.sizes import text
@@ -48,8 +47,7 @@ def data_sizes(config: RunConfig) -> Sizes:
     try:
         missing = [path for path in config.data.searched if not sets.is_here(path)]
         if missing:
-            plans = [names.plan(path) for path in missing if names.is_name(path)]
-            return Sizes(None, None, None, "; ".join([f"{', '.join(missing)} is not on this machine yet", *plans]))
+            return Sizes(None, None, None, f"{', '.join(missing)} is not on this machine yet")
         trained = pairs.training_pairs(config.data, seed)
         scored = [roles.search_collection(path, config.data, seed) for path in config.data.paths]
         judged = config.data.paths if config.data.test_split else ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from effir_dist.core.measures import SIZE
 from effir_dist.core.settings import DataConfig, ModelConfig, RunConfig
+from effir_dist.data.named import names
 from effir_dist.data.roles import described
 from effir_dist.data.sets import dataset_name
 from effir_dist.importance import gate_memory
@@ -162,7 +163,7 @@ def _goal(config: RunConfig) -> list[str]:
 
 def _roles(data: DataConfig) -> list[str]:
     held = f"; held out: {', '.join(map(dataset_name, data.held_out))}" if data.held_out else ""
-    return [f"data: {described(data)}{held}"]
+    return [f"data: {described(data)}{held}", *(f"  {line}" for line in names.plans([*data.searched, *data.held_out]))]
 
 
 def _cost(config: RunConfig, model_config: ModelDict, records: list[TrialRecord], tflops: float) -> list[str]:

@@ -61,12 +61,16 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_dry_run_says_what_it_would_fetch_and_fetches_nothing(server: Hub, said: Say) -> None:
-    found = said(search_command.main, "--dry-run", "--data", "beir:scifact", "--train-data", "hf:BeIR/nfcorpus")
+    names_of_sets = ("--data", "beir:scifact", "--train-data", "hf:BeIR/nfcorpus", "--held-out", "beir:fiqa")
+    found = said(search_command.main, "--dry-run", *names_of_sets)
     assert "beir:scifact, hf:BeIR/nfcorpus is not on this machine yet" in found
+    assert f"beir:fiqa is fetched from {server.address}/fiqa.zip (17.9 MB)" in found
     assert f"beir:scifact is fetched from {server.address}/scifact.zip" in found
     assert f"into {names.cache() / 'beir' / 'scifact'}" in found
     assert "hf:BeIR/nfcorpus is fetched from the Hugging Face hub" in found
     assert not server.requests
+    several = said(search_command.main, "--dry-run", "--data", "beir:cqadupstack")
+    assert several.count("cqadupstack.zip (5,343.7 MB)") == several.count(", with 11 more\n") == 1
     sets.resolve("beir:scifact")
     assert "scifact 12 queries, 60 documents" in said(search_command.main, "--dry-run", "--data", "beir:scifact")
 

@@ -22,7 +22,7 @@ from effir_dist.data.named.rows import SUFFIXES, corpus_line, qrels_rows, query_
 
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?")
 SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
-"""What the hub calls a split -> what it is called here."""
+"""What the hub calls a split -> what it is called here. Qrels that name none are a test split."""
 
 
 @dataclass
@@ -113,7 +113,7 @@ def kinds(files: Iterable[Path], folder: Path) -> Files:
             found.corpus.append(file)
         elif "queries" in words:
             found.queries.append(file)
-        elif split := next((SPLITS[word] for word in words if word in SPLITS), ""):
+        elif split := next((SPLITS[word] for word in words if word in SPLITS), "test" if "qrels" in words else ""):
             found.qrels[split].append(file)
     return found
 

@@ -103,6 +103,15 @@ def plan(path: str) -> str:
     return f"{named} is fetched from {named.provider.origin(named.own)} into {named.root}"
 
 
+def plans(paths: Iterable[str]) -> list[str]:
+    """`plan` of the names among data paths that are not here; sets of one download once."""
+    missing = [path for path in paths if is_name(path) and not is_here(path)]
+    together = dict[Path, list[str]]()
+    for path in missing:
+        together.setdefault(parse(path).root, []).append(path)
+    return [plan(each[0]) + (f", with {len(each) - 1} more" if each[1:] else "") for each in together.values()]
+
+
 def folder(path: str) -> Path:
     """The BEIR-format folder of a named data set. It is fetched first where it is not in the cache, by one process.
 
