@@ -1,4 +1,5 @@
-"""Data sets and their splits. A path is a BEIR-format folder, `pydocs`, or a name such as `beir:scifact` (`named/`).
+"""Data sets and their splits. A path is a BEIR-format folder, `pydocs`, a name such as `beir:scifact` (`named/`), or a
+file of training pairs (`pair_files.py`).
 
 Beside corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv a folder may hold
 - `negatives/SPLIT.jsonl`, hard negatives for training, one line a query:
@@ -23,7 +24,7 @@ import numpy as np
 from effir_dist.core.errors import InputError
 from effir_dist.core.strings import picked
 from effir_dist.core.values import Json
-from effir_dist.data import beir, pydocs
+from effir_dist.data import beir, pair_files, pydocs
 from effir_dist.data.named import names
 from effir_dist.data.texts import Texts
 from effir_dist.runs.sizes import SetSize
@@ -79,6 +80,8 @@ def resolve(path: str) -> Path:
         return pydocs.folder()
     if names.is_name(path):
         return names.folder(path)
+    if pair_files.is_pair_file(path):
+        return pair_files.folder(path)
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise InputError(
@@ -91,6 +94,8 @@ def is_here(path: str) -> bool:
     """Whether a data set is on this machine; nothing is built or fetched."""
     if names.is_name(path):
         return names.is_here(path)
+    if pair_files.is_pair_file(path):
+        return Path(path).expanduser().is_file()
     return (pydocs.built_folder() if path == BUILT_IN else Path(path).expanduser()).is_dir()
 
 
@@ -100,9 +105,11 @@ def absolute(path: str) -> str:
 
 
 def dataset_name(path: str) -> str:
-    """The name of a data set in results: its folder's name, or that of a named one without where it is from."""
+    """The name of a data set in results: its folder's name, its file's without the ending, or a named one's own."""
     if names.is_name(path):
         return names.label(path)
+    if pair_files.is_pair_file(path):
+        return Path(path).stem
     return BUILT_IN if path == BUILT_IN else Path(path).expanduser().resolve().name
 
 

@@ -100,12 +100,12 @@ def shared_texts(path: Path, kind: str, cache: Path, read: Callable[[], Rows]) -
 
     kind: how the file is read. Raises what read() raises, UsedTwice, and InputError where the cache cannot be written.
     """
-    digest = f"{kind}-{FORMAT}-{_content(path, cache)}"
+    digest = f"{kind}-{FORMAT}-{content_hash(path, cache)}"
     folder = cache / hashlib.sha256(digest.encode()).hexdigest()[:32]
     return made_once(folder, lambda empty: _write(empty, read()), lambda whole: _open(whole, digest))
 
 
-def _content(path: Path, cache: Path) -> str:
+def content_hash(path: Path, cache: Path) -> str:
     """sha256 of a file's bytes; noted in `cache`, so that a file of the same path, size and times is not read again."""
     stat = path.stat()
     state = repr((str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
