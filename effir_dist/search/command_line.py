@@ -52,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
         "is not given (default: pydocs)"
     )
     p.add_argument("--data", action="append", metavar="DIR", help=what)
-    p.add_argument("--train-data", action="append", metavar="DIR", help="trained on, never scored; repeatable")
+    what = "trained on, never scored; also a .jsonl or .parquet file of pairs or triples, or hf:ORG/NAME:SUBSET"
+    p.add_argument("--train-data", action="append", metavar="DIR", help=what)
     p.add_argument("--held-out", action="append", metavar="DIR", help="scores the front at the end; never read before")
     p.add_argument("--space", metavar="FILE", help="search space (default: search_spaces/ of the backbone)")
     p.add_argument("--name", help="the run's folder in runs/ (default: backbone and time)")

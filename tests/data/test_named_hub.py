@@ -15,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.settings import DataConfig
 from effir_dist.data import beir, sets
 from effir_dist.data.named import hub_sets, mteb_tasks, names
+from effir_dist.data.pairs import check, training_pairs
 from tests import ROOT, needs
 from tests.hub import Hub, hub_of
 from tests.tiny import write_collection
@@ -183,3 +185,42 @@ def test_mteb_fetches_a_task_of_its_own_from_the_hub(source: Path, hub: Hub, tmp
         [sys.executable, "-c", code], env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert done.stdout.strip() == "4", done.stderr
+
+
+def as_pairs(hub: Hub, name: str) -> None:
+    """Folders of parquet files for each subset and split: sentence-transformers/all-nli."""
+    folder = hub.folder / "datasets" / name
+    triples = [{"anchor": f"q {i}", "positive": f"p {i}", "negative": f"p {i + 1}"} for i in range(6)]
+    parquet(folder / "triplet" / "train-00000-of-00002.parquet", triples[:4])
+    parquet(folder / "triplet" / "train-00001-of-00002.parquet", triples[4:])
+    parquet(folder / "triplet" / "test-00000-of-00001.parquet", [{"anchor": "t", "positive": "u", "negative": "v"}])
+    parquet(folder / "pair" / "train-00000-of-00001.parquet", [{"anchor": "q", "positive": "p"}])
+    (folder / "README.md").write_text("pairs")
+
+
+def test_training_pairs_of_the_hub(source: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The train split of the named subset is all that is fetched; it is there off line."""
+    as_pairs(hub, "sentence-transformers/nli")
+    name = "hf:sentence-transformers/nli"
+    with pytest.raises(InputError, match="has the subsets pair, triplet; name one of them: hf:sent"):
+        sets.resolve(name)
+    with pytest.raises(InputError, match="has the subsets pair, triplet"):
+        sets.resolve(f"{name}:none")
+    data = DataConfig(paths=(str(source),), train_paths=(f"{name}:triplet",))
+    assert check(data) == []
+    found = training_pairs(data, 0)
+    assert [*found.queries] == [f"q {i}" for i in range(6)]
+    assert [*found.negatives] == [[f"p {i + 1}"] for i in range(6)]
+    assert sets.dataset_name(f"{name}:triplet") == "nli-triplet"
+    fetched = {path.name for path in (tmp_path / "hf").rglob("*.parquet")}
+    assert fetched == {"train-00000-of-00002.parquet", "train-00001-of-00002.parquet"}
+    hub.offline(monkeypatch)
+    assert len(sets.fingerprint(f"{name}:triplet")["source"]["revisions"][0]) == 40
+    with pytest.raises(InputError, match=r"nli:pair is not in the cache and .*put its .* or pass --train-data FILE"):
+        sets.resolve(f"{name}:pair")
+
+
+def test_a_bad_row_of_the_hub_is_named(hub: Hub) -> None:
+    parquet(hub.folder / "datasets" / "org" / "bad" / "train.parquet", [{"query": "q", "answer": None}])
+    with pytest.raises(InputError, match=r"train.parquet: row 1: 'answer' must be a text that is not empty, got None"):
+        sets.resolve("hf:org/bad")

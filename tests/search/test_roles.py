@@ -103,6 +103,34 @@ def test_a_run_goes_on_with_its_roles_and_notices_changed_training_data(
         command.open_run(other)
 
 
+def test_a_file_of_triples_trains_a_search(
+    tmp_path: Path, folders: dict[str, Path], checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the command line to a trained trial; resumed from another folder, and refused where the file has changed."""
+    from effir_dist.search.trial.preparation import prepare
+    from effir_dist.search.trial.trial import run_trial
+
+    monkeypatch.chdir(tmp_path)
+    rows = [{"anchor": f"what is {i}", "positive": f"it is {i}", "negative": f"it is {i + 1}"} for i in range(8)]
+    Path("triples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = arguments({**folders, "large": Path("triples.jsonl")}, checkpoints["bert"], "train.hard_negatives=1")
+    args = parser().parse_intermixed_args([*given, "--runs", str(tmp_path / "runs"), "--name", "mine"])
+    assert "data: small (trained on triples); held out: third" in command.dry_run_text(args)
+    config, space, source = command.configure(args)
+    assert command.check(config, space, source, None) == []
+    run = command.create_run(args, config, space)
+    assert [(d["name"], d["roles"]) for d in run.extra["data"]] == [("small", ["scored"]), ("triples", ["trained"])]
+    prepare(run, config, ["activation"])
+    record = run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
+    assert (record.state, record.steps, [*record.sizes]) == ("complete", 2, ["small"])
+    again = parser().parse_intermixed_args(["--resume", str(tmp_path / "runs" / "mine")])
+    monkeypatch.chdir("/")
+    assert command.open_run(again)[1] == config
+    (tmp_path / "triples.jsonl").open("a").write(json.dumps(rows[0]).replace("it is 0", "something else"))
+    with pytest.raises(InputError, match=r"the data set .*triples\.jsonl changed since"):
+        command.open_run(again)
+
+
 def told(folders: dict[str, Path], model: Path) -> str:
     return command.dry_run_text(parser().parse_intermixed_args(arguments(folders, model)))
 

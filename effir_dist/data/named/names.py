@@ -143,7 +143,8 @@ def _read(named: Named) -> bool:
 
 def _by_hand(named: Named) -> str:
     files = f"put its {FILES} into {named.folder}"
-    return f"{files}, or {named.root.name}.zip into {named.root.parent}" if named.prefix == "beir" else files
+    also = {"beir": f", or {named.root.name}.zip into {named.root.parent}", "hf": ", or pass --train-data FILE.parquet"}
+    return files + also.get(named.prefix, "")
 
 
 def _check_alone(named: Named) -> None:
