@@ -26,6 +26,7 @@ from effir_dist.search.preflight import node_checks
 from effir_dist.training import negatives
 from tests.data.test_named_beir import published, zip_of
 from tests.hub import Hub, hub_of
+from tests.tiny import write_collection
 
 Say = Callable[..., str]
 
@@ -151,6 +152,19 @@ def test_each_node_fetches_into_its_own_cache_before_its_trial(
         worker.fetch(config_of("beir:scifact"))
         assert names.is_here("beir:scifact")
     assert server.requests == [("GET", "/scifact.zip")] * 2
+
+
+def test_a_set_that_changed_where_it_is_from_is_not_mixed_with_the_searchs(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [sets.fingerprint("beir:scifact")]
+    other = write_collection(tmp_path / "other" / "scifact", seed=1)
+    published(monkeypatch, zip_of(other, tmp_path / "web" / "scifact.zip"))
+    worker.fetch(config_of("beir:scifact"), known)  # this machine has the search's
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "late"))
+    for _ in range(2):  # it is not there on the second try either
+        with pytest.raises(InputError, match="beir:scifact changed where it is from since the search fetched it: copy"):
+            worker.fetch(config_of("beir:scifact"), known)
 
 
 def test_a_nodes_check_of_data_knows_what_is_yet_to_be_fetched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,13 @@ def folder(path: str) -> Path:
     if not _is_whole(named.folder):
         _make(named)
     return named.folder
+
+
+def remove(path: str) -> Path:
+    """Remove this machine's copy of a named data set; returns where it was."""
+    root = parse(path).root
+    shutil.rmtree(root)
+    return root
 
 
 def _make(named: Named) -> None:

@@ -7,17 +7,19 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
 from effir_dist.core.locks import working_for
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
-from effir_dist.core.values import Report
+from effir_dist.core.values import Json, Report
 from effir_dist.data import sets
+from effir_dist.data.named import names
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.told import TOLD, told
@@ -65,17 +67,28 @@ def run_job(job: Job, report: Report) -> None:
     with working_for(run.folder, job.lease), logged(run.trial_folder(job.spec.trial) / "log"):
         for number, text in enumerate(job.tries, 1):
             print(f"try {number} failed {text}")
-        fetch(job.config)
+        fetch(job.config, run.extra.get("data", []))
         print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
         found = in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
     report({TOLD: told(job.spec.trial, found)})
 
 
-def fetch(config: RunConfig) -> None:
-    """Have this node's copies of the named data sets, before a trial's clock runs. Raises InputError."""
-    for path in config.data.searched:
-        if not sets.is_here(path):
-            sets.resolve(path)
+def fetch(config: RunConfig, known: Sequence[Json] = ()) -> None:
+    """Have this node's own copies of named data sets, before a trial's clock runs.
+
+    known: fingerprints of the search's data. Raises InputError where a set cannot be had, or became another one since
+    the search fetched it; it is not kept then.
+    """
+    expected = {each["path"]: each["sha256"] for each in known}
+    for path in filter(names.is_name, config.data.searched):
+        if not names.is_here(path):
+            found = sets.fingerprint(path)["sha256"]
+            if found != expected.get(path, found):
+                folder = names.remove(path)
+                raise InputError(
+                    f"{path} changed where it is from since the search fetched it: copy {folder} of the machine where "
+                    f"the search began to {socket.gethostname()}"
+                )
 
 
 @contextlib.contextmanager
