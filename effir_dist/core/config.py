@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -78,6 +79,32 @@ def flatten(tree: Json) -> Json:
         else:
             flat[str(key)] = value
     return flat
+
+
+def read_json(path: Path) -> Json:
+    """The object in a JSON file that other tools wrote. Raises InputError where there is none."""
+    return _json(path, dict)
+
+
+def read_json_list(path: Path) -> list[Json]:
+    """The objects in a JSON file's list, likewise."""
+    found: list[Json] = _json(path, list)
+    if not all(isinstance(each, dict) for each in found):
+        raise InputError(f"{path} must hold a list of JSON objects")
+    return found
+
+
+def _json(path: Path, kind: type) -> Any:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(tree, kind):
+        expected = "object" if kind is dict else "list"
+        raise InputError(f"{path} must hold a JSON {expected}, got {type(tree).__name__}")
+    return tree
 
 
 def read_yaml(path: str | Path) -> Json:

@@ -151,7 +151,7 @@ def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method:
                 ids, mask = pad(tokens, indices, encoder.pad_id, encoder.device)
                 sums.seen["mask"] = mask.bool()
                 encoder(ids, mask)
-                sums.tokens += int(mask.sum())
+                sums.tokens += int(sums.seen["mask"].sum())
                 sums.texts += len(indices)
     finally:
         for hook in hooks:
@@ -219,15 +219,15 @@ def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch
     """(before [B, T, D], after [B, T, D], mask [B, T]) -> sum over real tokens, or over texts."""
     import torch
 
-    from effir_dist.models.encoder import POOLINGS
+    from effir_dist.models.pooling import pool
 
-    pool = POOLINGS[encoder.settings.pooling]
+    pooling = encoder.settings.pooling
 
     def measure(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> float:
         if method.granularity == "token":
             x, y = before[mask].float(), after[mask].float()
         else:
-            x, y = pool(before, mask.long()), pool(after, mask.long())
+            x, y = pool(pooling, before, mask.long()), pool(pooling, after, mask.long())
         if method.distance == "cosine":
             change = 1 - torch.nn.functional.cosine_similarity(x, y, dim=-1)
         else:

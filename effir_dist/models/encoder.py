@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,10 +18,14 @@ from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.models import pretrained, weights
 from effir_dist.models.encoder_settings import EncoderSettings, make_settings
-from effir_dist.models.families.base import ModelDict, dimension
+from effir_dist.models.families.base import ModelDict, dense_layers, dimension
 from effir_dist.models.families.registry import family
+from effir_dist.models.head import PREFIX, build_head, load_tensors, read_head
+from effir_dist.models.pooling import SEEN, pool
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
+from effir_dist.models.sentence_folder import read_folder
+from effir_dist.models.weights import save_tensors
 
 if TYPE_CHECKING:
     from effir_dist.models.tokens import Tokens
@@ -54,7 +57,7 @@ def default_device() -> torch.device:
 
 
 class Encoder(nn.Module):
-    """Backbone, pooling, truncation and l2 normalisation."""
+    """Backbone, pooling, Dense layers, truncation and l2 normalisation."""
 
     def __init__(
         self,
@@ -63,9 +66,11 @@ class Encoder(nn.Module):
         settings: EncoderSettings,
         model_config: ModelDict,
         plan: PruningPlan | None = None,
+        head: nn.Sequential | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.head = nn.Sequential() if head is None else head
         self.tokenizer = tokenizer
         self.settings = settings
         self.model_config = model_config
@@ -90,26 +95,31 @@ class Encoder(nn.Module):
         return np.float16 if self.settings.unit_length else np.float32
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[B, T] ids and mask (right padding) -> [B, D] float32 embeddings."""
+        """[B, T] ids and mask (right padding) -> [B, D] float32 embeddings. The mask is as `pooling.pool` has it."""
         options = family(self.model_config).call_options
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        return self.finish(POOLINGS[self.settings.pooling](hidden, attention_mask))
+        seen = attention_mask if self.settings.include_prompt else (attention_mask > 0).long()
+        hidden = self.backbone(input_ids=input_ids, attention_mask=seen, **options).last_hidden_state
+        return self.finish(pool(self.settings.pooling, hidden, attention_mask))
 
     def finish(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled states [B, hidden size] -> embeddings [B, D], truncated and l2-normalised as the settings say."""
-        kept = pooled[:, : self.settings.dimension] if self.settings.dimension else pooled
-        return nn.functional.normalize(kept, dim=-1) if self.settings.unit_length else kept
+        """Pooled states [B, hidden size] -> embeddings [B, D] float32: through the Dense layers, then truncated and
+        l2-normalised as the settings say."""
+        found, settings = self.head(pooled).float(), self.settings
+        kept = found[:, : settings.dimension] if settings.dimension else found
+        return nn.functional.normalize(kept, dim=-1) if settings.unit_length else kept
 
     def tokenize(self, texts: Sequence[str], kind: str, cache: Path | None = None) -> Tokens:
         """Token ids of queries or documents (`kind`), with their prompt, cut to their length."""
-        from effir_dist.models.tokens import tokenize
+        from effir_dist.models.tokens import prompt_tokens, tokenize
 
         s = self.settings
         prompt, length = {
             "query": (s.query_prompt, s.max_query_length),
             "document": (s.document_prompt, s.max_document_length),
         }[kind]
-        return tokenize(self.tokenizer, texts, prompt, length, s.append_eos, cache)
+        tokens = tokenize(self.tokenizer, texts, prompt, length, s.append_eos, cache)
+        left_out = 0 if s.include_prompt else prompt_tokens(self.tokenizer, prompt, length)
+        return replace(tokens, prompt=left_out)
 
     def encode_tokens(self, tokens: Tokens, batch_tokens: int = 0, compiled: str = "auto") -> np.ndarray:
         """[N, D] float32, in the order given, as `encoding.encode` says."""
@@ -132,64 +142,35 @@ class Encoder(nn.Module):
         self.tokenizer.save_pretrained(folder)
         (folder / "config.json").write_text(json.dumps(self.model_config, indent=2, default=str))
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2))
-        save_tensors(self.backbone, folder)
-
-
-def save_tensors(model: nn.Module, folder: Path) -> None:
-    """Write a model's tensors to `model.safetensors`, which is there whole or not at all."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = folder / "model.safetensors.tmp"
-    try:
-        save_file(tensors, partial, metadata={"format": "pt"})
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else 0, str(error), str(partial)) from None
-    partial.rename(folder / "model.safetensors")
-
-
-def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[B, T, D], [B, T] -> [B, D]: mean over real tokens, in float32."""
-    weights = mask.unsqueeze(-1).float()
-    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-
-
-def _last(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[B, T, D], [B, T] -> [B, D]: the last real token, whichever side the padding is on."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (positions * mask).argmax(1)
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last].float()
-
-
-def _cls(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[B, T, D], [B, T] -> [B, D]: the first real token."""
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.argmax(1)].float()
-
-
-POOLINGS = {"mean": _mean, "last": _last, "cls": _cls}
+        save_tensors(self.backbone, folder, {PREFIX + name: value for name, value in self.head.state_dict().items()})
 
 
 def pad(tokens: Tokens, indices: np.ndarray, pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Input ids and attention mask of the texts at `indices`: two int64 tensors [B, T], padded on the right."""
-    ids, mask = pad_rows([tokens[int(i)] for i in indices], pad_id)
+    prompts = np.full(len(indices), tokens.prompt) if tokens.prompt else None
+    ids, mask = pad_rows([tokens[int(i)] for i in indices], pad_id, prompts)
     return ids.to(device), mask.to(device)
 
 
-def pad_rows(rows: list[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same of tokens [T] of each text, in main memory."""
+def pad_rows(
+    rows: list[np.ndarray], pad_id: int, prompts: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of tokens [T] of each text, in main memory. prompts [B]: how many of them pooling leaves out."""
     lengths = np.array([len(row) for row in rows])
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = np.concatenate(rows)
-    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+    kinds = mask.astype(np.int64)
+    if prompts is not None:
+        kinds[mask & (np.arange(mask.shape[1]) < prompts[:, None])] = SEEN
+    return torch.from_numpy(ids), torch.from_numpy(kinds)
 
 
 def build_encoder(base: pretrained.Base, settings: EncoderSettings, dtype: str) -> Encoder:
     """An encoder with the base's weights, in `dtype`; a copy where the base is kept for others."""
-    model = copy.deepcopy(base.model) if base.shared else base.model
-    return Encoder(cast(model, resolve_dtype(dtype)), base.tokenizer, settings, base.config).eval()
+    model, head = copy.deepcopy((base.model, base.head)) if base.shared else (base.model, base.head)
+    encoder = Encoder(model, base.tokenizer, settings, base.config, head=head)
+    return cast(encoder, resolve_dtype(dtype)).eval()
 
 
 def cast(model: Model, dtype: str | torch.dtype) -> Model:
@@ -227,9 +208,8 @@ def load_encoder(name_or_path: str, dtype: str = "float32") -> Encoder:
         return _load_pruned(settings_file, dtype).to(default_device()).eval()
     source = pretrained.find(name_or_path)
     weights.check_weights(source)
-    usual = pretrained.usual_length(source)
-    lengths = ModelConfig(max_query_length=usual, max_document_length=usual)
-    settings = make_settings(lengths, source)
+    usual = None if source.declared else pretrained.usual_length(source)
+    settings = make_settings(ModelConfig(max_query_length=usual, max_document_length=usual), source)
     encoder = build_encoder(pretrained.load_base(source, resolve_dtype(dtype)), settings, dtype)
     return encoder.to(default_device()).eval()
 
@@ -244,14 +224,21 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
         raise InputError(f"{settings_file} is no description of a pruned model: {error}") from None
     config = tree.get("model_config") or pretrained.read_json(folder / "config.json")
     plan = truncated_plan(config, plan, settings.dimension)
-    model = pretrained.build_empty(config)
+    model, head = pretrained.build_empty(config), build_head(dense_layers(config))
     apply_plan(model, config, plan)
     tensors = weights.read_tensors(folder)
-    try:
-        model.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the weights in {folder} do not fit its plan and config: {reason}") from None
     stored = next(iter(tensors.values())).dtype
-    backbone = cast(model, stored if dtype == "stored" else resolve_dtype(dtype)).eval()
-    return Encoder(backbone, pretrained.load_tokenizer(str(folder)), settings, config, plan)
+    own = {name.removeprefix(PREFIX): tensors.pop(name) for name in [*tensors] if name.startswith(PREFIX)}
+    load_tensors(model, tensors, folder)
+    if own or not len(head):
+        load_tensors(head, own, folder)
+    else:
+        read_head(head, _dense_folders(folder)[: len(head)], stored)
+    encoder = Encoder(model, pretrained.load_tokenizer(str(folder)), settings, config, plan, head)
+    return cast(encoder, stored if dtype == "stored" else resolve_dtype(dtype)).eval()
+
+
+def _dense_folders(folder: Path) -> list[Path]:
+    """Where an exported folder has its Dense layers."""
+    declared = read_folder(folder)
+    return [folder / each for each in declared.dense_folders] if declared else []

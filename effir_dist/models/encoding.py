@@ -125,7 +125,7 @@ def encode_packed(encoder: Encoder, batch: packed.Batch) -> Tensor:
     found = encoder.backbone(
         input_ids=batch.ids, position_ids=positions, attention_mask=None, packing=batch.packing, **row.call_options
     )
-    return encoder.finish(packed.pool(encoder.settings.pooling, found.last_hidden_state, batch.packing))
+    return encoder.finish(packed.pool(encoder.settings.pooling, found.last_hidden_state, batch))
 
 
 def fetched(

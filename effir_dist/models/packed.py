@@ -42,6 +42,8 @@ class Packing:
     longest: int
     lengths: tuple[int, ...]
     """[B]; empty on a GPU, whose attention reads `offsets` (and whose compiled code should not depend on them)."""
+    prompts: Tensor | None = None
+    """[B] int64: tokens that each text begins with which pooling leaves out; None where it counts all."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Batch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """With every tensor replaced."""
-        packing = replace(self.packing, offsets=function(self.packing.offsets))
+        prompts = None if self.packing.prompts is None else function(self.packing.prompts)
+        packing = replace(self.packing, offsets=function(self.packing.offsets), prompts=prompts)
         return Batch(function(self.ids), function(self.positions), packing)
 
 
@@ -65,16 +68,18 @@ def pack(tokens: Tokens, indices: np.ndarray, device: torch.device) -> Batch:
     rows = [tokens[int(i)] for i in indices]
     if not all(map(len, rows)):
         raise ValueError("a text without tokens cannot be packed")
-    return pack_rows(rows, device).map(lambda tensor: _to(tensor, device))
+    prompts = np.full(len(rows), tokens.prompt) if tokens.prompt else None
+    return pack_rows(rows, device, prompts).map(lambda tensor: _to(tensor, device))
 
 
-def pack_rows(rows: list[np.ndarray], device: torch.device) -> Batch:
-    """Tokens [T] of each text one after the other, for a device, in main memory."""
+def pack_rows(rows: list[np.ndarray], device: torch.device, prompts: np.ndarray | None = None) -> Batch:
+    """Tokens [T] of each text one after the other, for a device, in main memory. prompts [B]: as in `Packing`."""
     lengths = np.array([len(row) for row in rows])
     offsets = np.concatenate([[0], lengths.cumsum()])
     ids, positions = np.concatenate(rows), np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     known = () if device.type == "cuda" else tuple(lengths.tolist())
-    packing = Packing(torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()), known)
+    left_out = None if prompts is None else torch.from_numpy(prompts.astype(np.int64))
+    packing = Packing(torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()), known, left_out)
     both = torch.from_numpy(np.stack([ids, positions]).astype(np.int64))
     return Batch(both[:1], both[1:], packing)
 
@@ -100,14 +105,42 @@ def attention(backbone: Any) -> AbstractContextManager[None]:
     return taken(backbone, NAME, _attend)
 
 
-def pool(pooling: str, hidden: Tensor, packing: Packing) -> Tensor:
-    """[1, N, D] -> [B, D] float32: `mean`, `last` or `cls` of each text."""
+def pool(pooling: str, hidden: Tensor, batch: Batch) -> Tensor:
+    """[1, N, D] -> [B, D] float32: one of `families.base.POOLINGS` of each text, without its prompt where that is left
+    out."""
+    packing, states = batch.packing, hidden[0]
     if pooling == "last":
-        return hidden[0, packing.offsets[1:] - 1].float()
+        return states[packing.offsets[1:] - 1].float()
     if pooling == "cls":
-        return hidden[0, packing.offsets[:-1]].float()
+        first = packing.offsets[:-1]
+        return states[first if packing.prompts is None else _within(first + packing.prompts, packing)].float()
+    if pooling == "mean" and packing.prompts is None:
+        return _reduce(states.float(), "mean", packing)
+    return _pool_counted(pooling, states.float(), batch)
+
+
+def _pool_counted(pooling: str, states: Tensor, batch: Batch) -> Tensor:
+    """`mean`, `weighted_mean` or `max` of the tokens [N, D] behind each text's prompt."""
+    packing, positions = batch.packing, batch.positions[0]
+    counted = torch.ones_like(positions, dtype=torch.bool)
+    if packing.prompts is not None:
+        lengths = packing.offsets.diff()
+        counted = positions >= packing.prompts.repeat_interleave(lengths, output_size=len(positions))
+    if pooling == "max":
+        return _reduce(states.masked_fill(~counted[:, None], -torch.inf), "max", packing).nan_to_num(neginf=0.0)
+    weights = (counted * (positions + 1 if pooling == "weighted_mean" else 1)).float()[:, None]
+    return _reduce(states * weights, "sum", packing) / _reduce(weights, "sum", packing).clamp(min=1e-9)
+
+
+def _reduce(states: Tensor, by: str, packing: Packing) -> Tensor:
+    """[N, D] -> [B, D]"""
     # "unsafe" leaves out a check of the offsets that waits for the GPU.
-    return torch.segment_reduce(hidden[0].float(), "mean", offsets=packing.offsets.long(), axis=0, unsafe=True)
+    return torch.segment_reduce(states, by, offsets=packing.offsets.long(), axis=0, unsafe=True)
+
+
+def _within(places: Tensor, packing: Packing) -> Tensor:
+    """Places of tokens; the first of a text that has none behind its prompt."""
+    return torch.where(places < packing.offsets[1:], places, packing.offsets[:-1])
 
 
 def _attend(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effir_dist.core.config import read_json
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.values import Json
 from effir_dist.models import packages, published
-from effir_dist.models.families.base import Family, ModelDict
+from effir_dist.models.families.base import DENSE, TRUNCATED, Family, ModelDict, dense_layers
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 from effir_dist.models.quiet import quiet_transformers
-from effir_dist.models.sentence_folder import SentenceFolder
+from effir_dist.models.sentence_folder import SentenceFolder, read_folder
 from effir_dist.models.vocabulary import check_size
 from effir_dist.models.weights import check_loaded
 
@@ -47,6 +47,8 @@ class Base:
     """Base weights in memory."""
 
     model: Any
+    head: Any
+    """The Dense layers behind its pooling: an nn.Sequential, empty where there are none."""
     tokenizer: Any
     source: Source
     """Where it is from, with the config as the model has it: complete."""
@@ -57,19 +59,6 @@ class Base:
     def config(self) -> ModelDict:
         """The model's config."""
         return self.source.config
-
-
-def read_json(path: Path) -> Json:
-    """A JSON object from a file. Raises InputError where there is none."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(tree).__name__}")
-    return tree
 
 
 def find(name: str, path: str = "") -> Source:
@@ -84,19 +73,29 @@ def find(name: str, path: str = "") -> Source:
     row = backbone(name)
     location = str(packages.folder(row)) if row.source.startswith(packages.PREFIX) else row.source
     source = _from_location(row.name, location, row.max_length)
-    published.check(row, source.config)
+    published.check(row, _bare(source.config) if DENSE not in row.config else source.config)
     return source
 
 
 def _from_location(name: str, location: str, max_length: int | None) -> Source:
     if Path(location).is_dir():
+        declared = read_folder(Path(location))
+        location = str(Path(location) / declared.transformer) if declared else location
         config = read_json(Path(location) / "config.json")
     elif location.startswith((".", "/", "~")):
         raise InputError(f"no checkpoint folder at {location}; pass --model a folder with config.json and weights")
     else:
-        config = _hub_config(name, location)
+        config, declared = _hub_config(name, location), None
     family(config)
-    return Source(name, location, config, max_length)
+    return Source(name, location, config | _behind_pooling(declared), max_length, declared)
+
+
+def _behind_pooling(declared: SentenceFolder | None) -> Json:
+    """What a folder's modules add to its model's config: Dense layers and truncation."""
+    if declared is None:
+        return {}
+    dense = {DENSE: [dataclasses.asdict(layer) for layer in declared.dense]} if declared.dense else {}
+    return {**dense, **({TRUNCATED: declared.truncate_dim} if declared.truncate_dim else {})}
 
 
 def _hub_config(name: str, hub_id: str) -> Json:
@@ -125,8 +124,10 @@ def input_lengths(config: ModelConfig, source: Source) -> tuple[int, int]:
     """Tokens kept of a query and of a document: the settings', the folder's own, else those of a bare checkpoint; at
     most what the model can take."""
     declared, limit = source.declared, longest_input(source.config)
-    query = config.max_query_length or (declared and declared.max_query_length) or config.query_length
-    document = config.max_document_length or (declared and declared.max_document_length) or config.document_length
+    if declared is None:
+        return min(config.query_length, limit), min(config.document_length, limit)
+    query = config.max_query_length or declared.max_query_length or limit
+    document = config.max_document_length or declared.max_document_length or limit
     return min(query, limit), min(document, limit)
 
 
@@ -167,10 +168,28 @@ def _load_cached(source: Source, dtype: str) -> Base:
     check_blocks(model, row)
     exact_buffers(model)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
+    complete = dataclasses.replace(source, config=model.config.to_dict() | _behind_pooling(source.declared))
     tokenizer = load_tokenizer(source.location)
     check_size(tokenizer, source.config, source.location)
-    complete = dataclasses.replace(source, config=model.config.to_dict())
-    return Base(model.eval(), tokenizer, complete, size <= CACHED_BYTES)
+    if source.declared and source.declared.do_lower_case:
+        _lower_case(tokenizer)
+    return Base(model.eval(), _head(source, model.dtype), tokenizer, complete, size <= CACHED_BYTES)
+
+
+def _lower_case(tokenizer: Any) -> None:
+    """Turn texts to lower case first, before all that the tokenizer does itself."""
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    own = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+def _head(source: Source, dtype: Any) -> Any:
+    from effir_dist.models.head import build_head, read_head
+
+    folders = [Path(source.location) / each for each in source.declared.dense_folders] if source.declared else []
+    return read_head(build_head(dense_layers(source.config)), folders, dtype)
 
 
 def load_tokenizer(location: str) -> Any:
@@ -188,6 +207,11 @@ def load_tokenizer(location: str) -> Any:
     return tokenizer
 
 
+def _bare(config: ModelDict) -> Json:
+    """A config without what is ours."""
+    return {key: value for key, value in config.items() if key not in (DENSE, TRUNCATED)}
+
+
 def build_empty(config: ModelDict) -> Any:
     """The unpruned architecture with parameters that take no memory, to be loaded with assign=True.
 
@@ -198,7 +222,7 @@ def build_empty(config: ModelDict) -> Any:
     from transformers import AutoConfig, AutoModel
 
     row = family(config)
-    settings = AutoConfig.for_model(**config)
+    settings = AutoConfig.for_model(**_bare(config))
     with init_empty_weights(include_buffers=False):
         options = {"attn_implementation": row.attention_implementation, **row.load_options}
         model = AutoModel.from_config(settings, dtype=torch.float32, **options)

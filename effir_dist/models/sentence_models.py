@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from effir_dist.core.config import read_json
 from effir_dist.core.errors import InputError
-from effir_dist.models.pretrained import read_json
 from effir_dist.models.quiet import quiet_transformers
 from effir_dist.models.weights import refuse_pickles
 

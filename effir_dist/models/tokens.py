@@ -28,6 +28,8 @@ class Tokens:
     """[total]"""
     offsets: NDArray[np.int64]
     """[N + 1]; text i is ids[offsets[i]:offsets[i + 1]]"""
+    prompt: int = 0
+    """How many tokens each text begins with that pooling leaves out."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -122,6 +124,15 @@ def tokenize(
 
 
 _kept: Kept[Tokens] = Kept(MOST_KEPT)
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, max_length: int) -> int:
+    """Tokens of a prompt as sentence-transformers counts them where pooling leaves it out: special tokens before it are
+    of it, one behind it is not. 0 where there is no prompt."""
+    if not prompt:
+        return 0
+    ids = _encode(tokenizer, [prompt], max_length, None)[0]
+    return len(ids) - (len(ids) > 0 and int(ids[-1]) in tokenizer.all_special_ids)
 
 
 def _concatenate(parts: Sequence[Tokens]) -> Tokens:

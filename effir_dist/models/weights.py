@@ -1,9 +1,10 @@
-"""The weights in a checkpoint's files: whether they fit its config, from headers alone, and reading them."""
+"""The weights in a checkpoint's files: whether they fit its config, from headers alone, reading and writing them."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from effir_dist.models.families.registry import family
 from effir_dist.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from effir_dist.models.pretrained import Source
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -174,3 +177,19 @@ def read_tensors(folder: Path) -> Json:
     if not tensors:
         raise InputError(f"{file} holds no tensor")
     return dict(tensors)
+
+
+def save_tensors(model: nn.Module, folder: Path, more: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model's tensors, and more, to `model.safetensors`, which is there whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    named = {**model.state_dict(), **(more or {})}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+    partial = folder / "model.safetensors.tmp"
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, str(error), str(partial)) from None
+    partial.rename(folder / "model.safetensors")

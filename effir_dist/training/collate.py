@@ -93,17 +93,26 @@ class Collator:
         indices = self._indices(batch, rows, ranks)
         order = np.empty(len(rows) * (1 + batch.passages.shape[1]), np.int64)
         order[np.concatenate([group for chunk in indices for group in chunk])] = np.arange(len(order))
-        texts = self._texts(batch, rows)
-        chunks = [[self._group([texts[i] for i in group]) for group in chunk] for chunk in indices]
+        texts, prompts = self._texts(batch, rows), self._prompts(batch, rows)
+        chunks = [[self._group(group, texts, prompts) for group in chunk] for chunk in indices]
         return CollatedBatch(chunks, torch.from_numpy(order), self._targets(batch, rows))
 
-    def _group(self, rows: list[np.ndarray]) -> Group:
-        return packed.pack_rows(rows, self.encoder.device) if self.packs else pad_rows(rows, self.encoder.pad_id)
+    def _group(self, group: np.ndarray, texts: list[np.ndarray], prompts: np.ndarray | None) -> Group:
+        rows, left_out = [texts[i] for i in group], None if prompts is None else prompts[group]
+        if self.packs:
+            return packed.pack_rows(rows, self.encoder.device, left_out)
+        return pad_rows(rows, self.encoder.pad_id, left_out)
 
     def _texts(self, batch: Batch, rows: np.ndarray) -> list[np.ndarray]:
         """Tokens of these queries, then of their passages."""
         tokens = ((self.examples.queries, batch.queries[rows]), (self.examples.passages, batch.passages[rows].ravel()))
         return [of[i] for of, indices in tokens for i in indices.tolist()]
+
+    def _prompts(self, batch: Batch, rows: np.ndarray) -> np.ndarray | None:
+        """How many tokens of each of the texts of `_texts` pooling leaves out; None where it counts all."""
+        queries, passages = self.examples.queries.prompt, self.examples.passages.prompt
+        counts = [len(rows), len(rows) * batch.passages.shape[1]]
+        return np.repeat([queries, passages], counts) if queries or passages else None
 
     def _lengths(self, batch: Batch, rows: np.ndarray) -> np.ndarray:
         """Tokens in each of the texts of `_texts`."""
