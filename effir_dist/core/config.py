@@ -20,6 +20,8 @@ from effir_dist.core.values import Json, as_float
 
 SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple", "model.dimension")
 """Settings that may vary from trial to trial. The others hold for all trials of a run."""
+PROMPTS = ("model.query_prompt", "model.document_prompt")
+"""Settings that a command line takes as they are typed: to YAML `query: ` is a mapping."""
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
@@ -130,12 +132,15 @@ def parse_yaml(text: str, path: str | Path) -> Json:
 
 
 def parse_overrides(items: list[str]) -> Json:
-    """['train.steps=10'] -> {'train.steps': 10}; values are read as YAML."""
+    """['train.steps=10'] -> {'train.steps': 10}; values are read as YAML, prompts as they are typed unless quoted."""
     values = {}
     for item in items:
         name, equals, text = item.partition("=")
         if not equals or not name:
             raise InputError(f"expected key=value, got {item!r} (for example train.steps=100)")
+        if name in PROMPTS and text[:1] not in ("", "'", '"') and text not in ("null", "~"):
+            values[name] = text
+            continue
         try:
             values[name] = yaml.safe_load(text)
         except yaml.YAMLError:

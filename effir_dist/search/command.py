@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -21,7 +22,6 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
-from effir_dist.data.named import names
 from effir_dist.models import pretrained
 from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
@@ -31,33 +31,25 @@ from effir_dist.search import checks
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.command_line import parser, resumable, settings
+from effir_dist.search.configuration import (
+    absolute,
+    as_it_was,
+    asked_of,
+    configure,
+    each_set,
+    model_text,
+    origins_of,
+    settled,
+)
 from effir_dist.search.faults import SearchStopped
 from effir_dist.search.model_checks import checks_of
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.training.schedule import count_steps
 
+MODEL_FROM = "model_from"
+"""Key of config.yaml's part `run`: where the values of `model` came from."""
 VERSIONS = ("effir_dist", "torch", "transformers", "ray", "deepspeed", "optuna")
-SETS = ("paths", "train_paths", "held_out")
-"""Settings of `data` that name data sets."""
-
-
-def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.Source]:
-    """The configuration of a new run: defaults < search space < command line. Raises InputError for bad values."""
-    named = config_module.replace(RunConfig(), settings(args)).model
-    source = pretrained.find(named.backbone, named.path)
-    own = "" if named.path else registry.backbone(named.backbone).name
-    config, found = _in_space(args, own, source.config["model_type"])
-    return _absolute(_with_lengths(config, source)), found, source
-
-
-def _with_lengths(config: RunConfig, source: pretrained.Source) -> RunConfig:
-    """With the input lengths that the model itself has, where nobody set others."""
-    query, document = pretrained.input_lengths(config.model, source)
-    lengths = {"model.max_query_length": query, "model.max_document_length": document}
-    known = config_module.flatten(config_module.to_dict(config))
-    return config_module.replace(config, {n: length for n, length in lengths.items() if known[n] is None})
-
 
 def dry_run_text(args: argparse.Namespace) -> str:
     """The text of `--dry-run`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
@@ -66,14 +58,20 @@ def dry_run_text(args: argparse.Namespace) -> str:
     if args.resume:
         return rest_of_run_text(args)
     model = config_module.replace(RunConfig(), settings(args)).model
-    if model.path:
-        source, own = pretrained.find(model.backbone, model.path), ""
-    else:
-        row = registry.backbone(model.backbone)
-        source, own = pretrained.Source(row.name, row.source, row.config), row.name
-    config, found = _in_space(args, own, source.config["model_type"])
-    config = _with_lengths(config, source)
-    return dry_run.text(found, config, source.config, own or model.path, tflops=args.tflops)
+    source = pretrained.find(model.backbone, model.path) if model.path else _named(model.backbone)
+    asked = asked_of(args, source)
+    config = settled(asked)
+    about = model_text(config, source, origins_of(asked))
+    return dry_run.text(asked.space, config, source.config, source.name, tflops=args.tflops, about=about)
+
+
+def _named(backbone: str) -> pretrained.Source:
+    """A named backbone: its own folder where an installed package holds it, else its row, as a hub may be far away."""
+    row = registry.backbone(backbone)
+    if row.source.startswith("package:"):
+        with contextlib.suppress(InputError):
+            return pretrained.find(row.name)
+    return pretrained.Source(row.name, row.source, row.config)
 
 
 def rest_of_run_text(args: argparse.Namespace) -> str:
@@ -83,40 +81,11 @@ def rest_of_run_text(args: argparse.Namespace) -> str:
     run = Run.open(args.resume)
     config = config_module.replace(config_module.from_dict(run.config), resumable(args))
     model, records = config.model, run.results()
-    model_config = pretrained.find(model.backbone, model.path).config if model.path else _row_config(model.backbone)
+    source = pretrained.find(model.backbone, model.path) if model.path else _named(model.backbone)
+    config = as_it_was(config, run.config, source)
     found = space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml"))
-    return dry_run.text(found, config, model_config, str(run.folder), records, args.tflops)
-
-
-def _row_config(name: str) -> dict[str, Any]:
-    return dict(registry.backbone(name).config)
-
-
-def _in_space(args: argparse.Namespace, backbone: str, model_type: str) -> tuple[RunConfig, Space]:
-    """The search space that was asked for, or the backbone's own, and the configuration with its settings."""
-    found = space_file.read_space(args.space or space_file.default_file(backbone, model_type))
-    trials = {"search.trials": space.grid_size(found)} if found.plans else {}
-    data = config_module.replace(RunConfig(), {**found.settings, **settings(args)}).data
-    values = {**trials, **space_file.settings_on(found, data), **settings(args)}
-    return _each_set(config_module.replace(RunConfig(), values)), found
-
-
-def _each_set(config: RunConfig) -> RunConfig:
-    """With beir:cqadupstack as its twelve data sets. Raises InputError for names that nobody has."""
-    each = {f"data.{name}": names.expanded(getattr(config.data, name)) for name in SETS}
-    return config_module.replace(config, each)
-
-
-def _absolute(config: RunConfig) -> RunConfig:
-    """With absolute folders: workers start elsewhere."""
-    named = {f"data.{name}": tuple(map(sets.absolute, getattr(config.data, name))) for name in SETS}
-    model = config.model
-    if model.path and Path(model.path).expanduser().is_dir():
-        model = dataclasses.replace(model, path=str(Path(model.path).expanduser().resolve()))
-    prune = config.prune
-    if prune.calibration_file:
-        prune = dataclasses.replace(prune, calibration_file=str(Path(prune.calibration_file).expanduser().resolve()))
-    return config_module.replace(dataclasses.replace(config, model=model, prune=prune), named)
+    about = model_text(config, source, run.extra.get(MODEL_FROM, {}))
+    return dry_run.text(found, config, source.config, str(run.folder), records, args.tflops, about)
 
 
 def check(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
@@ -158,7 +127,7 @@ def check_space_on_disk(folder: Path, source: pretrained.Source) -> None:
         )
 
 
-def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run:
+def create_run(args: argparse.Namespace, config: RunConfig, found: Space, source: pretrained.Source) -> Run:
     """The folder of a new run, with all that defines it. Raises InputError where it exists."""
     model = Path(config.model.path).name or config.model.backbone
     name = args.name or f"{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -166,6 +135,7 @@ def create_run(args: argparse.Namespace, config: RunConfig, found: Space) -> Run
         raise InputError(f"--name must be letters, digits, '.', '_' and '-', got {name!r}")
     extra = {
         "space": space_file.to_dict(found),
+        MODEL_FROM: origins_of(asked_of(args, source)),
         "data": [_fingerprint(path, config) for path in config.data.searched],
         "left_out": [dataclasses.asdict(each) for each in roles.left_out(config.data, config.search.seed)],
         "versions": {package: importlib.metadata.version(package) for package in VERSIONS},
@@ -190,11 +160,12 @@ def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, pretraine
     values = resumable(args)
     if args.space or args.name:
         raise InputError("--space and --name belong to a new run; leave them out with --resume")
-    config = _absolute(_each_set(config_module.replace(config, values)))
+    config = absolute(each_set(config_module.replace(config, values)))
     for path, known in zip(config.data.searched, run.extra["data"], strict=True):
         if sets.fingerprint(path)["sha256"] != known["sha256"]:
             raise InputError(f"the data set {path} changed since {run.folder} began; start a new run")
     source = pretrained.find(config.model.backbone, config.model.path)
+    config = as_it_was(config, run.config, source)
     return run, config, space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
 
 
@@ -222,7 +193,7 @@ def main() -> None:
         if args.preflight:
             _preflight(args, config, found, source, place(args.runs))
             return
-        run = create_run(args, config, found)
+        run = create_run(args, config, found, source)
     _run(run, config, found, source, args, warnings)
 
 
@@ -276,6 +247,9 @@ def _search(
     stopped = scores_without_record(run)
     view = LiveView(console, title, trials, full, known=known, stopped=stopped, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
+        about = model_text(config, source, run.extra.get(MODEL_FROM, {}))
+        if about:
+            view.message(about)
         view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         with tune.cluster(address) as present:

@@ -75,9 +75,10 @@ def text(
     name: str,
     records: list[TrialRecord] | None = None,
     tflops: float = 0.0,
+    about: str = "",
 ) -> str:
     """What `--dry-run` prints. records: of a run that is to go on. tflops: 10^12 operations a second that the hardware
-    of a trial keeps up."""
+    of a trial keeps up. about: which of the model's settings came from where."""
     full, blocks = count_parameters(model_config), block_count(model_config)
     points = rows(space, config, model_config)
     unit, size = ("B", 1e9) if full >= 1e9 else ("M", 1e6)

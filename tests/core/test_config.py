@@ -73,3 +73,9 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
         c.read_yaml(tmp_path / "missing.yaml")
     with pytest.raises(InputError, match="expected key=value, got 'train.steps'"):
         c.parse_overrides(["train.steps"])
+
+
+def test_prompts_are_taken_as_they_are_typed() -> None:
+    typed = {"query: ": "query: ", " [x] ": " [x] ", "'a: '": "a: ", '"b "': "b ", "": None, "null": None, "''": ""}
+    for text, value in typed.items():
+        assert c.parse_overrides([f"model.query_prompt={text}"]) == {"model.query_prompt": value}

@@ -22,6 +22,7 @@ from effir_dist.runs.run_folder import Run
 from effir_dist.search import command as search_command
 from effir_dist.search.cluster import worker
 from effir_dist.search.command_line import parser
+from effir_dist.search.configuration import configure
 from effir_dist.search.preflight import node_checks
 from effir_dist.training import negatives
 from tests.data.test_named_beir import published, zip_of
@@ -113,10 +114,9 @@ def test_encode_importance_and_negatives_take_names(server: Hub, said: Say, chec
 def test_a_run_keeps_the_name_and_resume_finds_data_that_changed(server: Hub, checkpoints: dict[str, Path]) -> None:
     arguments = ["--model", str(checkpoints["bert"]), "--data", "beir:scifact", "--name", "named"]
     args = parser().parse_intermixed_args(arguments)
-    config, found = search_command._in_space(args, "", "bert")
-    config = search_command._absolute(config)
+    config, found, source = configure(args)
     assert config.data.paths == ("beir:scifact",)
-    run = search_command.create_run(args, config, found)
+    run = search_command.create_run(args, config, found, source)
     assert run.config["data"]["paths"] == ["beir:scifact"]
     kept = Run.open("runs/named").extra["data"][0]
     assert (kept["name"], kept["path"], kept["source"]["url"]) == (
@@ -133,10 +133,10 @@ def test_a_run_keeps_the_name_and_resume_finds_data_that_changed(server: Hub, ch
 
 def test_all_of_cqadupstack_is_twelve_paths_of_a_search() -> None:
     args = parser().parse_intermixed_args(["--data", "beir:scifact", "--held-out", "beir:cqadupstack"])
-    config, _ = search_command._in_space(args, "minilm", "bert")
+    config = configure(args)[0]
     assert len(config.data.held_out) == 12
     with pytest.raises(InputError, match="beir:bioasq is not public"):
-        search_command._in_space(parser().parse_intermixed_args(["data.paths=[beir:bioasq]"]), "minilm", "bert")
+        configure(parser().parse_intermixed_args(["data.paths=[beir:bioasq]"]))
 
 
 def config_of(path: str) -> RunConfig:

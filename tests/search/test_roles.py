@@ -56,7 +56,7 @@ def test_each_data_set_has_its_role(
     args = parser().parse_intermixed_args(given)
     config, space, source = command.configure(args)
     assert command.check(config, space, source, None) == []
-    run = command.create_run(args, config, space)
+    run = command.create_run(args, config, space, source)
     assert [(d["name"], d["roles"]) for d in run.extra["data"]] == [("small", ["scored"]), ("large", ["trained"])]
     prepare(run, config, ["activation"])
     record = run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
@@ -91,8 +91,8 @@ def test_a_run_goes_on_with_its_roles_and_notices_changed_training_data(
     args = parser().parse_intermixed_args(
         arguments(folders, checkpoints["bert"], "--runs", str(tmp_path / "runs"), "--name", "mine")
     )
-    config, space, _ = command.configure(args)
-    command.create_run(args, config, space)
+    config, space, source = command.configure(args)
+    command.create_run(args, config, space, source)
     again = parser().parse_intermixed_args(["--resume", str(tmp_path / "runs" / "mine")])
     assert command.open_run(again)[1] == config
     (folders["large"] / "corpus.jsonl").open("a").write('{"_id": "new", "text": "one more"}\n')

@@ -1,0 +1,119 @@
+"""What a search takes from the settings, from the model's own folder and from its family's row, and how it says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from effir_dist.core import config as config_module
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import RunConfig
+from effir_dist.models.encoder_settings import make_settings
+from effir_dist.models.families.base import Dense
+from effir_dist.models.pretrained import Source
+from effir_dist.models.sentence_folder import SentenceFolder
+from effir_dist.search.command_line import parser
+from effir_dist.search.configuration import Asked, as_it_was, asked_of, model_text, origins_of, settled
+
+CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+DECLARED = SentenceFolder("cls", True, "q: ", "d: ", 40, 90, similarity="dot")
+BARE = Source("bare", "/nowhere", CONFIG)
+FOLDER = dataclasses.replace(BARE, declared=DECLARED)
+
+
+def asked(source: Source, *arguments: str) -> Asked:
+    return asked_of(parser().parse_intermixed_args(["--model", "/nowhere", *arguments]), source)
+
+
+def test_settings_go_over_the_folder_and_the_folder_over_the_row() -> None:
+    found = asked(FOLDER, "model.query_prompt=ask: ", "model.max_document_length=70")
+    config = settled(found)
+    kept = {
+        "pooling": "cls",
+        "query_prompt": "ask: ",
+        "document_prompt": "d: ",
+        "max_query_length": 40,
+        "max_document_length": 70,
+        "similarity": "dot",
+        "normalize": False,
+        "include_prompt": True,
+    }
+    assert {name: getattr(config.model, name) for name in kept} == kept
+    said = model_text(config, FOLDER, origins_of(found))
+    assert said == (
+        "the retriever, by the settings: query prompt 'ask: ', documents of at most 70 tokens; by its folder: "
+        "cls pooling, document prompt 'd: ', queries of at most 40 tokens, not normalised, inner products"
+    )
+
+
+def test_a_bare_checkpoint_takes_its_familys_row() -> None:
+    found = asked(BARE)
+    config = settled(found)
+    model = config.model
+    assert (model.pooling, model.query_prompt, model.max_query_length) == ("mean", "", 64), "of search_spaces/bert.yaml"
+    assert (model.similarity, model.normalize, model.dimension) == ("cosine", True, 0)
+    assert "by its family's row: mean pooling, no query prompt" in model_text(config, BARE, origins_of(found))
+
+
+def test_a_familys_space_gives_way_to_the_folder_and_a_space_of_the_users_does_not(tmp_path: Path) -> None:
+    assert settled(asked(FOLDER)).model.max_query_length == 40
+    space = tmp_path / "space.yaml"
+    space.write_text("drop_mlp: {max: 2}\nsettings: {model.max_query_length: 32, train.temperature: 0.5}\n")
+    config = settled(asked(FOLDER, "--space", str(space)))
+    assert (config.model.max_query_length, config.train.temperature) == (32, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "normalize", "arguments", "temperature"),
+    [
+        ("dot", False, (), 1.0),
+        ("dot", False, ("train.temperature=0.3",), 0.3),
+        ("dot", False, ("model.normalize=true",), 0.05),
+        ("dot", True, (), 0.05),
+        ("cosine", False, (), 0.05),
+        ("cosine", False, ("model.similarity=dot",), 1.0),
+    ],
+)
+def test_the_temperature_suits_the_similarity(
+    similarity: str, normalize: bool, arguments: tuple[str, ...], temperature: float
+) -> None:
+    declared = dataclasses.replace(DECLARED, similarity=similarity, normalize=normalize)
+    config = settled(asked(dataclasses.replace(BARE, declared=declared), *arguments))
+    assert config.train.temperature == temperature
+
+
+def test_a_llm_space_of_cosines_is_not_taken_for_inner_products() -> None:
+    tree = {**CONFIG, "model_type": "llama", "num_key_value_heads": 4}
+    cosine = dataclasses.replace(DECLARED, similarity="cosine")
+    found = [settled(asked(Source("x", "/nowhere", tree, declared=each))) for each in (cosine, DECLARED)]
+    assert [config.train.temperature for config in found] == [0.02, 1.0]
+
+
+def test_a_run_goes_on_as_it_was_where_its_folder_was_edited() -> None:
+    config = settled(asked(FOLDER))
+    tree = config_module.to_dict(config)
+    edited = dataclasses.replace(BARE, declared=SentenceFolder("max", False, "x", "y", 12, 13, normalize=True))
+    again = as_it_was(config_module.from_dict(tree), tree, edited)
+    assert again == config
+    assert make_settings(again.model, edited) == make_settings(config.model, FOLDER)
+
+
+def test_a_run_of_a_version_that_ignored_the_folder_goes_on_without_it() -> None:
+    old = {"model": {"pooling": "", "query_prompt": None, "document_prompt": None, "max_query_length": 64}}
+    config = config_module.replace(RunConfig(), config_module.flatten(old))
+    again = as_it_was(config, old, FOLDER).model
+    assert (again.pooling, again.query_prompt, again.similarity, again.normalize) == ("mean", "", "cosine", True)
+    assert as_it_was(config, old, BARE) == config
+    dense = dataclasses.replace(DECLARED, dense=(Dense(32, 8, True, "torch.nn.Tanh"),))
+    with pytest.raises(InputError, match="left out the Dense layers or truncate_dim of /nowhere; start a new run"):
+        as_it_was(config, old, dataclasses.replace(BARE, declared=dense))
