@@ -135,6 +135,12 @@ def test_two_processes_at_once_download_it_once(server: Hub) -> None:
     assert server.requests == [SCIFACT]
 
 
+def test_a_process_that_looked_just_before_another_was_done_finds_the_set(server: Hub) -> None:
+    folder = sets.resolve("beir:scifact")
+    names._make(names.parse("beir:scifact"))
+    assert (beir.splits(folder), server.requests) == (["dev", "test", "train"], [SCIFACT])
+
+
 def test_a_file_with_another_sum_is_refused_and_not_kept(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHIVES, "scifact", Archive("0" * 32, 0.1))
     with pytest.raises(InputError, match=r"scifact\.zip has the MD5 sum [0-9a-f]{32}, and BEIR says 0{32}"):

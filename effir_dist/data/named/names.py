@@ -157,7 +157,7 @@ def _by_hand(named: Named) -> str:
 
 def _check_alone(named: Named) -> None:
     """What a user put into the folder is not replaced. Raises InputError where that is not whole."""
-    if named.root.is_dir():
+    if named.root.is_dir() and not _is_whole(named.folder):
         raise InputError(
             f"{named.folder} has no corpus.jsonl; complete it ({FILES}), or remove {named.root} and it is fetched"
         )
