@@ -78,11 +78,11 @@ def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, Json]:
 def block_configs(config: ModelDict, plan: PruningPlan) -> Json:
     """What vLLM's DeciLMForCausalLM reads of each block; empty where that code cannot run the model.
 
-    It cannot where the family's row says so, or where the first block has no attention but an MLP: it then takes the
-    residual for granted.
+    It cannot where the family's row says so, where attention is not causal, or where the first block has no attention
+    but an MLP: it then takes the residual for granted.
     """
     row, widths = family(config), mlp_widths(config, plan)
-    if row.decilm is None or (0 in plan.dropped_attention and widths[0] > 0):
+    if row.decilm is None or not row.causal(config) or (0 in plan.dropped_attention and widths[0] > 0):
         return {}
     heads = config["num_attention_heads"]
     group = heads // (config.get("num_key_value_heads") or heads)

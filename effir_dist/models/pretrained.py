@@ -86,7 +86,7 @@ def _from_location(name: str, location: str, max_length: int | None) -> Source:
         raise InputError(f"no checkpoint folder at {location}; pass --model a folder with config.json and weights")
     else:
         config, declared = _hub_config(name, location), None
-    family(config)
+    family(config).causal(config)  # refused where transformers would compute another attention
     return Source(name, location, config | _behind_pooling(declared), max_length, declared)
 
 

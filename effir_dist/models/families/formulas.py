@@ -5,6 +5,7 @@ Letters: V vocabulary, D hidden size, F MLP width, H heads, K key-value heads, d
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from effir_dist.core.errors import InputError
@@ -26,15 +27,27 @@ def never(_: ModelDict) -> bool:
 def decoder_causal(config: ModelDict) -> bool:
     """Every token sees those before it, unless the config says `"is_causal": false`: transformers' key for decoders.
 
-    Raises InputError for `use_bidirectional_attention`, which transformers' code of plain decoders does not read.
+    Raises InputError where a config without that key speaks of another attention, by words which transformers' code of
+    decoders does not read: it would be causal without a word.
     """
-    causal = config.get("is_causal") is not False
-    if causal and config.get("use_bidirectional_attention"):
+    said, hint = config.get("is_causal"), _hint_of_both_sides(config)
+    if said is None and hint:
         raise InputError(
-            f'config.json says "use_bidirectional_attention", which transformers ignores for {config["model_type"]}: '
-            'its attention would be causal; write "is_causal": false for one that sees both sides, or remove the key'
+            f"config.json has {hint}: its attention may see both sides, and transformers' {config.get('model_type')} "
+            'would be causal; write "is_causal": false for one that sees both sides, or true for one that does not'
         )
-    return causal
+    return said is not False
+
+
+def _hint_of_both_sides(config: ModelDict) -> str:
+    """What in a config says, or may mean, that a decoder is not causal; empty where nothing does.
+
+    Keys such as `use_bidirectional_attention`, LLM2Vec's LlamaEncoderModel, and code of its own (gte-Qwen2's).
+    """
+    keys = [key for key, value in config.items() if "bidirec" in key and value]
+    classes = [name for name in config.get("architectures") or () if re.search("Encoder|Bi([A-Z]|direc)", name)]
+    code = [f"auto_map ({name})" for auto, name in (config.get("auto_map") or {}).items() if auto == "AutoModel"]
+    return ", ".join(map(str, keys + classes + code))
 
 
 def query_width(config: ModelDict) -> int:

@@ -12,8 +12,8 @@ from effir_dist.models.families.formulas import sizes
 
 
 def _causal(config: ModelDict) -> bool:
-    """Both keys are read: with `use_bidirectional_attention` (EmbeddingGemma) the windows are halved too."""
-    return config.get("is_causal") is not False and not config.get("use_bidirectional_attention")
+    """Two keys make it see both sides: that of all decoders, and its own, with which its windows are halved too."""
+    return not config.get("use_bidirectional_attention") and formulas.decoder_causal(config)
 
 
 def _attention(config: ModelDict) -> int:
