@@ -118,7 +118,7 @@ def test_a_file_of_triples_trains_a_search(
     assert "data: small (trained on triples); held out: third" in command.dry_run_text(args)
     config, space, source = command.configure(args)
     assert command.check(config, space, source, None) == []
-    run = command.create_run(args, config, space)
+    run = command.create_run(args, config, space, source)
     assert [(d["name"], d["roles"]) for d in run.extra["data"]] == [("small", ["scored"]), ("triples", ["trained"])]
     prepare(run, config, ["activation"])
     record = run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
