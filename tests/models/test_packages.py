@@ -15,6 +15,7 @@ import torch
 
 from effir_dist.core.errors import InputError
 from effir_dist.models import packages
+from effir_dist.models.encoder import load_encoder
 from effir_dist.models.families.base import Backbone
 from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.pruning import count_parameters
@@ -144,3 +145,12 @@ def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
     tokens = tokenizer("The capital of France is", return_tensors="pt")
     written = model.generate(**tokens, max_new_tokens=4, do_sample=False)[0, tokens["input_ids"].shape[1] :]
     assert tokenizer.decode(written).startswith(" Paris")
+
+
+@pytest.mark.slow
+def test_mpnet_tells_what_is_alike() -> None:
+    encoder = load_encoder("mpnet")
+    assert count_parameters(BACKBONES["mpnet"].config) == sum(p.numel() for p in encoder.parameters())
+    texts = ["Paris is the capital of France.", "The French seat of government is in Paris.", "Bread is baked in an oven."]
+    alike, other = encoder.encode(texts[1:]) @ encoder.encode(texts[0:1])[0]
+    assert alike > 0.6 > 0.2 > other

