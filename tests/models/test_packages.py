@@ -151,6 +151,6 @@ def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
 def test_mpnet_tells_what_is_alike() -> None:
     encoder = load_encoder("mpnet")
     assert count_parameters(BACKBONES["mpnet"].config) == sum(p.numel() for p in encoder.parameters())
-    texts = ["Paris is the capital of France.", "The French seat of government is in Paris.", "Bread is baked in an oven."]
+    texts = ["Paris is the capital of France.", "France is governed from Paris.", "Bread is baked in an oven."]
     alike, other = encoder.encode(texts[1:]) @ encoder.encode(texts[0:1])[0]
     assert alike > 0.6 > 0.2 > other
