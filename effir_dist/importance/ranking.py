@@ -207,7 +207,8 @@ def _between(block: Any, row: Family, sums: _Sums, attended: Callable[[torch.Ten
             parts[0].register_forward_hook(lambda _m, _a, output: attended(sums.seen["in"] + _first(output))),
             parts[1].register_forward_hook(lambda _m, _a, output: sums.seen.update(mlp=_first(output))),
         ]
-    return [block.get_submodule(row.mlp[1]).register_forward_pre_hook(lambda _m, args: attended(args[0]))]
+    reads = row.mlp[0] if row.norm_placement == "res_post" else row.mlp[1]
+    return [block.get_submodule(reads).register_forward_pre_hook(lambda _m, args: attended(args[0]))]
 
 
 def _first(output: Any) -> Any:

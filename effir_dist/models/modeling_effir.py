@@ -51,6 +51,25 @@ class _PreNorm(_Sublayers):
         return self.given(hidden_states)
 
 
+class _ScaledPreNorm(_PreNorm):
+    """x + m F(norm(x)), m the block's own number. Without the sub-layer nothing is left to be multiplied."""
+
+    residual_multiplier: float
+
+    def branch(self, names: tuple[str, ...], stream: torch.Tensor, **options: Any) -> torch.Tensor:
+        """m F(norm(x)): [B, T, D] -> [B, T, D]."""
+        return super().branch(names, stream, **options) * self.residual_multiplier
+
+
+class _ResPostNorm(_PreNorm):
+    """x + norm(F(x)): a sub-layer reads the stream as it is, and what it adds is normalised."""
+
+    def branch(self, names: tuple[str, ...], stream: torch.Tensor, **options: Any) -> torch.Tensor:
+        """norm(F(x)): [B, T, D] -> [B, T, D]."""
+        module, after = names
+        return self.part(after, self.part(module, stream, **options))
+
+
 class _Parallel(_Sublayers):
     """x + A(norm(x)) + M(norm(x)): both sub-layers read the same stream."""
 
@@ -84,7 +103,14 @@ class _PostNorm(_Sublayers):
         return self.given(hidden_states)
 
 
-PLACEMENTS = {"pre": _PreNorm, "sandwich": _PreNorm, "parallel": _Parallel, "post": _PostNorm}
+PLACEMENTS = {
+    "pre": _PreNorm,
+    "sandwich": _PreNorm,
+    "scaled_pre": _ScaledPreNorm,
+    "res_post": _ResPostNorm,
+    "parallel": _Parallel,
+    "post": _PostNorm,
+}
 """Where the norms are -> how a block is computed. A sandwich differs from `pre` by the second norm that it names."""
 
 

@@ -86,8 +86,9 @@ def _from_location(name: str, location: str, max_length: int | None) -> Source:
         raise InputError(f"no checkpoint folder at {location}; pass --model a folder with config.json and weights")
     else:
         config, declared = _hub_config(name, location), None
-    family(config).causal(config)  # refused where transformers would compute another attention
-    return Source(name, location, config | _behind_pooling(declared), max_length, declared)
+    own = family(config).read_config(config)
+    family(own).causal(own)  # refused where transformers would compute another attention
+    return Source(name, location, {**own, **_behind_pooling(declared)}, max_length, declared)
 
 
 def _behind_pooling(declared: SentenceFolder | None) -> Json:
@@ -147,13 +148,14 @@ def load_base(source: Source, dtype: str) -> Base:
 @functools.lru_cache(maxsize=1)
 def _load_cached(source: Source, dtype: str) -> Base:
     import torch
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     row = family(source.config)
     with quiet_transformers():
         try:
             model, told = AutoModel.from_pretrained(
                 source.location,
+                config=AutoConfig.for_model(**_bare(source.config)),
                 dtype=getattr(torch, dtype),
                 attn_implementation=row.attention_implementation,
                 use_safetensors=True,

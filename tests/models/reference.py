@@ -18,19 +18,16 @@ def first(output: Any) -> Tensor:
 def last_module(row: Any, kind: str) -> str:
     """The module whose output is added to the stream, or in post-norm is the stream."""
     names = getattr(row, kind)
-    return {"pre": names[0], "parallel": names[0], "sandwich": names[-1], "post": names[-1]}[row.norm_placement]
+    return names[-1] if row.norm_placement in ("sandwich", "post", "res_post") else names[0]
 
 
 def remember(block: nn.Module, row: Any, kind: str, seen: dict[str, Tensor]) -> None:
     """Put the stream that the sub-layer reads in seen["x"]."""
-    if row.norm_placement == "parallel":
-        block.register_forward_pre_hook(
-            lambda _m, args, options: seen.update(x=args[0] if args else options["hidden_states"]), with_kwargs=True
-        )
-        return
     names = getattr(row, kind)
-    reads = names[0] if row.norm_placement == "post" else names[1]
-    block.get_submodule(reads).register_forward_pre_hook(lambda _m, args: seen.update(x=args[0]))
+    reads = block.get_submodule(names[0] if row.norm_placement in ("post", "res_post") else names[1])
+    (block if row.norm_placement == "parallel" else reads).register_forward_pre_hook(
+        lambda _m, args, options: seen.update(x=args[0] if args else options["hidden_states"]), with_kwargs=True
+    )
 
 
 def record(block: nn.Module, row: Any, kind: str, done: Done) -> None:
@@ -38,8 +35,9 @@ def record(block: nn.Module, row: Any, kind: str, done: Done) -> None:
     seen: dict[str, Tensor] = {}
     remember(block, row, kind, seen)
     post = row.norm_placement == "post"
+    scale: Any = block.residual_multiplier if row.norm_placement == "scaled_pre" else 1.0
     block.get_submodule(last_module(row, kind)).register_forward_hook(
-        lambda _m, _a, output: done(seen["x"], first(output) if post else seen["x"] + first(output))
+        lambda _m, _a, output: done(seen["x"], first(output) if post else seen["x"] + scale * first(output))
     )
 
 

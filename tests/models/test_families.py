@@ -26,7 +26,7 @@ from tests.tiny import MODEL_NAMES, registered, row_of, tiny_checkpoint
 
 HARMLESS = {"dropout", "scaling", "deterministic", "position_ids", "use_cache", "cache", "is_causal"}
 """Keyword arguments of an attention that every attention knows, or that change nothing of what is computed."""
-OPTIONAL = ("model_type", "backbones", "short_names")
+OPTIONAL = ("model_type", "read_config", "backbones", "short_names")
 """model_type aside, without which Python itself makes no row."""
 REQUIRED = [f.name for f in dataclasses.fields(Family) if f.name not in OPTIONAL]
 PLAN = PruningPlan((1, 3), (0, 2), ((4, 100), (5, 777)), "magnitude")
@@ -73,7 +73,10 @@ def test_what_a_family_does_not_declare_is_refused(field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm_placement": "before"}, "'made-up': norm_placement must be one of pre, post, sandwich, parallel, got"),
+        (
+            {"norm_placement": "before"},
+            "'made-up': norm_placement must be one of pre, post, sandwich, parallel, res_post",
+        ),
         ({"pooling": "median"}, "'made-up': pooling must be one of mean, last, cls, max, weighted_mean, got 'median'"),
         ({"norm_placement": "sandwich"}, "'made-up': attention must name 3 modules where norm_placement is 'sandwich'"),
         ({"causal": True}, "'made-up': causal must be a function of the config, such as formulas.never, got True"),

@@ -26,6 +26,9 @@ NORMS = ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforw
 CASES = {
     "llama": layout("pre", ("self_attn", "input_layernorm"), ("mlp", NORMS[0])),
     "gemma2": layout("sandwich", ("self_attn", "input_layernorm", NORMS[0]), ("mlp", *NORMS[1:])),
+    "olmo2": layout("res_post", ("self_attn", NORMS[0]), ("mlp", NORMS[2])),
+    "granite": layout("scaled_pre", ("self_attn", "input_layernorm"), ("mlp", NORMS[0])),
+    "nomic_bert": layout("post", ("self_attn", NORMS[0]), ("mlp", "post_mlp_layernorm")),
     "cohere": layout("parallel", ("self_attn", "input_layernorm"), ("mlp", "input_layernorm")),
     "gpt_neox": layout(
         "parallel",
@@ -56,7 +59,7 @@ CASES = {
 def model_of(name: str) -> nn.Module:
     """Three blocks, whose norms are not all ones."""
     own = {"n_layers": 3, "n_heads": 4, "dim": 32, "hidden_dim": 48} if name == "distilbert" else {}
-    heads = {"head_dim": 8} if name == "gemma2" else {}
+    heads = {"gemma2": {"head_dim": 8}, "granite": {"residual_multiplier": 0.3}}.get(name, {})
     given = {"vocab_size": 60, **own} if own else {**SIZES, "num_hidden_layers": 3, **heads, "pad_token_id": 0}
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(name, **given)).eval()

@@ -14,7 +14,7 @@ from effir_dist.core.errors import InputError
 
 ModelDict = Mapping[str, Any]
 
-PLACEMENTS = ("pre", "post", "sandwich", "parallel")
+PLACEMENTS = ("pre", "post", "sandwich", "parallel", "res_post", "scaled_pre")
 """Where a block has its norms: `Family.norm_placement`."""
 POOLINGS = ("mean", "last", "cls", "max", "weighted_mean")
 DENSE, TRUNCATED = "effir_dense", "effir_truncated"
@@ -45,6 +45,11 @@ def mlp_width(config: ModelDict) -> int:
 def head_size(config: ModelDict) -> int:
     """d."""
     return config.get("head_dim") or need(config, "hidden_size") // need(config, "num_attention_heads")
+
+
+def as_written(config: ModelDict) -> ModelDict:
+    """A config whose keys are transformers' own."""
+    return config
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ class Family:
     """Whether a block gives its output in a tuple, of which the model takes the first."""
     norm_placement: str = _REQUIRED
     """`pre`: x + F(norm(x)). `sandwich`: x + norm2(F(norm1(x))). `parallel`: x + A(norm(x)) + M(norm(x)), where both
-    sub-layers read the same x. `post`: norm(x + F(x)), and a dropped sub-layer takes that step with it."""
+    sub-layers read the same x. `post`: norm(x + F(x)), and a dropped sub-layer takes that step with it. `res_post`:
+    x + norm(F(x)). `scaled_pre`: x + m F(norm(x)), m the block's `residual_multiplier`."""
     attention: tuple[str, ...] = _REQUIRED
     """Modules that go with a dropped attention: itself, its norm, and in a `sandwich` its second norm.
 
@@ -177,6 +183,9 @@ class Family:
     """Name of the search space that is used by default: search_spaces/NAME.yaml."""
     tiny: Mapping[str, Any] = _REQUIRED
     """More values for the config of a tiny model that tests build, with D = 32 and H = 4."""
+    read_config: Callable[[ModelDict], ModelDict] = as_written
+    """A checkpoint's config.json in transformers' present keys, where older ones have others. Without those that
+    formulas need, whatever their names, a config is refused."""
     backbones: tuple[Backbone, ...] = ()
     short_names: Mapping[str, str] = field(default_factory=dict)
     """Short name -> the backbone that it stands for."""
@@ -192,7 +201,7 @@ class Family:
                 f"family {self.model_type!r}: causal must be a function of the config, such as formulas.never, "
                 f"got {self.causal!r}"
             )
-        counts = {"pre": (2,), "parallel": (2,), "sandwich": (3,), "post": (1, 2)}[self.norm_placement]
+        counts = {"sandwich": (3,), "post": (1, 2)}.get(self.norm_placement, (2,))
         self._count("attention", counts)
         self._count("mlp", (2,) if self.norm_placement == "post" else counts)
 

@@ -1,0 +1,36 @@
+"""EuroBERT: a multilingual encoder that is built as a Llama whose tokens see all others."""
+
+from __future__ import annotations
+
+from effir_dist.models.families import formulas
+from effir_dist.models.families.base import Family, ModelDict
+
+
+def _attention(config: ModelDict) -> int:
+    bias = bool(config.get("attention_bias", False))
+    return formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=False)
+
+
+FAMILY = Family(
+    **{
+        **formulas.decoder_parts(),
+        "decoder": False,
+        "causal": formulas.never,
+        "append_eos": False,
+        "pooling": "mean",
+        "query_prompt": "",
+    },
+    model_type="eurobert",
+    class_name="EuroBert",
+    attention_parameters=_attention,
+    mlp_parameters=formulas.gated_mlp,
+    other_parameters=formulas.decoder_rest,
+    first_attention_saves=formulas.none,
+    query_width=formulas.query_width,
+    saved_bytes=formulas.decoder_saved_bytes,
+    linear_layers=formulas.decoder_linear_layers,
+    attention_options={},
+    decilm=None,
+    space="bert",
+    tiny={"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+)

@@ -1,0 +1,34 @@
+"""Granite 3: a Llama that multiplies embeddings, attention scores, and what a sub-layer adds to the stream."""
+
+from __future__ import annotations
+
+from effir_dist.models.families import formulas
+from effir_dist.models.families.base import Family, ModelDict
+
+
+def _attention(config: ModelDict) -> int:
+    bias = bool(config.get("attention_bias", False))
+    return formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=False)
+
+
+FAMILY = Family(
+    **{**formulas.decoder_parts(), "norm_placement": "scaled_pre"},
+    model_type="granite",
+    class_name="Granite",
+    attention_parameters=_attention,
+    mlp_parameters=formulas.gated_mlp,
+    other_parameters=formulas.decoder_rest,
+    first_attention_saves=formulas.none,
+    query_width=formulas.query_width,
+    saved_bytes=formulas.decoder_saved_bytes,
+    linear_layers=formulas.decoder_linear_layers,
+    attention_options={},
+    decilm=None,  # it knows no multipliers
+    space="llama",
+    tiny={
+        "num_key_value_heads": 2,
+        "embedding_multiplier": 2.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.6,
+    },
+)
