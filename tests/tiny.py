@@ -83,7 +83,7 @@ def tiny_checkpoint(folder: Path, name: str, seed: int = 0, **sizes: Any) -> Pat
     values: dict[str, Any] = {**_SIZES, **row.tiny, **own, **sizes}
     torch.manual_seed(seed)
     path = folder / f"tiny-{name}"
-    AutoModel.from_config(AutoConfig.for_model(row.model_type, **values)).save_pretrained(path)
+    AutoModel.from_config(AutoConfig.for_model(row.model_type, **row.own(values))).save_pretrained(path)
     _tokenizer(row).save_pretrained(path)
     return path
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LAYOUT = (
     *("blocks", "block_gives_tuple", "norm_placement", "attention", "mlp", "mlp_in", "mlp_out", "fused"),
-    "load_options",
+    *("width_key", "load_options"),
 )
 """What `modeling_effir.py` must know of a family: fields of `families.base.Family`."""
 CODE = "modeling_effir"
@@ -29,7 +29,7 @@ TRUNCATION = "2_Dense"
 
 
 def is_plain(config: ModelDict, plan: PruningPlan) -> bool:
-    """Whether the family's own class, with another `intermediate_size`, is the pruned model."""
+    """Whether the family's own class, with another width of all MLPs, is the pruned model."""
     return not plan.dropped_attention and len(set(mlp_widths(config, plan))) == 1 and not plan.dropped_mlp
 
 
@@ -37,12 +37,12 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> Jso
     """config.json of the pruned model. config: of the unpruned one; dtype: of the weights."""
     row = family(config)
     left = plan.sizes(config).config
-    tree = {k: v for k, v in left.items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
+    tree = {k: v for k, v in row.own(left).items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
     tree |= {"dtype": dtype, "architectures": [row.class_name + "Model"]}
     if row.decoder:  # its LM head is not kept, so what AutoModelForCausalLM builds reads the embeddings
         tree |= {"tie_word_embeddings": True, "use_cache": False}
     if is_plain(config, plan):
-        return {**tree, "intermediate_size": mlp_widths(config, plan)[0]}
+        return {**tree, row.width_key: mlp_widths(config, plan)[0]}
     prefix = f"Effir{row.class_name}"
     parts = ["Config", "Model", "ForCausalLM"] if row.decoder else ["Config", "Model"]
     autos = {"Config": "AutoConfig", "Model": "AutoModel", "ForCausalLM": "AutoModelForCausalLM"}
@@ -52,6 +52,7 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> Jso
         "auto_map": {autos[part]: f"{CODE}.{prefix}{part}" for part in parts},
         "effir_layout": _layout(row),
         "per_layer_config": per_layer_config(config, plan),
+        "num_hidden_layers": block_count(config),  # whoever reads the tokenizer alone looks for L by this name
     }
     blocks = block_configs(config, plan)
     return tree | ({"architectures": ["DeciLMForCausalLM"], **blocks} if blocks else {})
@@ -64,12 +65,12 @@ def _layout(row: Family) -> Json:
 
 def per_layer_config(config: ModelDict, plan: PruningPlan) -> dict[str, Json]:
     """transformers' standard key: block -> what differs from the config: `intermediate_size`, `skip`."""
-    layers: dict[str, Json] = {}
+    width_key, layers = family(config).width_key, {}
     for block, width in enumerate(mlp_widths(config, plan)):
         gone = {"attention": block in plan.dropped_attention, "mlp": width == 0}
         skip = [name for name, missing in gone.items() if missing]
         narrower = 0 < width < mlp_width(config)
-        layer = ({"intermediate_size": width} if narrower else {}) | ({"skip": skip} if skip else {})
+        layer = ({width_key: width} if narrower else {}) | ({"skip": skip} if skip else {})
         if layer:
             layers[str(block)] = layer
     return layers

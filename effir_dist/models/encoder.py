@@ -140,7 +140,8 @@ class Encoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"format": FORMAT, "encoder": asdict(self.settings), "plan": self.plan.to_dict()}
         self.tokenizer.save_pretrained(folder)
-        (folder / "config.json").write_text(json.dumps(self.model_config, indent=2, default=str))
+        own = family(self.model_config).own(self.model_config)
+        (folder / "config.json").write_text(json.dumps(own, indent=2, default=str))
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2))
         save_tensors(self.backbone, folder, {PREFIX + name: value for name, value in self.head.state_dict().items()})
 
@@ -223,6 +224,7 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
     except (KeyError, TypeError) as error:
         raise InputError(f"{settings_file} is no description of a pruned model: {error}") from None
     config = tree.get("model_config") or pretrained.read_json(folder / "config.json")
+    config = family(config).usual(config)
     plan = truncated_plan(config, plan, settings.dimension)
     model, head = pretrained.build_empty(config), build_head(dense_layers(config))
     apply_plan(model, config, plan)

@@ -193,12 +193,12 @@ class _PrunedModel:
             if overrides is not None:
                 config._heterogeneity_spec = overrides
         model: Any = getattr(self, self.base_model_prefix, self)  # type: ignore[attr-defined]
-        blocks = model.get_submodule(layout.blocks)
+        blocks, width_key = model.get_submodule(layout.blocks), getattr(layout, "width_key", "intermediate_size")
         for number, changes in (overrides.per_layer_overrides if overrides else {}).items():
             skipped = [part in changes.get("skip", ()) for part in ("attention", "mlp")]
-            if "intermediate_size" in changes:
+            if width_key in changes:
                 device = next(blocks[number].parameters()).device
-                narrow(blocks[number], layout, torch.arange(changes["intermediate_size"], device=device))
+                narrow(blocks[number], layout, torch.arange(changes[width_key], device=device))
             if any(skipped):
                 drop(blocks[number], layout, *skipped)
 

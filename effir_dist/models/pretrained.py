@@ -88,7 +88,8 @@ def _from_location(name: str, location: str, max_length: int | None) -> Source:
         config, declared = _hub_config(name, location), None
     own = family(config).read_config(config)
     family(own).causal(own)  # refused where transformers would compute another attention
-    return Source(name, location, {**own, **_behind_pooling(declared)}, max_length, declared)
+    config = {**family(own).usual(own), **_behind_pooling(declared)}
+    return Source(name, location, config, max_length, declared)
 
 
 def _behind_pooling(declared: SentenceFolder | None) -> Json:
@@ -170,7 +171,8 @@ def _load_cached(source: Source, dtype: str) -> Base:
     check_blocks(model, row)
     exact_buffers(model)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    complete = dataclasses.replace(source, config=model.config.to_dict() | _behind_pooling(source.declared))
+    config = {**row.usual(model.config.to_dict()), **_behind_pooling(source.declared)}
+    complete = dataclasses.replace(source, config=config)
     tokenizer = load_tokenizer(source.location)
     check_size(tokenizer, source.config, source.location)
     if source.declared and source.declared.do_lower_case:
@@ -224,7 +226,7 @@ def build_empty(config: ModelDict) -> Any:
     from transformers import AutoConfig, AutoModel
 
     row = family(config)
-    settings = AutoConfig.for_model(**_bare(config))
+    settings = AutoConfig.for_model(**row.own(_bare(config)))
     with init_empty_weights(include_buffers=False):
         options = {"attn_implementation": row.attention_implementation, **row.load_options}
         model = AutoModel.from_config(settings, dtype=torch.float32, **options)

@@ -79,7 +79,8 @@ def _loading_info(config: ModelDict, shapes: Shapes) -> Mapping[str, Any]:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    row, settings = family(config), AutoConfig.for_model(**config)
+    row = family(config)
+    settings = AutoConfig.for_model(**row.own(config))
     model_class: Any = MODEL_MAPPING[type(settings)]
     options = {"attn_implementation": row.attention_implementation, **row.load_options}
     options |= {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -121,7 +121,7 @@ def test_with_effir_dist_no_remote_code_is_needed(
 def test_equal_widths_need_no_code_at_all(family: str, exported: dict[tuple[str, str], Path]) -> None:
     path = exported[family, EQUAL]
     config = json.loads((path / "config.json").read_text())
-    assert config["intermediate_size"] == 20
+    assert config[row_of(family).width_key] == 20
     assert config["model_type"] == row_of(family).model_type
     assert not {"auto_map", "per_layer_config", "effir_layout"} & set(config)
     assert not list(path.glob("*.py"))
@@ -141,7 +141,7 @@ def test_other_widths_are_told_by_the_standard_key(
         skip = [n for n, gone in (("attention", plan.dropped_attention), ("mlp", plan.dropped_mlp)) if block in gone]
         assert layer.skip == skip
         if "mlp" not in skip:
-            assert layer.intermediate_size == dict(plan.widths).get(block, 48)
+            assert getattr(layer, row_of(family).width_key) == dict(plan.widths).get(block, 48)
 
 
 def test_a_folder_saved_again_by_sentence_transformers_loads_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tests.tiny import MODEL_NAMES, registered, row_of, tiny_checkpoint
 
 HARMLESS = {"dropout", "scaling", "deterministic", "position_ids", "use_cache", "cache", "is_causal"}
 """Keyword arguments of an attention that every attention knows, or that change nothing of what is computed."""
-OPTIONAL = ("model_type", "read_config", "backbones", "short_names")
+OPTIONAL = ("model_type", "read_config", "config_keys", "backbones", "short_names")
 """model_type aside, without which Python itself makes no row."""
 REQUIRED = [f.name for f in dataclasses.fields(Family) if f.name not in OPTIONAL]
 PLAN = PruningPlan((1, 3), (0, 2), ((4, 100), (5, 777)), "magnitude")
@@ -144,6 +145,19 @@ def test_a_family_declares_the_options_of_its_attention(name: str, checkpoints: 
         return
     assert {option for option, value in given.items() if value is not None} - HARMLESS <= declared <= set(given)
     assert causal == {row_of(name).causal(encoder.model_config)}
+
+
+def test_a_config_has_the_usual_keys_here_and_the_familys_own_in_files(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    encoder = encoder_of(checkpoints["distilbert"])
+    encoder.save(tmp_path)
+    for folder in (checkpoints["distilbert"], tmp_path):
+        written = json.loads((folder / "config.json").read_text())
+        assert (written["dim"], written["hidden_dim"]) == (32, 48)
+        assert not {"hidden_size", "intermediate_size"} & set(written)
+    assert (encoder.model_config["hidden_size"], encoder.model_config["intermediate_size"]) == (32, 48)
+    assert not {"dim", "hidden_dim"} & set(encoder.model_config)
 
 
 def test_every_placement_that_a_row_may_name_is_known_to_the_surgery() -> None:

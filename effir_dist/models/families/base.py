@@ -186,6 +186,10 @@ class Family:
     read_config: Callable[[ModelDict], ModelDict] = as_written
     """A checkpoint's config.json in transformers' present keys, where older ones have others. Without those that
     formulas need, whatever their names, a config is refused."""
+    config_keys: Mapping[str, str] = field(default_factory=dict)
+    """Key of a config -> its name in this family's own, where that is another.
+
+    The former stands in every config in here; the latter in files, and where transformers gives or takes one."""
     backbones: tuple[Backbone, ...] = ()
     short_names: Mapping[str, str] = field(default_factory=dict)
     """Short name -> the backbone that it stands for."""
@@ -218,6 +222,20 @@ class Family:
                 f"family {self.model_type!r}: {name} must name {' or '.join(map(str, counts))} modules where "
                 f"norm_placement is {self.norm_placement!r}, got {names!r}"
             )
+
+    def usual(self, config: ModelDict) -> ModelDict:
+        """A config of transformers' in the keys that formulas read."""
+        names = {own: key for key, own in self.config_keys.items()}
+        return {names.get(key, key): value for key, value in config.items()}
+
+    def own(self, config: ModelDict) -> dict[str, Any]:
+        """The inverse of `usual`."""
+        return {self.config_keys.get(key, key): value for key, value in config.items()}
+
+    @property
+    def width_key(self) -> str:
+        """The family's own name of F."""
+        return self.config_keys.get("intermediate_size", "intermediate_size")
 
     @property
     def attention_implementation(self) -> str:
