@@ -156,7 +156,7 @@ def _load_cached(source: Source, dtype: str) -> Base:
         try:
             model, told = AutoModel.from_pretrained(
                 source.location,
-                config=AutoConfig.for_model(**_bare(source.config)),
+                config=AutoConfig.for_model(**row.own(_bare(source.config))),
                 dtype=getattr(torch, dtype),
                 attn_implementation=row.attention_implementation,
                 use_safetensors=True,
