@@ -87,6 +87,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "truncated dense": {"more": (32, 40), "truncate_dim": 8, "normalize": False},
     "not normalised": {"normalize": False, "similarity_fn_name": "dot"},
     "normalised, dot": {"similarity_fn_name": "dot"},
+    "all at once": {
+        "family": "llama",
+        "pooling": "weighted_mean",
+        "include_prompt": False,
+        "prompts": PROMPTS,
+        "tokenizer": _adds_eos,
+        "more": (32, 40, 24),
+        "truncate_dim": 20,
+    },
 }
 """Name -> how it is made."""
 

@@ -106,19 +106,42 @@ def _evaluate_one(model: str, paths: dict[str, str], arguments: argparse.Namespa
 def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retriever, dict[str, int | None]]:
     """The model with the lengths that were asked for, and those lengths."""
     from effir_dist.models.encoder import load_encoder
-    from effir_dist.models.sentence_models import SentenceModel, is_sentence_model
 
     given = {kind: getattr(arguments, f"max_{kind}_length") for kind in KINDS}
-    if is_sentence_model(model):
-        sentence_model = SentenceModel(model, dtype)
-        for kind, tokens in given.items():
-            if tokens is not None:
-                sentence_model.set_length(kind, tokens)
-        return sentence_model, {f"max_{kind}_length": sentence_model.length(kind) for kind in KINDS}
+    other = _other_kind(model)
+    if other:
+        return _load_other(model, dtype, other, given)
     encoder = load_encoder(model, dtype)
     changed = {f"max_{kind}_length": tokens for kind, tokens in given.items() if tokens is not None}
     encoder.settings = dataclasses.replace(encoder.settings, **changed)
     return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
+
+
+def _other_kind(model: str) -> str:
+    """Why a sentence-transformers folder is none that we can load ourselves; empty for all other models."""
+    from effir_dist.models import pretrained
+    from effir_dist.models.sentence_models import is_sentence_model
+
+    if is_sentence_model(model):
+        try:
+            pretrained.find("", model)
+        except InputError as error:
+            return str(error)
+    return ""
+
+
+def _load_other(
+    model: str, dtype: str, reason: str, given: dict[str, int | None]
+) -> tuple[Retriever, dict[str, int | None]]:
+    """A folder that sentence-transformers can load and we cannot."""
+    from effir_dist.models.sentence_models import SentenceModel
+
+    print(f"sentence-transformers itself encodes with {model}, as {reason}", file=sys.stderr, flush=True)
+    found = SentenceModel(model, dtype)
+    for kind, tokens in given.items():
+        if tokens is not None:
+            found.set_length(kind, tokens)
+    return found, {f"max_{kind}_length": found.length(kind) for kind in KINDS}
 
 
 def table(result: Json) -> str:

@@ -161,11 +161,12 @@ def model_digest(encoder: Encoder) -> str:
     """Digest of what determines a model's vectors: weights, their dtype, plan, settings and tokenizer."""
     import torch
 
+    from effir_dist.models.head import head_tensors
     from effir_dist.models.tokens import tokenizer_identity
 
     digest = hashlib.sha256(tokenizer_identity(encoder.tokenizer))
     digest.update(repr((encoder.settings, encoder.plan)).encode())
-    for name, tensor in sorted(encoder.backbone.state_dict().items()):
+    for name, tensor in sorted({**encoder.backbone.state_dict(), **head_tensors(encoder.head)}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from effir_dist.models import pretrained, weights
 from effir_dist.models.encoder_settings import EncoderSettings, make_settings
 from effir_dist.models.families.base import ModelDict, dense_layers, dimension
 from effir_dist.models.families.registry import family
-from effir_dist.models.head import PREFIX, build_head, load_tensors, read_head
+from effir_dist.models.head import PREFIX, build_head, head_tensors, load_tensors, read_head
 from effir_dist.models.pooling import SEEN, pool
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
         own = family(self.model_config).own(self.model_config)
         (folder / "config.json").write_text(json.dumps(own, indent=2, default=str))
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2))
-        save_tensors(self.backbone, folder, {PREFIX + name: value for name, value in self.head.state_dict().items()})
+        save_tensors(self.backbone, folder, head_tensors(self.head))
 
 
 def pad(tokens: Tokens, indices: np.ndarray, pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

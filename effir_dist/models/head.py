@@ -47,6 +47,11 @@ def _activation(name: str) -> nn.Module:
     return activation
 
 
+def head_tensors(head: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a head by their names beside a backbone's."""
+    return {PREFIX + name: tensor for name, tensor in head.state_dict().items()}
+
+
 def read_head(head: nn.Sequential, folders: Sequence[Path], dtype: torch.dtype) -> nn.Sequential:
     """Put the weights of N_Dense folders into a head. Raises InputError where they are missing or do not fit."""
     from effir_dist.models.weights import read_tensors

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from effir_dist.models.pretrained import Source
+    from effir_dist.models.sentence_folder import SentenceFolder
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Weights in one file, or what names the files that they are in."""
@@ -42,7 +43,23 @@ def check_weights(source: Source) -> list[str]:
     """
     folder = Path(source.location)
     shapes = _folder_shapes(folder) if folder.is_dir() else _hub_shapes(source.location)
+    if source.declared and folder.is_dir():
+        _check_dense(source.declared, folder)
     return check_loaded(source.location, _loading_info(source.config, shapes)) if shapes else []
+
+
+def _check_dense(declared: SentenceFolder, folder: Path) -> None:
+    """The same of a folder's Dense layers. Raises InputError for an activation that torch lacks, too."""
+    import torch
+
+    from effir_dist.models.head import build_head
+
+    with torch.device("meta"):
+        layers = build_head(declared.dense)
+    for layer, name in zip(layers, declared.dense_folders, strict=True):
+        shapes, expected = _folder_shapes(folder / name), {n: (*t.shape,) for n, t in layer.state_dict().items()}
+        if shapes != expected:
+            raise InputError(f"the weights in {folder / name} do not fit its config.json: {shapes}, not {expected}")
 
 
 def check_loaded(location: str, info: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
-from effir_dist.models.families.base import ModelDict, block_count, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count, dense_layers, mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import count_parameters
 
@@ -104,8 +104,9 @@ def stage_of(train: TrainConfig, dtype: str) -> int:
 
 
 def lora_parameters(model: ModelDict, rank: int) -> int:
-    """Of adapters on every linear layer of the blocks."""
-    return block_count(model) * rank * sum(a + b for a, b in family(model).linear_layers(model))
+    """Of adapters on every linear layer of the blocks, and of Dense layers, which train whole beside them."""
+    adapters = block_count(model) * rank * sum(a + b for a, b in family(model).linear_layers(model))
+    return adapters + (sum(layer.parameters for layer in dense_layers(model)) if rank else 0)
 
 
 def _texts(config: RunConfig) -> tuple[int, int, int]:
