@@ -96,19 +96,6 @@ def test_dry_run_and_importance_take_the_folder(
     assert "mlp_importance" in capsys.readouterr().out
 
 
-def test_lengths_that_someone_asked_for_go_over_the_folders(folder: Path, data: Path) -> None:
-    def lengths(*more: str) -> tuple[int | None, int | None]:
-        config, _, _ = configure(parser().parse_args(["--model", str(folder), "--data", str(data), *more]))
-        return config.model.max_query_length, config.model.max_document_length
-
-    assert lengths() == (48, 48)
-    assert lengths("model.max_query_length=20") == (20, 48)
-    assert lengths("--space", "search_spaces/llama.yaml") == (128, 512)
-    bare = ["--model", str(folder.parent / "bare" / "tiny-llama"), "--data", str(data)]
-    config, _, _ = configure(parser().parse_args(bare))
-    assert (config.model.max_query_length, config.model.max_document_length) == (128, 512)
-
-
 def test_a_family_without_a_row_is_evaluated_by_sentence_transformers(
     folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
