@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
         description="How much each attention and MLP changes the residual stream, and the order in which they are "
         "dropped.",
     )
-    p.add_argument("--backbone", default="minilm", help=", ".join([*registry.SHORT_NAMES, *registry.BACKBONES]))
+    registry.list_in(p)
+    p.add_argument("--backbone", metavar="NAME", default="minilm", help="a name of the list below (default: minilm)")
     p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
     what = "BEIR-format folder, or a name such as beir:scifact: texts of its training corpus are taken"
     p.add_argument("--data", "--train-data", metavar="DIR", default="pydocs", help=what)

@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="key=value sets anything else, for example train.steps=100 data.max_documents=5000. "
         f"search.objectives is {QUALITY} and one or two of {', '.join(costs())}.",
     )
-    names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
-    p.add_argument("--backbone", help=f"what to prune: {names} (default: minilm)")
+    registry.list_in(p)
+    p.add_argument("--backbone", metavar="NAME", help="what to prune: a name of the list below (default: minilm)")
     p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
     what = (
         "BEIR-format folder, beir:NAME, hf:ORG/NAME or mteb:TASK that scores the search, and trains where --train-data "

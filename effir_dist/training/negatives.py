@@ -36,8 +36,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m effir_dist.negatives", description=__doc__.split("\n")[0])
     p.add_argument("--data", "--train-data", metavar="DIR", required=True, help=DATA)
     p.add_argument("--split", default="train", help="whose queries (default: train)")
-    names = ", ".join([*registry.SHORT_NAMES, *registry.BACKBONES])
-    p.add_argument("--miner", default="bm25", metavar="NAME", help=f"bm25, a checkpoint folder, or: {names}")
+    registry.list_in(p)
+    what = "bm25, a checkpoint folder, or a backbone of the list below"
+    p.add_argument("--miner", default="bm25", metavar="NAME", help=what)
     p.add_argument("--count", type=int, default=15, help="negatives a query (default: 15)")
     p.add_argument("--depth", type=int, default=100, help="passages looked at for each query (default: 100)")
     p.add_argument(

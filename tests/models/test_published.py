@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from effir_dist.core.errors import InputError
+from effir_dist.importance.command import parser as importance_parser
 from effir_dist.models import pretrained, published
 from effir_dist.models.families.registry import BACKBONES, family
+from effir_dist.search.command_line import parser as search_parser
+from effir_dist.training.negatives import parser as negatives_parser
 from tests.tiny import tiny_checkpoint
 
 MINILM = BACKBONES["minilm"]
@@ -61,3 +64,13 @@ def test_a_named_checkpoint_is_compared_when_it_is_found_and_a_path_is_not(
     sizes = {key: pretrained.find("", str(folder)).config[key] for key in MINILM.config}
     monkeypatch.setitem(BACKBONES, "minilm", dataclasses.replace(BACKBONES["minilm"], config=sizes))
     assert pretrained.find("minilm").max_length == MINILM.max_length
+
+
+def test_the_help_names_each_whole_on_a_line_of_its_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    for parser in (search_parser(), importance_parser(), negatives_parser()):
+        text = parser.format_help()
+        assert "\n  qwen2: qwen2.5-1.5b, qwen2.5-3b, qwen2.5-7b\n" in text
+        assert "modernbert-base (or modernbert)," in text
+        words = text.replace(",", " ").split()
+        assert {*BACKBONES} <= {*words}, "none is cut at a hyphen"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from effir_dist.models.families import formulas
-from effir_dist.models.families.base import Family, ModelDict
+from effir_dist.models.families.base import Backbone, Family, ModelDict
+from effir_dist.models.families.formulas import sizes
 
 
 def _attention(config: ModelDict) -> int:
@@ -33,4 +34,12 @@ FAMILY = Family(
     decilm=None,
     space="bert",
     tiny={"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    backbones=(
+        Backbone(
+            "eurobert-210m",
+            "EuroBERT/EuroBERT-210m",
+            sizes("eurobert", 128256, 768, 3072, 12, 12, num_key_value_heads=12),
+            looked_up="https://huggingface.co/EuroBERT/EuroBERT-210m",
+        ),
+    ),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from effir_dist.models.families import formulas
-from effir_dist.models.families.base import Family, ModelDict
+from effir_dist.models.families.base import Backbone, Family, ModelDict
+from effir_dist.models.families.formulas import sizes
 
 
 def _attention(config: ModelDict) -> int:
@@ -31,4 +32,12 @@ FAMILY = Family(
         "attention_multiplier": 0.2,
         "residual_multiplier": 0.6,
     },
+    backbones=(
+        Backbone(
+            "granite-3.2-2b-instruct",
+            "ibm-granite/granite-3.2-2b-instruct",
+            sizes("granite", 49155, 2048, 8192, 40, 32, num_key_value_heads=8),
+            looked_up="https://huggingface.co/unsloth/granite-3.2-2b-instruct (a copy)",
+        ),
+    ),
 )

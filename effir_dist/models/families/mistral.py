@@ -31,7 +31,7 @@ FAMILY = Family(
             "mistral-7b",
             "mistralai/Mistral-7B-v0.1",
             sizes("mistral", 32000, 4096, 14336, 32, 32, num_key_value_heads=8),
-            looked_up="https://huggingface.co/krilecy/e5-mistral-7b-instruct (trained from it)",
+            looked_up="https://huggingface.co/dmayboroda/42_mistral_0.1 (trained from it)",
         ),
         Backbone(
             "e5-mistral-7b-instruct",

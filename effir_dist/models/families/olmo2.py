@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from effir_dist.models.families import formulas
-from effir_dist.models.families.base import Family, ModelDict, mlp_width, need
+from effir_dist.models.families.base import Backbone, Family, ModelDict, mlp_width, need
+from effir_dist.models.families.formulas import sizes
 
 
 def _attention(config: ModelDict) -> int:
@@ -46,4 +47,12 @@ FAMILY = Family(
     decilm=None,  # its norms are elsewhere
     space="llama",
     tiny={"num_key_value_heads": 2},
+    backbones=(
+        Backbone(
+            "olmo-2-7b",
+            "allenai/OLMo-2-1124-7B",
+            sizes("olmo2", 100352, 4096, 11008, 32, 32, num_key_value_heads=32),
+            looked_up="https://huggingface.co/shanearora/i-am-a-good-open-base-model (a copy)",
+        ),
+    ),
 )

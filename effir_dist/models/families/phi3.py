@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from effir_dist.models.families import formulas
-from effir_dist.models.families.base import Family, ModelDict, mlp_width, need
+from effir_dist.models.families.base import Backbone, Family, ModelDict, mlp_width, need
+from effir_dist.models.families.formulas import sizes
 
 
 def _attention(config: ModelDict) -> int:
@@ -44,4 +45,12 @@ FAMILY = Family(
     decilm=None,  # its tensors have other names there
     space="llama",
     tiny={"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3},
+    backbones=(
+        Backbone(
+            "phi-3-mini-4k-instruct",
+            "microsoft/Phi-3-mini-4k-instruct",
+            sizes("phi3", 32064, 3072, 8192, 32, 32, num_key_value_heads=32),
+            looked_up="https://huggingface.co/ehartford/phi3-4k (a copy)",
+        ),
+    ),
 )

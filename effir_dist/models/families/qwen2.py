@@ -28,9 +28,22 @@ FAMILY = Family(
     tiny={"num_key_value_heads": 2},
     backbones=(
         Backbone(
-            "qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", sizes("qwen2", 151936, 1536, 8960, 28, 12, num_key_value_heads=2)
+            "qwen2.5-1.5b",
+            "Qwen/Qwen2.5-1.5B",
+            sizes("qwen2", 151936, 1536, 8960, 28, 12, num_key_value_heads=2),
+            looked_up="https://huggingface.co/OrangeEye/qwen-25-1.5b-base-sft (trained from it)",
         ),
-        Backbone("qwen2.5-3b", "Qwen/Qwen2.5-3B", sizes("qwen2", 151936, 2048, 11008, 36, 16, num_key_value_heads=2)),
-        Backbone("qwen2.5-7b", "Qwen/Qwen2.5-7B", sizes("qwen2", 152064, 3584, 18944, 28, 28, num_key_value_heads=4)),
+        Backbone(
+            "qwen2.5-3b",
+            "Qwen/Qwen2.5-3B",
+            sizes("qwen2", 151936, 2048, 11008, 36, 16, num_key_value_heads=2),
+            looked_up="https://huggingface.co/unsloth/Qwen2.5-3B (a copy)",
+        ),
+        Backbone(
+            "qwen2.5-7b",
+            "Qwen/Qwen2.5-7B",
+            sizes("qwen2", 152064, 3584, 18944, 28, 28, num_key_value_heads=4),
+            looked_up="https://huggingface.co/ksh1119/qwen2.5_7b_kor_cp_it (trained from it)",
+        ),
     ),
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import importlib
 import pkgutil
+import textwrap
 from collections.abc import Callable
 
 from effir_dist.core.errors import InputError, suggest
@@ -52,9 +55,30 @@ def backbone(name: str) -> Backbone:
     """The row of a named backbone. Raises InputError, with the known names, for any other."""
     key = SHORT_NAMES.get(name, name)
     if key not in BACKBONES:
-        known = sorted({*BACKBONES, *SHORT_NAMES})
-        raise InputError(f"unknown backbone {name!r}; known: {', '.join(known)} (or pass --model PATH)")
+        raise InputError(f"unknown backbone {name!r}; known: {names()} (or pass --model PATH)")
     return BACKBONES[key]
+
+
+class _LineByLine(argparse.HelpFormatter):
+    """Wraps each line of a text by itself, and no name at its hyphens."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        wrap = functools.partial(textwrap.fill, width=width, break_on_hyphens=False)
+        lines = [wrap(line, initial_indent=indent, subsequent_indent=indent) for line in text.splitlines()]
+        return "\n".join(lines)
+
+
+def list_in(parser: argparse.ArgumentParser) -> None:
+    """Add all named backbones to a command's help, a line for each family."""
+    parser.formatter_class = _LineByLine
+    parser.add_argument_group("backbones, by family", names().replace("; ", "\n"))
+
+
+def names() -> str:
+    """All named backbones by family, with their short names."""
+    short = {row: f"{row} (or {name})" for name, row in SHORT_NAMES.items()}
+    rows = [(row.model_type, [short.get(each.name, each.name) for each in row.backbones]) for row in FAMILIES.values()]
+    return "; ".join(f"{model_type}: {', '.join(own)}" for model_type, own in rows if own)
 
 
 for _module in pkgutil.iter_modules(families.__path__):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from effir_dist.models.families import formulas
-from effir_dist.models.families.base import Family, ModelDict
+from effir_dist.models.families.base import Backbone, Family, ModelDict
+from effir_dist.models.families.formulas import sizes
 
 
 def _attention(config: ModelDict) -> int:
@@ -26,4 +27,12 @@ FAMILY = Family(
     decilm=None,  # it turns queries and keys in every block
     space="llama",
     tiny={"num_key_value_heads": 2, "no_rope_layer_interval": 2, "pad_token_id": 0, "use_sliding_window": True},
+    backbones=(
+        Backbone(
+            "smollm3-3b",
+            "HuggingFaceTB/SmolLM3-3B",
+            sizes("smollm3", 128256, 2048, 11008, 36, 16, num_key_value_heads=4),
+            looked_up="https://github.com/huggingface/transformers (what SmolLM3Config has by itself)",
+        ),
+    ),
 )
