@@ -50,9 +50,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
 @pytest.mark.parametrize("name", REPLACEABLE)
-def test_packed_texts_have_the_embeddings_of_padded_ones(
-    name: str, pruned: bool, checkpoints: dict[str, Path]
-) -> None:
+def test_packed_texts_have_the_embeddings_of_padded_ones(name: str, pruned: bool, checkpoints: dict[str, Path]) -> None:
     encoder = encoder_of(checkpoints[name], pruned)
     for pooling in ("mean", "last", "cls"):
         encoder.settings = encoder.settings.__class__(**{**vars(encoder.settings), "pooling": pooling})

@@ -67,9 +67,7 @@ def test_embeddings_are_those_of_sentence_transformers(folders: dict[str, Path],
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls", "max", "weighted_mean"])
 @pytest.mark.parametrize("include_prompt", [True, False])
-def test_packed_texts_are_pooled_as_padded_ones(
-    folders: dict[str, Path], pooling: str, include_prompt: bool
-) -> None:
+def test_packed_texts_are_pooled_as_padded_ones(folders: dict[str, Path], pooling: str, include_prompt: bool) -> None:
     encoder = load_encoder(str(folders["last token"]))
     encoder.settings = replace(encoder.settings, pooling=pooling, include_prompt=include_prompt)
     tokens = encoder.tokenize([*texts(9), ""], "query")
