@@ -89,7 +89,7 @@ class Backbone:
     """Hub id, or `package:MODULE/PATH` for weights inside an installed Python package (models/packages.py)."""
     config: ModelDict
     max_length: int | None = None
-    """Longest input that it was trained on, where shorter than its family's."""
+    """Longest input that it was trained on, where that is not its family's."""
     looked_up: str = ""
     """Where its sizes were read: the address of a published config.json or of a copy; "" where none could be read."""
     install: str = ""
