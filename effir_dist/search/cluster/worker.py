@@ -86,8 +86,8 @@ def fetch(config: RunConfig, known: Sequence[Json] = ()) -> None:
             if found != expected.get(path, found):
                 folder = names.remove(path)
                 raise InputError(
-                    f"{path} changed where it is from since the search fetched it: copy {folder} of the machine where "
-                    f"the search began to {socket.gethostname()}"
+                    f"{path} as fetched on {socket.gethostname()} is not what the search began with (it changed at its "
+                    f"source, or negatives were mined there): copy {folder} from the machine where the search began"
                 )
 
 
