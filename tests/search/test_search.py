@@ -46,9 +46,9 @@ def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
         )
 
 
-def finish(process: subprocess.Popen[str], cwd: Path, code: int = 0) -> str:
+def finish(process: subprocess.Popen[str], cwd: Path, code: int = 0, limit: float = 240) -> str:
     try:
-        process.wait(240)
+        process.wait(limit)
     finally:
         kill_tree(process)
     output = (cwd / "output").read_text()
