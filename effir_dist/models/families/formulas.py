@@ -129,6 +129,17 @@ def bert_linear_layers(config: ModelDict) -> list[tuple[int, int]]:
     return [*[(hidden, hidden)] * 4, (hidden, width), (width, hidden)]
 
 
+def bert_config(config: ModelDict) -> ModelDict:
+    """A config as it is written. Raises InputError for what transformers would not compute, or compute causally."""
+    for key, known in (("position_embedding_type", "absolute"), ("is_decoder", False), ("add_cross_attention", False)):
+        if config.get(key, known) != known:
+            raise InputError(
+                f"config.json says {key} {config[key]!r}; of {config['model_type']} only {known!r} is known: "
+                "embeddings would be other than those that the model was trained for"
+            )
+    return config
+
+
 def bert_parts() -> dict[str, Any]:
     """Where the parts of BERT and its like are, and how they are used as retrievers.
 
@@ -156,6 +167,7 @@ def bert_parts() -> dict[str, Any]:
         "query_width": query_width,
         "linear_layers": bert_linear_layers,
         "load_options": {"add_pooling_layer": False},
+        "read_config": bert_config,
         "decilm": None,
         "space": "bert",
     }
