@@ -163,15 +163,15 @@ def test_a_config_has_the_usual_keys_here_and_the_familys_own_in_files(
     assert not {"dim", "hidden_dim"} & set(encoder.model_config)
 
 
-@pytest.mark.parametrize("changes", [{"position_embedding_type": "relative_key"}, {"is_decoder": True}])
+@pytest.mark.parametrize(("key", "value"), [("position_embedding_type", "relative_key"), ("is_decoder", True)])
 def test_a_bert_that_transformers_would_compute_otherwise_is_refused(
-    changes: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
+    key: str, value: Any, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """transformers ignores the one without a word; the other would be causal."""
     folder = Path(shutil.copytree(checkpoints["xlm-roberta"], tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    with pytest.raises(InputError, match=f"config.json says {[*changes][0]} .* of xlm-roberta only .* is known"):
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(InputError, match=f"config.json says {key} .* of xlm-roberta only .* is known"):
         encoder_of(folder)
 
 
