@@ -48,6 +48,9 @@ class ModelConfig:
     """Whether embeddings are l2-normalised. With cosine similarity they are in any case."""
     include_prompt: bool | None = None
     """Whether pooling counts the prompt's tokens."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the checkpoint may be run: once, to see that it computes what the model's family
+    does. Otherwise such a checkpoint is refused."""
 
     def __post_init__(self) -> None:
         one_of("model.pooling", self.pooling, POOLINGS)

@@ -31,9 +31,11 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "model",
-        help="name of a backbone (minilm), folder of a checkpoint, of a trial, of an export or of any "
+        help="name of a backbone (minilm), hub id, or folder of a checkpoint, of a trial, of an export or of any "
         "sentence-transformers model",
     )
+    trusted = "run code that comes with the model, as a check"
+    result.add_argument("--trust-remote-code", action="store_true", help=trusted)
     result.add_argument(
         "--data", action="append", required=True, metavar="DIR", help=f"{DATA}; repeatable"
     )
@@ -108,25 +110,29 @@ def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retrie
     from effir_dist.models.encoder import load_encoder
 
     given = {kind: getattr(arguments, f"max_{kind}_length") for kind in KINDS}
-    other = _other_kind(model)
+    other = _other_kind(model, arguments.trust_remote_code)
     if other:
         return _load_other(model, dtype, other, given)
-    encoder = load_encoder(model, dtype)
+    encoder = load_encoder(model, dtype, arguments.trust_remote_code)
     changed = {f"max_{kind}_length": tokens for kind, tokens in given.items() if tokens is not None}
     encoder.settings = dataclasses.replace(encoder.settings, **changed)
     return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
 
 
-def _other_kind(model: str) -> str:
-    """Why a sentence-transformers folder is none that we can load ourselves; empty for all other models."""
+def _other_kind(model: str, trusted: bool) -> str:
+    """Why a sentence-transformers model is none that we can load ourselves; empty for all other models."""
     from effir_dist.models import pretrained
+    from effir_dist.models.own_code import CodeRefused
     from effir_dist.models.sentence_models import is_sentence_model
 
-    if is_sentence_model(model):
-        try:
-            pretrained.find("", model)
-        except InputError as error:
-            return str(error)
+    if Path(model).is_dir() and not is_sentence_model(model):
+        return ""
+    try:
+        pretrained.find(model, trust_remote_code=trusted)
+    except CodeRefused:
+        raise
+    except InputError as error:
+        return str(error) if is_sentence_model(model) else ""
     return ""
 
 

@@ -24,7 +24,13 @@ def parser() -> argparse.ArgumentParser:
         description="Encode a corpus to vectors in shards on disk: float16, or float32 where they are not normalised. "
         "Run it again to resume it, and in several processes to share the work.",
     )
-    result.add_argument("model", help="name of a backbone (minilm), folder of a checkpoint, of a trial or of an export")
+    result.add_argument(
+        "model",
+        help="name of a backbone (minilm), hub id, or folder of a checkpoint, of a sentence-transformers model, of a "
+        "trial or of an export",
+    )
+    trusted = "run code that comes with the model, as a check"
+    result.add_argument("--trust-remote-code", action="store_true", help=trusted)
     what = "corpus.jsonl of a BEIR-format folder, any file with a text a line, or a name such as beir:scifact"
     result.add_argument("texts", type=Path, help=what)
     result.add_argument("out", type=Path, help="folder for the shards")
@@ -63,7 +69,7 @@ def encode(arguments: argparse.Namespace) -> str:
     from effir_dist.models.encoder import load_encoder
 
     texts = shards.TextFile.open(_corpus(arguments.texts))
-    encoder = load_encoder(arguments.model, arguments.dtype)
+    encoder = load_encoder(arguments.model, arguments.dtype, arguments.trust_remote_code)
     if arguments.max_length:
         length = {f"max_{arguments.kind}_length": arguments.max_length}
         encoder.settings = dataclasses.replace(encoder.settings, **length)

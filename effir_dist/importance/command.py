@@ -84,7 +84,7 @@ def _load(args: argparse.Namespace) -> Encoder:
     from effir_dist.models.encoder import build_encoder, default_device, make_settings, resolve_dtype
 
     config = replace(RunConfig(), {"model.max_document_length": args.length})
-    source, dtype = pretrained.find(args.backbone, args.model), resolve_dtype(args.dtype)
+    source, dtype = pretrained.find(args.backbone, args.model, args.trust_remote_code), resolve_dtype(args.dtype)
     weights.check_weights(source)
     base = pretrained.load_base(source, dtype)
     return build_encoder(base, make_settings(config.model, source), dtype).to(default_device())

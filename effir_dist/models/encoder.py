@@ -193,21 +193,23 @@ def prune_encoder(encoder: Encoder, plan: PruningPlan, neuron_scores: np.ndarray
     return encoder
 
 
-def load_encoder(name_or_path: str, dtype: str = "float32") -> Encoder:
-    """A retriever from a backbone's name, a checkpoint folder, a trial's folder or an exported one, on the GPU if any.
+def load_encoder(name_or_path: str, dtype: str = "float32", trust_remote_code: bool = False) -> Encoder:
+    """A retriever on the GPU if any: from a backbone's name, a hub id, or the folder of a checkpoint, of a
+    sentence-transformers model, of a trial or of an export.
 
-    Lengths are those that a pruned model was saved with, else the model's usual one. dtype: `auto`, `float32`,
-    `bfloat16`, or `stored` for that of a pruned model's weights. Raises InputError where there is no such model, its
-    weights do not fit its plan, or they are anything but safetensors.
+    Lengths are those that a pruned model was saved with or a folder declares, else the model's usual one. dtype:
+    `auto`, `float32`, `bfloat16`, or `stored` for that of a pruned model's weights. trust_remote_code: whether code
+    that comes with the model may be run (models/own_code.py). Raises InputError where there is no such model, its
+    weights do not fit its plan, they are anything but safetensors, or it has modules that cannot be kept.
     """
     if "://" in name_or_path:
         with read_locally(place(name_or_path)) as copy:
-            return load_encoder(str(copy), dtype)
+            return load_encoder(str(copy), dtype, trust_remote_code)
     folder = Path(name_or_path)
     settings_file = next((f for f in (folder / SETTINGS_FILE, folder / EXPORT_FILE) if f.is_file()), None)
     if settings_file:
         return _load_pruned(settings_file, dtype).to(default_device()).eval()
-    source = pretrained.find(name_or_path)
+    source = pretrained.find(name_or_path, trust_remote_code=trust_remote_code)
     weights.check_weights(source)
     usual = None if source.declared else pretrained.usual_length(source)
     settings = make_settings(ModelConfig(max_query_length=usual, max_document_length=usual), source)

@@ -13,7 +13,7 @@ from effir_dist.core.config import read_json
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.values import Json
-from effir_dist.models import packages, published
+from effir_dist.models import hub, own_code, packages, published
 from effir_dist.models.families.base import DENSE, TRUNCATED, Family, ModelDict, dense_layers
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 from effir_dist.models.quiet import quiet_transformers
@@ -37,6 +37,8 @@ class Source:
     max_length: int | None = None
     declared: SentenceFolder | None = None
     """What a sentence-transformers folder says of itself; None for a bare checkpoint."""
+    has_code: bool = False
+    """Whether it comes with code that the user trusts; the class in it must be the one that its family's row means."""
 
     def __hash__(self) -> int:
         return hash(self.location)
@@ -61,15 +63,21 @@ class Base:
         return self.source.config
 
 
-def find(name: str, path: str = "") -> Source:
-    """The checkpoint of a backbone's name, or at `path` (a folder or hub id), with its config; no weights are read.
+def find_model(config: ModelConfig) -> Source:
+    """The checkpoint that a run's settings name, as `find`."""
+    return find(config.backbone, config.path, config.trust_remote_code)
 
-    Raises InputError for an unknown name, a hub that is out of reach, a model type without a row, or a named backbone
-    whose config is not what its row says.
+
+def find(name: str, path: str = "", trust_remote_code: bool = False) -> Source:
+    """The checkpoint of a backbone's name, or at a folder or hub id (`name` or `path`), with its config; no weights are
+    read.
+
+    Raises InputError for an unknown name, a hub that is out of reach, a model type without a row, modules that cannot
+    be kept, code of its own that nobody trusts, or a named backbone whose config is not what its row says.
     """
     known = name in BACKBONES or name in SHORT_NAMES
-    if path or (not known and Path(name).is_dir()):
-        return _from_location(path or name, path or name, None)
+    if path or (not known and (Path(name).is_dir() or "/" in name)):
+        return _from_location(path or name, path or name, None, trust_remote_code)
     row = backbone(name)
     location = str(packages.folder(row)) if row.source.startswith(packages.PREFIX) else row.source
     source = _from_location(row.name, location, row.max_length)
@@ -77,19 +85,29 @@ def find(name: str, path: str = "") -> Source:
     return source
 
 
-def _from_location(name: str, location: str, max_length: int | None) -> Source:
-    if Path(location).is_dir():
-        declared = read_folder(Path(location))
-        location = str(Path(location) / declared.transformer) if declared else location
-        config = read_json(Path(location) / "config.json")
-    elif location.startswith((".", "/", "~")):
+def _from_location(name: str, location: str, max_length: int | None, trusted: bool | None = None) -> Source:
+    """trusted: whether it may come with code of its own; None for a named backbone, which its row describes."""
+    here = Path(location).is_dir()
+    if not here and location.startswith((".", "/", "~")):
         raise InputError(f"no checkpoint folder at {location}; pass --model a folder with config.json and weights")
-    else:
-        config, declared = _hub_config(name, location), None
-    own = family(config).read_config(config)
+    folder = Path(location) if here else hub.small_files(location)
+    declared = read_folder(folder)
+    place = folder / declared.transformer if declared else folder
+    config = read_json(place / "config.json")
+    row = family(config)
+    code = trusted is not None and own_code.checked(config, name, trusted)
+    own = row.read_config(own_code.without(config) if code else config)
     family(own).causal(own)  # refused where transformers would compute another attention
     config = {**family(own).usual(own), **_behind_pooling(declared)}
-    return Source(name, location, config, max_length, declared)
+    return Source(name, str(place) if here else location, config, max_length, declared, code)
+
+
+def local(source: Source) -> Source:
+    """With its files on this machine: a model on the hub is fetched."""
+    if Path(source.location).is_dir():
+        return source
+    inner = source.declared.transformer if source.declared else ""
+    return dataclasses.replace(source, location=str(hub.all_files(source.location) / inner))
 
 
 def _behind_pooling(declared: SentenceFolder | None) -> Json:
@@ -98,22 +116,6 @@ def _behind_pooling(declared: SentenceFolder | None) -> Json:
         return {}
     dense = {DENSE: [dataclasses.asdict(layer) for layer in declared.dense]} if declared.dense else {}
     return {**dense, **({TRUNCATED: declared.truncate_dim} if declared.truncate_dim else {})}
-
-
-def _hub_config(name: str, hub_id: str) -> Json:
-    """config.json of a hub model, from the cache or the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return read_json(Path(hf_hub_download(hub_id, "config.json")))
-    except HFValidationError:
-        raise InputError(f"no folder and no hub id: {hub_id!r}; pass --model a folder with config.json") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, HfHubHTTPError) as error:
-        raise InputError(
-            f"{name!r} is {hub_id} on the model hub, which could not be read and is not in the local cache "
-            f"({type(error).__name__}); download it where there is a network and pass --model PATH"
-        ) from None
 
 
 def longest_input(config: ModelDict) -> int:
@@ -151,7 +153,7 @@ def _load_cached(source: Source, dtype: str) -> Base:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    row = family(source.config)
+    row, source = family(source.config), local(source)
     with quiet_transformers():
         try:
             model, told = AutoModel.from_pretrained(
@@ -170,8 +172,12 @@ def _load_cached(source: Source, dtype: str) -> Base:
         log.warning(warning)
     check_blocks(model, row)
     exact_buffers(model)
+    if source.has_code:
+        own_code.check_same(model.eval(), source.location)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    config = {**row.usual(model.config.to_dict()), **_behind_pooling(source.declared)}
+    own = model.config.to_dict()
+    own = own_code.without(own) if source.has_code else own
+    config = {**row.usual(own), **_behind_pooling(source.declared)}
     complete = dataclasses.replace(source, config=config)
     tokenizer = load_tokenizer(source.location)
     check_size(tokenizer, source.config, source.location)

@@ -9,21 +9,23 @@ import numpy as np
 
 from effir_dist.core.config import read_json
 from effir_dist.core.errors import InputError
+from effir_dist.models import hub
 from effir_dist.models.quiet import quiet_transformers
 from effir_dist.models.weights import refuse_pickles
 
 
 def is_sentence_model(name_or_path: str) -> bool:
-    """Whether this is a folder that sentence-transformers saved (or that we export, without our own plan.json)."""
+    """Whether this is a folder that sentence-transformers saved (or that we export, without our own plan.json), or a
+    hub id whose modules.json is in the cache."""
     from effir_dist.models.encoder import EXPORT_FILE, SETTINGS_FILE
 
     folder = Path(name_or_path)
     ours = any((folder / name).is_file() for name in (EXPORT_FILE, SETTINGS_FILE))
-    return (folder / "modules.json").is_file() and not ours
+    return ((folder / "modules.json").is_file() and not ours) or hub.is_sentence_model(name_or_path)
 
 
 class SentenceModel:
-    """A SentenceTransformer behind `Encoder`'s `encode`."""
+    """A SentenceTransformer behind `Encoder`'s `encode`, for what we cannot load ourselves."""
 
     def __init__(self, folder: str, dtype: str = "float32") -> None:
         """Raises InputError where sentence-transformers is missing or cannot load the folder, which may hold tensors
@@ -32,6 +34,7 @@ class SentenceModel:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise InputError(f"{folder} is for sentence-transformers; install `effir_dist[st]`") from None
+        folder = folder if Path(folder).is_dir() else str(hub.all_files(folder))
         refuse_pickles(Path(folder))
         config = Path(folder) / "config.json"
         if config.is_file() and str(read_json(config).get("model_type", "")).startswith("effir_"):

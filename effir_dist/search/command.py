@@ -58,7 +58,7 @@ def dry_run_text(args: argparse.Namespace) -> str:
     if args.resume:
         return rest_of_run_text(args)
     model = config_module.replace(RunConfig(), settings(args)).model
-    source = pretrained.find(model.backbone, model.path) if model.path else _named(model.backbone)
+    source = pretrained.find_model(model) if model.path else _named(model.backbone)
     asked = asked_of(args, source)
     config = settled(asked)
     about = model_text(config, source, origins_of(asked))
@@ -81,7 +81,7 @@ def rest_of_run_text(args: argparse.Namespace) -> str:
     run = Run.open(args.resume)
     config = config_module.replace(config_module.from_dict(run.config), resumable(args))
     model, records = config.model, run.results()
-    source = pretrained.find(model.backbone, model.path) if model.path else _named(model.backbone)
+    source = pretrained.find_model(model) if model.path else _named(model.backbone)
     config = as_it_was(config, run.config, source)
     found = space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml"))
     about = model_text(config, source, run.extra.get(MODEL_FROM, {}))
@@ -164,7 +164,7 @@ def open_run(args: argparse.Namespace) -> tuple[Run, RunConfig, Space, pretraine
     for path, known in zip(config.data.searched, run.extra["data"], strict=True):
         if sets.fingerprint(path)["sha256"] != known["sha256"]:
             raise InputError(f"the data set {path} changed since {run.folder} began; start a new run")
-    source = pretrained.find(config.model.backbone, config.model.path)
+    source = pretrained.find_model(config.model)
     config = as_it_was(config, run.config, source)
     return run, config, space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml")), source
 

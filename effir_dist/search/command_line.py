@@ -22,6 +22,7 @@ RESUMABLE = (
 FLAGS = {
     "backbone": "model.backbone",
     "model": "model.path",
+    "trust_remote_code": "model.trust_remote_code",
     "data": "data.paths",
     "train_data": "data.train_paths",
     "held_out": "data.held_out",
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     registry.list_in(p)
     p.add_argument("--backbone", metavar="NAME", help="what to prune: a name of the list below (default: minilm)")
     p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
+    what = "run code that comes with the model, once, to see that it computes what the model's family does"
+    p.add_argument("--trust-remote-code", action="store_const", const=True, help=what)
     what = (
         "BEIR-format folder, beir:NAME, hf:ORG/NAME or mteb:TASK that scores the search, and trains where --train-data "
         "is not given (default: pydocs)"

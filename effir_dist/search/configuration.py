@@ -42,7 +42,7 @@ class Asked:
 def configure(args: argparse.Namespace) -> tuple[RunConfig, Space, pretrained.Source]:
     """The configuration of a new run, every value settled. Raises InputError for bad values."""
     named = config_module.replace(RunConfig(), settings(args)).model
-    asked = asked_of(args, pretrained.find(named.backbone, named.path))
+    asked = asked_of(args, pretrained.find_model(named))
     return absolute(settled(asked)), asked.space, asked.source
 
 

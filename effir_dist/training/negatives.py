@@ -37,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", "--train-data", metavar="DIR", required=True, help=DATA)
     p.add_argument("--split", default="train", help="whose queries (default: train)")
     registry.list_in(p)
-    what = "bm25, a checkpoint folder, or a backbone of the list below"
+    what = "bm25, any model's folder, a hub id, or a backbone of the list below"
     p.add_argument("--miner", default="bm25", metavar="NAME", help=what)
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the miner, as a check")
     p.add_argument("--count", type=int, default=15, help="negatives a query (default: 15)")
     p.add_argument("--depth", type=int, default=100, help="passages looked at for each query (default: 100)")
     p.add_argument(
@@ -136,8 +137,9 @@ def _load(args: argparse.Namespace, job: _Job) -> tuple[Miner, Reranker | None]:
 
     reranker = load_reranker(args.reranker, args.length) if args.reranker else None
     print(f"ranking {len(job.passages)} passages with {args.miner}", flush=True)
-    miner = BM25(job.passages) if args.miner == "bm25" else Dense(load_encoder(args.miner, "auto"), job.passages)
-    return miner, reranker
+    if args.miner == "bm25":
+        return BM25(job.passages), reranker
+    return Dense(load_encoder(args.miner, "auto", args.trust_remote_code), job.passages), reranker
 
 
 def mine(

@@ -64,4 +64,4 @@ def _would_fit(request: Request, free: int) -> str:
 def _model_config(request: Request) -> Json:
     from effir_dist.models import pretrained
 
-    return dict(pretrained.find(request.config.model.backbone, request.config.model.path).config)
+    return dict(pretrained.find_model(request.config.model).config)

@@ -139,7 +139,7 @@ def weight_files(source: pretrained.Source) -> dict[str, int]:
 
 def check_weights(request: Request) -> str:
     """The model's files are there, whole, and as long as where the search starts."""
-    source = pretrained.find(request.config.model.backbone, request.config.model.path)
+    source = pretrained.find_model(request.config.model)
     weights.check_weights(source)
     here = weight_files(source)
     if here != request.weights:

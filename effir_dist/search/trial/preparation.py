@@ -62,7 +62,7 @@ def _without_training(
     run: Run, config: RunConfig, teacher: TrainConfig | None
 ) -> tuple[Calibration, dict[str, float]]:
     """What the unpruned model as it is tells; `teacher`'s embeddings are written. Afterwards the model is gone."""
-    source = pretrained.find(config.model.backbone, config.model.path)
+    source = pretrained.find_model(config.model)
     base = pretrained.load_base(source, resolve_dtype(config.score.dtype))
     length = {"model.max_document_length": config.prune.calibration_length}
     method = Method(config.prune.distance, config.prune.granularity, config.prune.greedy)
@@ -109,7 +109,7 @@ def low_data(config: RunConfig) -> DataConfig:
 
 def base_encoder(config: RunConfig) -> Encoder:
     """The unpruned model, ready to be trained."""
-    source = pretrained.find(config.model.backbone, config.model.path)
+    source = pretrained.find_model(config.model)
     base = pretrained.load_base(source, resolve_dtype(config.train.dtype))
     return build_encoder(base, make_settings(config.model, base.source), resolve_dtype(config.train.dtype))
 
@@ -121,7 +121,7 @@ def _encoder(base: pretrained.Base, config: RunConfig) -> Encoder:
 
 def trained_saliency(config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
     """Ranking -> [L, F] saliency, of the rankings that need training pairs, and of the random one."""
-    model = pretrained.find(config.model.backbone, config.model.path).config
+    model = pretrained.find_model(config.model).config
     found = {"random": random_saliency(block_count(model), mlp_width(model), config.search.seed)}
     if not set(rankings) & set(GATED):
         return found

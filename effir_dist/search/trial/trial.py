@@ -71,7 +71,7 @@ def _try(
         if again:
             run.note_out_of_memory(spec.trial, reason)
         else:
-            model_config = pretrained.find(config.model.backbone, config.model.path).config
+            model_config = pretrained.find_model(config.model).config
             rungs, dimension = run.rungs(spec.trial), config.model.dimension
             record = failed_record(model_config, spec, reason, clock.started, dimension, first, rungs, clock.before)
             record = run.write_result(record)
