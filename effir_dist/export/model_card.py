@@ -14,7 +14,9 @@ from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import paired, sample
 from effir_dist.evaluate.intervals import Interval, mean_interval
 from effir_dist.export.model_folder import CODE, block_configs, is_plain
+from effir_dist.models.families.base import dense_layers
 from effir_dist.models.families.registry import backbone, family
+from effir_dist.models.pooling import SEEN
 from effir_dist.models.pruning import mlp_widths
 from effir_dist.report.page_data import model_name
 from effir_dist.report.scored_on import data_of, left_out
@@ -24,10 +26,12 @@ from effir_dist.runs.run_folder import SPLITS, Run, read_queries
 from effir_dist.runs.sizes import FIELDS, SetSize, Sizes
 
 if TYPE_CHECKING:
-    from effir_dist.models.encoder import Encoder, EncoderSettings
+    from effir_dist.models.encoder import Encoder
 
 LOCATION = re.compile(r"[^=,\[\]\"']*/([^=,\[\]\"']*)")
 """A path or address within an argument, up to its last name."""
+VLLM_POOLINGS = ("cls", "last", "mean")
+"""What vLLM knows of a folder's Pooling module. It loads Dense layers too, and normalises where there is Normalize."""
 PROMPTS = ("model.query_prompt=", "model.document_prompt=")
 """Arguments with text, in which a slash is no path."""
 
@@ -64,8 +68,8 @@ def _summary(record: TrialRecord, encoder: Encoder, base: str) -> str:
         for what, dropped in (("MLPs", plan.dropped_mlp), ("attentions", plan.dropped_attention))
         if dropped
     ]
-    eos = ", with the end-of-text token appended by the tokenizer" if settings.append_eos else ""
-    dimensions = f"{encoder.model_config['hidden_size']} dimensions{_cut(settings)}"
+    eos = " The tokenizer appends the end-of-text token." if settings.append_eos else ""
+    compared = {"cosine": "cosine similarity", "dot": "inner product"}[settings.similarity]
     left, full = (MEASURES[SIZE].text(record.values[name]) for name in (SIZE, MEASURES[SIZE].unpruned))
     return f"""A dense retriever: {base} without {" and ".join(gone) or "any layer less"}, fine-tuned after pruning.
 What was pruned is removed: {left} of {full} {MEASURES[SIZE].label} are left (without LM head).
@@ -74,14 +78,22 @@ What was pruned is removed: {left} of {full} {MEASURES[SIZE].label} are left (wi
 |---|{"---|" * len(widths)}
 | MLP width | {" | ".join(map(str, widths))} |
 
-Embeddings: {settings.pooling} pooling over {dimensions}, l2-normalised{eos}.
+Embeddings: {", ".join(_behind(encoder))}. They have {encoder.dimension} dimensions and are compared by {compared}.{eos}
 Queries are cut to {settings.max_query_length} tokens, documents to {settings.max_document_length}.
 {_prompts(settings.query_prompt, settings.document_prompt)}
 `plan.json` holds the plan in full."""
 
 
-def _cut(settings: EncoderSettings) -> str:
-    return f", of which the first {settings.dimension} are kept" if settings.dimension else ""
+def _behind(encoder: Encoder) -> list[str]:
+    """What makes embeddings of the transformer's states, in words and in order."""
+    settings, dense = encoder.settings, dense_layers(encoder.model_config)
+    steps = {
+        f"{settings.pooling.replace('_', ' ')} pooling{'' if settings.include_prompt else ' without the prompt'}": True,
+        f"Dense layers to {' and '.join(str(layer.out_features) for layer in dense)} dimensions": dense,
+        f"the first {settings.dimension} numbers": settings.dimension,
+        "l2 normalisation": settings.unit_length,
+    }
+    return [step for step, there in steps.items() if there]
 
 
 def _prompts(query: str, document: str) -> str:
@@ -165,7 +177,6 @@ def _costs(run: Run, record: TrialRecord, int8: Json) -> str:
 def _loading(encoder: Encoder, onnx: bool) -> str:
     config, plan, settings = encoder.model_config, encoder.plan, encoder.settings
     plain = is_plain(config, plan)
-    cut = f", the first {settings.dimension} numbers" if settings.dimension else ""
     trust = "" if plain else ", trust_remote_code=True"
     code = (
         "No code comes with it: the architecture is the family's own, with a smaller `intermediate_size`."
@@ -183,7 +194,7 @@ queries, documents = model.encode_query(["..."]), model.encode_document(["..."])
         f"""```python
 from transformers import AutoModel, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
-model = AutoModel.from_pretrained("FOLDER"{trust})   # then {settings.pooling} pooling{cut} and l2 normalisation
+model = AutoModel.from_pretrained("FOLDER"{trust})   # then {", ".join(_behind(encoder))}
 ```""",
         """```python
 import effir_dist
@@ -199,9 +210,12 @@ effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
     if onnx:
         blocks.append(
             "`onnx/encoder.onnx` takes `input_ids` and `attention_mask`, int64 [batch, length] padded on the right, "
-            "and gives the normalised `sentence_embedding`, float32 [batch, hidden]. Add the prompts yourself."
+            f"and gives `sentence_embedding`, float32 [batch, {encoder.dimension}], by all these steps. Add the "
+            f"prompts yourself{'' if settings.include_prompt else f'; their tokens have {SEEN} in the mask, others 1'}."
         )
-    if not plain and block_configs(config, plan):
+    if settings.pooling not in VLLM_POOLINGS or not settings.include_prompt:
+        blocks.append(f"vLLM cannot: it has no {_behind(encoder)[0]}.")
+    elif not plain and block_configs(config, plan):
         blocks.append(
             "vLLM: `vllm serve FOLDER --trust-remote-code --runner pooling`; its DeciLMForCausalLM reads "
             "`block_configs` in config.json. That is checked against a transcription of that code; vLLM was not run."

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effir_dist import __version__
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
-from effir_dist.models.families.base import Family, ModelDict, block_count, mlp_width
+from effir_dist.export.sentence_files import sentence_transformers_files, write_dense
+from effir_dist.models.families.base import DENSE, TRUNCATED, Family, ModelDict, block_count, mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import PruningPlan, mlp_widths
 
 if TYPE_CHECKING:
-    from effir_dist.models.encoder import Encoder, EncoderSettings
+    from effir_dist.models.encoder import Encoder
 
 LAYOUT = (
     *("blocks", "block_gives_tuple", "norm_placement", "attention", "mlp", "mlp_in", "mlp_out", "fused"),
@@ -24,8 +24,8 @@ LAYOUT = (
 )
 """What `modeling_effir.py` must know of a family: fields of `families.base.Family`."""
 CODE = "modeling_effir"
-TRUNCATION = "2_Dense"
-"""Where an exported folder truncates embeddings for sentence-transformers."""
+NOT_IN_CONFIG = ("_name_or_path", "auto_map", "transformers_version", DENSE, TRUNCATED)
+"""Keys of a model config that are no part of an exported config.json."""
 
 
 def is_plain(config: ModelDict, plan: PruningPlan) -> bool:
@@ -37,7 +37,7 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> Jso
     """config.json of the pruned model. config: of the unpruned one; dtype: of the weights."""
     row = family(config)
     left = plan.sizes(config).config
-    tree = {k: v for k, v in row.own(left).items() if k not in ("_name_or_path", "auto_map", "transformers_version")}
+    tree = {k: v for k, v in row.own(left).items() if k not in NOT_IN_CONFIG}
     tree |= {"dtype": dtype, "architectures": [row.class_name + "Model"]}
     if row.decoder:  # its LM head is not kept, so what AutoModelForCausalLM builds reads the embeddings
         tree |= {"tie_word_embeddings": True, "use_cache": False}
@@ -97,44 +97,6 @@ def block_configs(config: ModelDict, plan: PruningPlan) -> Json:
     return {"block_configs": blocks, **row.decilm}
 
 
-def sentence_transformers_files(settings: EncoderSettings, hidden: int) -> Json:
-    """Relative path -> JSON content: modules, pooling, prompts and lengths, in the form that versions 5 and 6 read."""
-    # truncate_dim cuts after the normalisation and is no part of a saved model; a projection before it is both.
-    kinds = ("Transformer", "Pooling", *(["Dense"] if settings.dimension else []), "Normalize")
-    places = ["" if kind == "Transformer" else f"{n}_{kind}" for n, kind in enumerate(kinds)]
-    modules = [
-        {"idx": n, "name": str(n), "path": place, "type": f"sentence_transformers.models.{kind}"}
-        for n, (kind, place) in enumerate(zip(kinds, places, strict=True))
-    ]
-    dense = {
-        f"{TRUNCATION}/config.json": {
-            "in_features": hidden,
-            "out_features": settings.dimension,
-            "bias": False,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        }
-    }
-    modes = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
-    pooling = {f"pooling_mode_{name}": name == modes[settings.pooling] for name in modes.values()}
-    length = max(settings.max_query_length, settings.max_document_length)
-    lengths: Json = {"max_seq_length": length, "do_lower_case": False}
-    for kind in ("query", "document"):
-        own = getattr(settings, f"max_{kind}_length")
-        lengths |= {f"{kind}_length": own} if own != length else {}
-    return {
-        **(dense if settings.dimension else {}),
-        "modules.json": modules,
-        "1_Pooling/config.json": {"word_embedding_dimension": hidden, **pooling, "include_prompt": True},
-        "sentence_bert_config.json": lengths,
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "prompts": {"query": settings.query_prompt, "document": settings.document_prompt},
-            "default_prompt_name": "document" if settings.document_prompt else None,
-            "similarity_fn_name": "cosine",
-        },
-    }
-
-
 def write_folder(encoder: Encoder, folder: Path, dtype: str, about: Json) -> None:
     """Write weights, tokenizer and all configurations to an empty folder. about: more for `plan.json`.
 
@@ -147,36 +109,25 @@ def write_folder(encoder: Encoder, folder: Path, dtype: str, about: Json) -> Non
     save_tensors(encoder.backbone, folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its writer alone
     files: Json = {"config.json": transformers_config(config, plan, dtype)}
-    files |= sentence_transformers_files(encoder.settings, int(config["hidden_size"]))
+    files |= sentence_transformers_files(encoder)
     files[EXPORT_FILE] = {
         "format": FORMAT,
         "effir_dist": __version__,
         "plan": plan.to_dict(),
         "blocks": block_count(config),
         "mlp_widths": mlp_widths(config, plan),
-        "encoder": asdict(encoder.settings),
+        **encoder.described(),
         "model_config": {k: v for k, v in config.items() if k != "_name_or_path"},  # a local folder, perhaps
         **about,
     }
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    if encoder.settings.dimension:
-        _write_truncation(folder, int(config["hidden_size"]), encoder)
+    write_dense(encoder, folder)
     if not is_plain(config, plan):
         from effir_dist.models import modeling_effir
 
         shutil.copyfile(str(modeling_effir.__file__), folder / f"{CODE}.py")
-
-
-def _write_truncation(folder: Path, hidden: int, encoder: Encoder) -> None:
-    """The weights of a projection that keeps the first dimensions: the first rows of the identity."""
-    import torch
-    from safetensors.torch import save_file
-
-    rows = torch.eye(encoder.settings.dimension, hidden, dtype=next(encoder.parameters()).dtype)
-    save_file({"linear.weight": rows}, folder / TRUNCATION / "model.safetensors", metadata={"format": "pt"})
-    (folder / TRUNCATION / "model.safetensors").chmod(0o644)
 
 
 def save_tokenizer(encoder: Encoder, folder: Path) -> None:
@@ -190,12 +141,13 @@ def save_tokenizer(encoder: Encoder, folder: Path) -> None:
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.model_max_length = max(settings.max_query_length, settings.max_document_length)
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    tree = {**json.loads(path.read_text(encoding="utf-8")), "padding_side": settings.padding_side}
     if settings.append_eos:
         # A family's own class would build its post-processor anew; this one takes tokenizer.json as it is.
-        path = folder / "tokenizer_config.json"
-        tree = json.loads(path.read_text(encoding="utf-8"))
         tree = {k: v for k, v in tree.items() if k not in ("add_bos_token", "add_eos_token", "auto_map")}
-        path.write_text(json.dumps({**tree, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+        tree["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
 def _append_eos(tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""An encoder as an ONNX graph, from token ids to normalised embeddings; int8, and what that costs in nDCG@10."""
+"""An encoder as an ONNX graph, from token ids to embeddings; int8, and what that costs in nDCG@10."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING = "ONNX needs more packages; install `effir_dist[onnx]`"
 
 
 def write_onnx(encoder: Encoder, folder: Path) -> Path:
-    """Write `encoder.onnx` in float32 and return its path: int64 [B, T] ids and mask -> float32 [B, D] of length 1.
+    """Write `encoder.onnx` in float32 and return its path: int64 [B, T] ids and mask -> float32 [B, D].
 
     B and T are dynamic. Raises InputError where a package is missing.
     """
@@ -113,7 +113,7 @@ class OnnxEncoder(Encoder):
         return torch.device("cpu")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[B, T] ids and mask -> [B, D] l2-normalised float32 embeddings."""
+        """[B, T] ids and mask -> [B, D] float32 embeddings."""
         feed = dict(zip(INPUTS, (input_ids.numpy(), attention_mask.numpy()), strict=True))
         return torch.from_numpy(np.asarray(self.session.run([OUTPUT], feed)[0]))
 

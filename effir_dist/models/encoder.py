@@ -16,6 +16,7 @@ from torch import nn
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
+from effir_dist.core.values import Json
 from effir_dist.models import pretrained, weights
 from effir_dist.models.encoder_settings import EncoderSettings, make_settings
 from effir_dist.models.families.base import ModelDict, dense_layers, dimension
@@ -24,7 +25,7 @@ from effir_dist.models.head import PREFIX, build_head, head_tensors, load_tensor
 from effir_dist.models.pooling import SEEN, pool
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
-from effir_dist.models.sentence_folder import read_folder
+from effir_dist.models.sentence_folder import SentenceFolder, read_folder
 from effir_dist.models.weights import save_tensors
 
 if TYPE_CHECKING:
@@ -67,10 +68,13 @@ class Encoder(nn.Module):
         model_config: ModelDict,
         plan: PruningPlan | None = None,
         head: nn.Sequential | None = None,
+        declared: SentenceFolder | None = None,
     ) -> None:
+        """declared: what the folder of its base says of itself; an export gives that back."""
         super().__init__()
         self.backbone = backbone
         self.head = nn.Sequential() if head is None else head
+        self.declared: SentenceFolder | None = declared
         self.tokenizer = tokenizer
         self.settings = settings
         self.model_config = model_config
@@ -135,10 +139,15 @@ class Encoder(nn.Module):
 
         return encode_texts(self, texts, kind, batch_tokens, compiled)
 
+    def described(self) -> Json:
+        """How texts become embeddings, for SETTINGS_FILE and EXPORT_FILE."""
+        declared = {"declared": asdict(self.declared)} if self.declared else {}
+        return {"encoder": asdict(self.settings), **declared}
+
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), plan, settings, config and tokenizer; `load_encoder(folder)` reads them."""
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"format": FORMAT, "encoder": asdict(self.settings), "plan": self.plan.to_dict()}
+        settings = {"format": FORMAT, **self.described(), "plan": self.plan.to_dict()}
         self.tokenizer.save_pretrained(folder)
         own = family(self.model_config).own(self.model_config)
         (folder / "config.json").write_text(json.dumps(own, indent=2, default=str))
@@ -170,7 +179,7 @@ def pad_rows(
 def build_encoder(base: pretrained.Base, settings: EncoderSettings, dtype: str) -> Encoder:
     """An encoder with the base's weights, in `dtype`; a copy where the base is kept for others."""
     model, head = copy.deepcopy((base.model, base.head)) if base.shared else (base.model, base.head)
-    encoder = Encoder(model, base.tokenizer, settings, base.config, head=head)
+    encoder = Encoder(model, base.tokenizer, settings, base.config, head=head, declared=base.source.declared)
     return cast(encoder, resolve_dtype(dtype)).eval()
 
 
@@ -223,6 +232,7 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
         raise InputError(f"{folder} was written by a newer effir_dist (format {tree['format']}); upgrade to load it")
     try:
         plan, settings = PruningPlan.from_dict(tree["plan"]), EncoderSettings(**tree["encoder"])
+        declared = SentenceFolder.from_dict(tree["declared"]) if tree.get("declared") else None
     except (KeyError, TypeError) as error:
         raise InputError(f"{settings_file} is no description of a pruned model: {error}") from None
     config = tree.get("model_config") or pretrained.read_json(folder / "config.json")
@@ -238,7 +248,7 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
         load_tensors(head, own, folder)
     else:
         read_head(head, _dense_folders(folder)[: len(head)], stored)
-    encoder = Encoder(model, pretrained.load_tokenizer(str(folder)), settings, config, plan, head)
+    encoder = Encoder(model, pretrained.load_tokenizer(str(folder)), settings, config, plan, head, declared)
     return cast(encoder, stored if dtype == "stored" else resolve_dtype(dtype)).eval()
 
 

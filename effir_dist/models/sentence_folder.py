@@ -71,6 +71,12 @@ class SentenceFolder:
     transformer: str = ""
     """The Transformer's folder within this one: mostly itself."""
 
+    @staticmethod
+    def from_dict(tree: Json) -> SentenceFolder:
+        """The inverse of `dataclasses.asdict`, of JSON. Raises TypeError or KeyError for anything else."""
+        tuples = {"dense_folders": tuple(tree["dense_folders"]), "prompts": tuple(map(tuple, tree["prompts"]))}
+        return SentenceFolder(**{**tree, **tuples, "dense": tuple(Dense(**layer) for layer in tree["dense"])})
+
 
 def read_folder(folder: Path) -> SentenceFolder | None:
     """What the folder declares; None where it has no modules.json, as a bare checkpoint.

@@ -74,7 +74,7 @@ def test_an_export_gives_the_same_vectors_in_sentence_transformers(run: Run, tri
     ours = load_encoder(str(tmp_path / "out")).encode(texts(30))
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     card = (tmp_path / "out/README.md").read_text()
-    assert "32 dimensions, of which the first 12 are kept" in card
+    assert "the first 12 numbers, l2 normalisation. They have 12 dimensions" in card
 
 
 def test_a_model_that_is_not_cut_is_exported_as_ever(checkpoints: dict, collection: Path, tmp_path: Path) -> None:
