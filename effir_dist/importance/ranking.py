@@ -78,6 +78,8 @@ class _Sums:
     """[L, F] sums of the squared input of the MLP's last matrix."""
     residual: np.ndarray
     """[L] sums of the squared norm of the residual stream that the MLP reads."""
+    scaled: np.ndarray
+    """[2, L] sums of squares of what an MLP gives, and of that behind its second norm, where it has one."""
     distance: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]
     tokens: int = 0
     texts: int = 0
@@ -143,7 +145,8 @@ def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method:
     config, row = encoder.model_config, family(encoder.model_config)
     blocks, width = block_count(config), mlp_width(config)
     changes = {kind: np.zeros(blocks) for kind in KINDS}
-    sums = _Sums(changes, np.zeros((blocks, width)), np.zeros(blocks), _distance(encoder, method))
+    arrays = np.zeros((blocks, width)), np.zeros(blocks), np.zeros((2, blocks))
+    sums = _Sums(changes, *arrays, _distance(encoder, method))
     hooks = [hook for i in range(blocks) for hook in _hooks(encoder, row, i, sums)]
     try:
         with torch.inference_mode():
@@ -190,9 +193,15 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
         real = args[0][sums.seen["mask"]].float()
         sums.activation[index] += real.pow(2).sum(0).double().cpu().numpy()
 
+    def scaled(_module: Any, args: tuple[Any, ...], output: Any) -> None:
+        mask = sums.seen["mask"]
+        sums.scaled[:, index] += [float(x[mask].double().pow(2).sum()) for x in (args[0], output)]
+
     hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
     if mlp:
         hooks.append(block.get_submodule(row.mlp_out).register_forward_pre_hook(activated))
+    if mlp and row.norm_placement in ("sandwich", "res_post"):
+        hooks.append(block.get_submodule(row.mlp[-1]).register_forward_hook(scaled))
     return hooks + (_between(block, row, sums, attended) if mlp and attention else [])
 
 
@@ -247,9 +256,12 @@ def _out_norms(encoder: Encoder, row: Family) -> np.ndarray:
 def _activation(encoder: Encoder, row: Family, sums: _Sums) -> np.ndarray:
     """[L, F]: root mean square of what each neuron adds to the residual stream, relative to the stream's own norm.
 
-    Relative, so that neurons of different blocks compare: streams grow with depth.
+    Relative, so that neurons of different blocks compare: streams grow with depth. A norm behind the MLP scales what
+    its neurons give: by as much as it scales all of it.
     """
-    rms = np.sqrt(sums.activation / sums.tokens)
+    given, added = sums.scaled
+    behind = np.sqrt(np.divide(added, given, out=np.ones_like(given), where=given > 0))
+    rms = np.sqrt(sums.activation / sums.tokens) * behind[:, None]
     stream = np.sqrt(sums.residual / sums.tokens)
     return (rms * _out_norms(encoder, row) / stream[:, None]).astype(np.float32)
 

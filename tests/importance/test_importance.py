@@ -21,6 +21,8 @@ from tests.models.reference import record
 from tests.models.test_pruning import encoder_of
 from tests.tiny import MODEL_NAMES, registered, tiny_checkpoint
 
+BEHIND = ("sandwich", "res_post")
+"""Placements with a norm behind a sub-layer, before it is added."""
 TEXTS = ["a first text of some length", "second", "and a third one, longer than both of the others together"]
 
 
@@ -81,6 +83,19 @@ def test_batches_do_not_change_importance(checkpoints: dict[str, Path]) -> None:
     alone = calibrate(encoder_of(checkpoints["bert"]), TEXTS, batch_tokens=1)
     np.testing.assert_allclose(together.importance.mlp, alone.importance.mlp, atol=1e-6)
     np.testing.assert_allclose(together.saliency["activation"], alone.saliency["activation"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n, r in FAMILIES.items() if r.norm_placement in BEHIND])
+def test_a_norm_behind_the_mlp_takes_its_scale_from_its_neurons(name: str, checkpoints: dict[str, Path]) -> None:
+    """Ten times the output of an MLP is the same model, with the same shares of the stream from its neurons."""
+    plain, scaled = encoder_of(checkpoints[name]), encoder_of(checkpoints[name])
+    row = family(plain.model_config)
+    for encoder, factor in ((plain, 1e5), (scaled, 1e6)):  # large beside the norm's epsilon
+        with torch.no_grad():
+            encoder.backbone.get_submodule(row.blocks)[1].get_submodule(row.mlp_out).weight *= factor
+    np.testing.assert_allclose(plain.encode(TEXTS), scaled.encode(TEXTS), atol=1e-3)
+    found, expected = (calibrate(encoder, TEXTS).saliency["activation"] for encoder in (scaled, plain))
+    np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
 def test_a_silent_neuron_ranks_last(checkpoints: dict[str, Path]) -> None:

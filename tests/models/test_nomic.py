@@ -14,8 +14,10 @@ from torch import Tensor
 
 from effir_dist.core.errors import InputError
 from effir_dist.models import pretrained
+from effir_dist.models import published as published_sizes
 from effir_dist.models.encoder import load_encoder
 from effir_dist.models.families.nomic_bert import OLDER_KEYS
+from effir_dist.models.families.registry import BACKBONES, FAMILIES
 from tests.tiny import tiny_checkpoint
 
 PUBLISHED = {
@@ -84,6 +86,14 @@ def test_a_published_checkpoint_gives_the_embeddings_of_its_architecture(tmp_pat
     np.testing.assert_allclose(found, expected / expected.norm(), atol=1e-5)
     assert pretrained.find("", str(path)).config["num_hidden_layers"] == 4
     assert not {*OLDER_KEYS} & {*encoder.model_config}
+
+
+def test_the_published_config_is_that_of_the_named_backbone() -> None:
+    row, older = BACKBONES["nomic-embed-text-v1.5"], {new: old for old, new in OLDER_KEYS.items()}
+    config = {older.get(key, key): value for key, value in row.config.items()} | PUBLISHED
+    published_sizes.check(row, FAMILIES["nomic_bert"].read_config(config))
+    with pytest.raises(InputError, match="has num_hidden_layers 24, its row says 12"):
+        published_sizes.check(row, FAMILIES["nomic_bert"].read_config({**config, "n_layer": 24}))
 
 
 @pytest.mark.parametrize(
