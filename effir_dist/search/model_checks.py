@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -76,8 +77,10 @@ class ModelChecks:
 
 def _key(what: str, source: Source, texts: Sequence[str]) -> str:
     """Of all that a check's result depends on, as far as that is on this machine."""
-    files = sorted(Path(source.location).glob("*")) if Path(source.location).is_dir() else []
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
+    folder, dense = Path(source.location), source.declared.dense_folders if source.declared else ()
+    files = [file for place in ("", *dense) for file in sorted((folder / place).glob("*"))]
+    known = [(os.path.relpath(file, folder), file.stat()) for file in files]
+    stats = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in known]
     versions = [importlib.metadata.version(name) for name in ("effir_dist", "transformers")]
     whole = json.dumps([what, source.location, source.config, stats, versions, list(texts)], default=str)
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]

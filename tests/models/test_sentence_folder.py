@@ -129,6 +129,15 @@ def test_the_forms_of_earlier_versions_are_read(folders: dict[str, Path], tmp_pa
     np.testing.assert_array_equal(load_encoder(str(tmp_path / "trial")).encode(wanted), encoder.encode(wanted))
 
 
+def test_the_transformer_may_have_a_folder_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["two dense"], tmp_path / "apart"))
+    (folder / "0_Transformer").mkdir()
+    for file in [f for f in folder.iterdir() if f.is_file() and f.name not in ("modules.json", "README.md")]:
+        file.rename(folder / "0_Transformer" / file.name)
+    with_module(folder, 0, path="0_Transformer")
+    check_equal(load_encoder(str(folder)), theirs(folder))
+
+
 def test_lengths_of_queries_and_documents_may_differ(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["mean"], tmp_path / "lengths"))
     rewritten(folder, "sentence_bert_config.json", query_length=9)

@@ -96,7 +96,7 @@ def test_dry_run_and_importance_take_the_folder(
     assert "mlp_importance" in capsys.readouterr().out
 
 
-def test_a_family_without_a_row_is_evaluated_by_sentence_transformers(
+def test_a_model_that_we_cannot_load_is_evaluated_by_sentence_transformers(
     folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strange = Path(shutil.copytree(folder, tmp_path / "strange"))

@@ -132,9 +132,11 @@ def check_faiss(request: Request) -> str:
 
 
 def weight_files(source: pretrained.Source) -> dict[str, int]:
-    """Name -> bytes of a local checkpoint's files; empty for a model of the hub."""
+    """Name -> bytes of a local checkpoint's files, Dense layers too; empty for a model of the hub."""
     folder = Path(source.location)
-    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+    dense = source.declared.dense_folders if source.declared else ()
+    files = [file for place in ("", *dense) for file in sorted((folder / place).glob("*.safetensors"))]
+    return {os.path.relpath(file, folder): file.stat().st_size for file in files} if folder.is_dir() else {}
 
 
 def check_weights(request: Request) -> str:
