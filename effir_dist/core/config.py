@@ -19,7 +19,9 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Json, as_float
 
 SEARCHABLE = ("train.", "prune.ranking", "prune.width_multiple", "model.dimension")
-"""Settings that may vary from trial to trial. The others hold for all trials of a run."""
+"""Settings that may vary from trial to trial, but for `FOR_ALL`. The others hold for all trials of a run."""
+FOR_ALL = ("train.teacher",)
+"""Its embeddings are computed once a run."""
 PROMPTS = ("model.query_prompt", "model.document_prompt")
 """Settings that a command line takes as they are typed: to YAML `query: ` is a mapping."""
 

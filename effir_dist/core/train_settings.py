@@ -42,13 +42,19 @@ class TrainConfig:
     """Weight of the KL divergence from a teacher's scores of a query's positive and hard negatives (paper, section
     4.1). The teacher is such as a cross-encoder; `negatives/SPLIT.jsonl` holds its scores."""
     teacher_temperature: float = 1.0
-    """Divides the teacher's scores."""
+    """Divides the teacher's scores; and the similarities of `teacher` where they are inner products and the model's are
+    cosines, or the other way round."""
     distill_similarities: float = 0.0
-    """Weight of the KL divergence from the unpruned model's similarities of a query with all passages of the batch."""
+    """Weight of the KL divergence from the unpruned model's similarities of a query with all passages of the batch, or
+    from those of `teacher`."""
     distill_embeddings: float = 0.0
     """Weight of 1 - cosine between a text's embedding and the unpruned model's (not normalised, of half their squared
     distance by the squared length of the unpruned model's). The unpruned model encodes the training
     texts once a search. The vectors stay in the run's folder, 2 bytes a dimension."""
+    teacher: str = ""
+    """A retriever that takes the unpruned model's place in `distill_similarities` and, where its embeddings have the
+    model's dimension, in `distill_embeddings`: a backbone's name, a folder (a checkpoint, sentence-transformers', a
+    trial's, an export) or a hub id. It has its own tokenizer, prompts, lengths and similarity. Empty for none."""
     order: str = "prune_then_tune"
     """`prune_then_tune`, or `tune_then_prune`: the paper's control, at the unpruned model's cost."""
     dropout: float = 0.0
@@ -68,14 +74,15 @@ class TrainConfig:
     """Steps between two checkpoints, rounded up to a multiple of 4; 0 turns this off."""
     seed: int = 0
 
-    SWITCHES: ClassVar[tuple[str, ...]] = ("steps", "epochs", "lora_rank", "distill_scores")
+    SWITCHES: ClassVar[tuple[str, ...]] = ("steps", "epochs", "lora_rank", "distill_scores", "distill_similarities")
     """Settings that turn others off (`without_effect`)."""
 
     def without_effect(self) -> set[str]:
         """Settings that change nothing of a model that is trained with these; `dtype` is also what it is pruned in."""
         if not self.steps and not self.epochs:
             return {name for name in vars(self) if name != "dtype"}
-        switches = {"epochs": not self.steps, "lora_alpha": self.lora_rank, "teacher_temperature": self.distill_scores}
+        scaled = self.distill_scores or (self.teacher and self.distill_similarities)
+        switches = {"epochs": not self.steps, "lora_alpha": self.lora_rank, "teacher_temperature": scaled}
         return {"checkpoint_minutes", "checkpoint_steps", *(name for name, used in switches.items() if not used)}
 
     def __post_init__(self) -> None:

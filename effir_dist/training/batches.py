@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from effir_dist.data.pairs import TrainingPairs
     from effir_dist.models.encoder import Encoder
     from effir_dist.models.tokens import Tokens
+
+LOOKED_AT = 100
+"""Of a teacher's vectors, that show whether they are of length 1."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,23 @@ class Batch:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Embeddings of `distinct` texts by the unpruned retriever, l2-normalised where its similarity is cosine."""
+    """Embeddings of `distinct` texts by the unpruned retriever, or by `train.teacher`.
+
+    They are l2-normalised where its similarity is cosine.
+    """
 
     queries: np.ndarray  # [Q, D]
     passages: np.ndarray  # [P, D]
 
+    @functools.cached_property
+    def unit_length(self) -> bool:
+        """Whether they are l2-normalised, by some of the queries."""
+        some = np.asarray(self.queries[:LOOKED_AT], np.float32)
+        return bool(np.allclose(np.linalg.norm(some, axis=1), 1, atol=1e-2))
+
 
 def distils_itself(config: TrainConfig) -> bool:
-    """Whether a training needs the unpruned retriever as `Teacher`."""
+    """Whether a training needs a `Teacher`."""
     return config.distill_similarities > 0 or config.distill_embeddings > 0
 
 

@@ -154,6 +154,7 @@ class Collator:
                     queries=_floats(known.queries[batch.queries[part]]) if known else None,
                     passages=known_passages,
                     unit_length=self.encoder.settings.unit_length,
+                    known_unit_length=known.unit_length if known else None,
                 )
             )
         return found

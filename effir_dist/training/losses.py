@@ -99,9 +99,10 @@ class Targets:
     excluded: Tensor  # [n, 2] rows and columns: `not_negatives`
     group: Tensor  # [r, 1 + N] columns of a query's own passages
     scores: Tensor | None = None  # [r, 1 + N] of a teacher, NaN where it has none
-    queries: Tensor | None = None  # [r, D] by the unpruned model
-    passages: Tensor | None = None  # [P, D] by the unpruned model
+    queries: Tensor | None = None  # [r, D] by the unpruned model or another teacher
+    passages: Tensor | None = None  # [P, D] by the same
     unit_length: bool = True  # whether embeddings are l2-normalised, so that their inner products are cosines
+    known_unit_length: bool | None = None  # the same of the teacher's; None for as the model's own
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Targets:
         """With function(tensor) in place of every tensor."""
@@ -129,13 +130,17 @@ def retrieval_loss(queries: Tensor, passages: Tensor, targets: Targets, config: 
         loss = loss + config.distill_scores * distillation(logits.gather(1, targets.group), given)
     if targets.queries is None or targets.passages is None:
         return loss
+    unit = targets.unit_length
+    alike = targets.known_unit_length in (None, unit)
     if config.distill_similarities:
-        known = targets.queries @ targets.passages.T / config.temperature
+        divisor = config.temperature if alike else config.teacher_temperature
+        known = targets.queries @ targets.passages.T / divisor
         loss = loss + config.distill_similarities * distillation(logits, known)
     if config.distill_embeddings:
         own = targets.group.flatten()
-        sides = ((queries, targets.queries), (passages[own], targets.passages[own]))
-        unit = targets.unit_length
+        sides = [(queries, targets.queries), (passages[own], targets.passages[own])]
+        if unit and not alike:
+            sides = [(found, F.normalize(known, dim=1)) for found, known in sides]
         apart = [unlikeness(found, truncated(known, found, unit), unit) for found, known in sides]
         loss = loss + config.distill_embeddings * (apart[0] + apart[1]) / 2
     return loss

@@ -18,7 +18,7 @@ from typing import Any
 
 import effir_dist
 from effir_dist.core import config, renamed
-from effir_dist.core.config import SEARCHABLE
+from effir_dist.core.config import FOR_ALL, SEARCHABLE
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Json
@@ -73,7 +73,7 @@ def _parts() -> list[type[SpacePart]]:
 
 def _check_key(key: Any, source: str) -> None:
     if key in config.setting_names():
-        if not key.startswith(SEARCHABLE):
+        if not key.startswith(SEARCHABLE) or key in FOR_ALL:
             raise InputError(f"{source}: {key} holds for a whole run and cannot vary; put it under `settings:`")
         return
     known = [*(key for part in _parts() for key in part.keys), "plans", *SETTINGS]

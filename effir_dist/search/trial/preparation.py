@@ -31,6 +31,7 @@ from effir_dist.search.trial.out_of_memory import tried_with_less
 from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.schedule import count_steps
+from effir_dist.training.teacher import load_teacher_encoder
 
 TEACHER = ("teacher_queries.npy", "teacher_passages.npy")
 
@@ -38,9 +39,9 @@ TEACHER = ("teacher_queries.npy", "teacher_passages.npy")
 def prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None = None) -> None:
     """Write the importance of sub-layers and the saliency of neurons, once a run, and a teacher's embeddings.
 
-    teacher: where a trial distils from the unpruned model, training settings that do, with hard negatives if any trial
-    has them. What runs out of memory is tried once more with less. Raises InputError where it does again, or where
-    self-slimming diverges.
+    teacher: where a trial distils from it or from `train.teacher`, training settings that do, with hard negatives if
+    any trial has them. What runs out of memory is tried once more with less. Raises InputError where it does again, or
+    where self-slimming diverges.
     """
     what = "ranking the unpruned model's layers and neurons"
     advice = "use --resume where there is more, or start a search with prune.ranking=activation, without gradients"
@@ -50,6 +51,9 @@ def prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: Train
 def _prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None) -> None:
     found, work = _without_training(run, config, teacher)
     release_memory()
+    if teacher and config.train.teacher:
+        _write_teacher(run, load_teacher_encoder(config), config, teacher)
+        release_memory()
     saliency = {**found.saliency, **trained_saliency(config, rankings)}
     write_json_atomic(run.importance_folder / WORK_FILE, work)
     packed = io.BytesIO()
@@ -61,14 +65,15 @@ def _prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: Trai
 def _without_training(
     run: Run, config: RunConfig, teacher: TrainConfig | None
 ) -> tuple[Calibration, dict[str, float]]:
-    """What the unpruned model as it is tells; `teacher`'s embeddings are written. Afterwards the model is gone."""
+    """What the unpruned model as it is tells; its embeddings are written where it is the teacher. Afterwards the model
+    is gone."""
     source = pretrained.find_model(config.model)
     base = pretrained.load_base(source, resolve_dtype(config.score.dtype))
     length = {"model.max_document_length": config.prune.calibration_length}
     method = Method(config.prune.distance, config.prune.granularity, config.prune.greedy)
     encoder = _encoder(base, replace(config, length))
     found = calibrate(encoder, calibration_texts(config), config.score.batch_tokens, method)
-    if teacher:
+    if teacher and not config.train.teacher:
         _write_teacher(run, _encoder(base, config), config, teacher)
     return found, count_work(_encoder(base, config), config)
 
@@ -158,7 +163,7 @@ def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainCo
 
 
 def load_teacher(run: Run, train: TrainConfig) -> Teacher | None:
-    """The unpruned model's embeddings of the training texts; None where nothing needs them.
+    """The teacher's embeddings of the training texts; None where nothing needs them.
 
     From a disk they are read as they are needed, from a bucket at once, into memory.
     """
