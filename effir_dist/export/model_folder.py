@@ -102,7 +102,8 @@ def write_folder(encoder: Encoder, folder: Path, dtype: str, about: Json) -> Non
 
     Raises InputError for a tokenizer that cannot be taught to append the end-of-text token.
     """
-    from effir_dist.models.encoder import EXPORT_FILE, FORMAT, save_tensors
+    from effir_dist.models.encoder import FORMAT, save_tensors
+    from effir_dist.models.encoder_settings import EXPORT_FILE
 
     config, plan = encoder.model_config, encoder.plan
     save_tokenizer(encoder, folder)

@@ -18,7 +18,7 @@ from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.core.values import Json
 from effir_dist.models import pretrained, weights
-from effir_dist.models.encoder_settings import EncoderSettings, make_settings
+from effir_dist.models.encoder_settings import EXPORT_FILE, SETTINGS_FILE, EncoderSettings, make_settings
 from effir_dist.models.families.base import ModelDict, dense_layers, dimension
 from effir_dist.models.families.registry import family
 from effir_dist.models.head import PREFIX, build_head, head_tensors, load_tensors, read_head
@@ -31,10 +31,6 @@ from effir_dist.models.weights import save_tensors
 if TYPE_CHECKING:
     from effir_dist.models.tokens import Tokens
 
-SETTINGS_FILE = "effir.json"
-"""Beside a trial's weights: how texts become embeddings, and the plan."""
-EXPORT_FILE = "plan.json"
-"""The same in an exported folder, and the unpruned model's config: config.json there is for other tools."""
 FORMAT = 2
 """Of both files. Format 1 had a plan of four fixed fields, without the dimension of embeddings."""
 Model = TypeVar("Model", bound=nn.Module)

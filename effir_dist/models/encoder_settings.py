@@ -10,6 +10,11 @@ from effir_dist.models.families.base import dimension
 from effir_dist.models.families.registry import family
 from effir_dist.models.sentence_folder import SentenceFolder
 
+SETTINGS_FILE = "effir.json"
+"""Beside a trial's weights: how texts become embeddings, and the plan."""
+EXPORT_FILE = "plan.json"
+"""The same in an exported folder, and the unpruned model's config: config.json there is for other tools."""
+
 
 @dataclass(frozen=True)
 class EncoderSettings:

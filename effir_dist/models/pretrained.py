@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -85,6 +86,18 @@ def find(name: str, path: str = "", trust_remote_code: bool = False) -> Source:
     return source
 
 
+def find_row(name: str, path: str = "", trust_remote_code: bool = False) -> Source:
+    """As `find`, without a network for a named backbone: it is its own folder where an installed package holds it, else
+    what its row says."""
+    if path or (name not in BACKBONES and name not in SHORT_NAMES):
+        return find(name, path, trust_remote_code)
+    row = backbone(name)
+    if row.source.startswith(packages.PREFIX):
+        with contextlib.suppress(InputError):
+            return find(row.name)
+    return Source(row.name, row.source, row.config)
+
+
 def _from_location(name: str, location: str, max_length: int | None, trusted: bool | None = None) -> Source:
     """trusted: whether it may come with code of its own; None for a named backbone, which its row describes."""
     here = Path(location).is_dir()
@@ -146,6 +159,11 @@ def load_base(source: Source, dtype: str) -> Base:
     if not base.shared:
         _load_cached.cache_clear()
     return base
+
+
+def forget() -> None:
+    """Give back the memory of the base model that is kept."""
+    _load_cached.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)

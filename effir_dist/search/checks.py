@@ -13,12 +13,14 @@ from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Point
 from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.importance.ranking import Importance
+from effir_dist.models import pretrained
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.base import Sizes
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space
+from effir_dist.training.teacher import TeacherModel, check_dimension, find_teacher, own_teacher
 
 SAMPLED = 100
 """Texts of each column that show what a run is about."""
@@ -54,6 +56,23 @@ def check_sets(config: RunConfig) -> None:
             raise InputError(f"data.held_out names {path}, and the search scores on a data set so named; rename one")
         if path != sets.BUILT_IN:
             beir.require_split(sets.resolve(path), config.data.test_split or DataConfig.test_split)
+
+
+def teacher_of(config: RunConfig, space: Space, source: pretrained.Source) -> TeacherModel | None:
+    """The teacher from outside that trials distil from; None where there is none. Raises InputError where it is not
+    there or does not fit, or where it is named and nothing is distilled from it."""
+    if not config.train.teacher:
+        return None
+    wanted = spaces.teacher_settings(space, config)
+    if wanted is None:
+        raise InputError(
+            f"train.teacher is {config.train.teacher}, and no trial distils from it; set train.distill_similarities or "
+            "train.distill_embeddings above 0"
+        )
+    found = find_teacher(config)
+    if wanted.distill_embeddings:
+        check_dimension(found, own_teacher(config, source))
+    return found
 
 
 def sample_texts(config: RunConfig) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -22,8 +21,8 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
+from effir_dist.importance.store import has_importance
 from effir_dist.models import pretrained
-from effir_dist.models.families import registry
 from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
 from effir_dist.runs.run_folder import Run
@@ -58,20 +57,11 @@ def dry_run_text(args: argparse.Namespace) -> str:
     if args.resume:
         return rest_of_run_text(args)
     model = config_module.replace(RunConfig(), settings(args)).model
-    source = pretrained.find_model(model) if model.path else _named(model.backbone)
+    source = pretrained.find_row(model.backbone, model.path, model.trust_remote_code)
     asked = asked_of(args, source)
     config = settled(asked)
     about = model_text(config, source, origins_of(asked))
     return dry_run.text(asked.space, config, source.config, source.name, tflops=args.tflops, about=about)
-
-
-def _named(backbone: str) -> pretrained.Source:
-    """A named backbone: its own folder where an installed package holds it, else its row, as a hub may be far away."""
-    row = registry.backbone(backbone)
-    if row.source.startswith("package:"):
-        with contextlib.suppress(InputError):
-            return pretrained.find(row.name)
-    return pretrained.Source(row.name, row.source, row.config)
 
 
 def rest_of_run_text(args: argparse.Namespace) -> str:
@@ -81,18 +71,25 @@ def rest_of_run_text(args: argparse.Namespace) -> str:
     run = Run.open(args.resume)
     config = config_module.replace(config_module.from_dict(run.config), resumable(args))
     model, records = config.model, run.results()
-    source = pretrained.find_model(model) if model.path else _named(model.backbone)
+    source = pretrained.find_row(model.backbone, model.path, model.trust_remote_code)
     config = as_it_was(config, run.config, source)
     found = space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml"))
     about = model_text(config, source, run.extra.get(MODEL_FROM, {}))
     return dry_run.text(found, config, source.config, str(run.folder), records, args.tflops, about)
 
 
-def check(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
-    """Every check before a cluster is joined. Returns warnings; raises InputError."""
-    with checks_of(source) as model:
+def check(
+    config: RunConfig, found: Space, source: pretrained.Source, address: str | None, prepared: bool = False
+) -> list[str]:
+    """Every check before a cluster is joined. Returns warnings; raises InputError.
+
+    prepared: whether a run has all that its teacher tells, so that the teacher itself may be gone.
+    """
+    teacher = None if prepared else checks.teacher_of(config, found, source)
+    sources = [source, *([teacher.source] if teacher and teacher.source else [])]
+    with checks_of(sources) as models:
         warnings = _check_without_model(config, found, source, address)
-        return warnings + model.warnings(checks.sample_texts(config))
+        return warnings + models.warnings(checks.sample_texts(config))
 
 
 def _check_without_model(
@@ -182,7 +179,7 @@ def main() -> None:
         return
     if args.resume:
         run, config, found, source = open_run(args)
-        warnings = check(config, found, source, args.address)
+        warnings = check(config, found, source, args.address, has_importance(run))
         if args.preflight:
             _preflight(args, config, found, source, run.folder.parent)
             return

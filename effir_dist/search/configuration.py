@@ -114,11 +114,14 @@ def each_set(config: RunConfig) -> RunConfig:
 
 def absolute(config: RunConfig) -> RunConfig:
     """With absolute folders: workers start elsewhere."""
-    named = {f"data.{name}": tuple(map(sets.absolute, getattr(config.data, name))) for name in SETS}
+    named: Json = {f"data.{name}": tuple(map(sets.absolute, getattr(config.data, name))) for name in SETS}
     model = config.model
     if model.path and Path(model.path).expanduser().is_dir():
         model = dataclasses.replace(model, path=str(Path(model.path).expanduser().resolve()))
     prune = config.prune
     if prune.calibration_file:
         prune = dataclasses.replace(prune, calibration_file=str(Path(prune.calibration_file).expanduser().resolve()))
+    teacher = config.train.teacher
+    if teacher and Path(teacher).expanduser().is_dir():
+        named["train.teacher"] = str(Path(teacher).expanduser().resolve())
     return config_module.replace(dataclasses.replace(config, model=model, prune=prune), named)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.data import pairs, roles, sets
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.flops import count_flops
 from effir_dist.runs.sizes import text
+from effir_dist.training.batches import distinct
 from effir_dist.training.schedule import count_steps
+from effir_dist.training.teacher import TeacherModel
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,30 @@ def data_sizes(config: RunConfig) -> Sizes:
         tested=text({c.name: c.size} for c in tested),
         left_out=left_out,
     )
+
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """What a teacher's embeddings take, once a search."""
+
+    queries: int
+    passages: int
+    operations: float
+    bytes: int
+    """Of the vectors, in the run's folder."""
+
+
+def teacher_cost(config: RunConfig, wanted: TrainConfig, teacher: TeacherModel) -> TeacherCost | None:
+    """With all texts as long as they may be; None where the data is not on this machine."""
+    if data_sizes(config).pairs is None:
+        return None
+    pairs_of_run = pairs.training_pairs(config.data, config.search.seed)
+    queries, passages = (len(texts) for texts in distinct(pairs_of_run, wanted.hard_negatives > 0))
+    lengths = (teacher.settings.max_query_length, teacher.settings.max_document_length)
+    query, passage = (count_flops(teacher.model_config, np.array([length])) for length in lengths)
+    size = 2 if teacher.settings.unit_length else 4
+    operations = queries * query + passages * passage
+    return TeacherCost(queries, passages, operations, size * teacher.dimension * (queries + passages))
 
 
 def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -> tuple[float | None, float | None]:

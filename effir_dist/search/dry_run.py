@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from effir_dist.core.errors import InputError
 from effir_dist.core.measures import SIZE
 from effir_dist.core.settings import DataConfig, ModelConfig, RunConfig
 from effir_dist.data.named import names
 from effir_dist.data.roles import described
 from effir_dist.data.sets import dataset_name
 from effir_dist.importance import gate_memory
+from effir_dist.models import pretrained
 from effir_dist.models.families import registry
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.narrow import asked_ratio
@@ -18,13 +20,14 @@ from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
 from effir_dist.search.checks import spec_of, stand_ins
-from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, trial_operations
+from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, teacher_cost, trial_operations
 from effir_dist.search.live import duration
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.search.strategy.stopping import usual_seconds
 from effir_dist.training import memory
+from effir_dist.training.teacher import find_teacher, own_teacher
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def text(
         *_looked_up(config.model),
         *memory.summary(model_config, config),
         _checkpoint(config, model_config),
+        *_teacher(space, config, pretrained.Source(name, "", model_config)),
         *gate_memory.summary(model_config, config, spaces.rankings(space, config)),
         *_free(space, blocks),
         *_size(space, blocks),
@@ -105,6 +109,27 @@ def text(
             f"  {count:>9.3f}  {row.parameters / full:>6.1%}{left_out}"
         )
     return "\n".join([*lines, *_cost(config, model_config, records or [], tflops)])
+
+
+def _teacher(space: Space, config: RunConfig, source: pretrained.Source) -> list[str]:
+    """Who teaches, where a trial distils from a retriever, and what its embeddings take before the trials."""
+    wanted = spaces.teacher_settings(space, config)
+    if wanted is None:
+        return []
+    try:
+        found = find_teacher(config, pretrained.find_row) if config.train.teacher else own_teacher(config, source)
+    except InputError as error:
+        return [f"teacher: {error}"]
+    count, dtype = count_parameters(found.model_config), memory.dtype_of(config)
+    weights = count * (4 if dtype == "float32" else 2) / 1e9
+    who = f"teacher: {found.name}" if config.train.teacher else "teacher: the unpruned model"
+    line = f"{who}, {count:,} parameters, dimension {found.dimension}; {weights:,.1f} GB of a GPU for its weights"
+    cost = teacher_cost(config, wanted, found)
+    if cost is None:
+        return [line]
+    texts = f"{cost.queries:,} queries and {cost.passages:,} passages"
+    once = f"{texts} are encoded once, {_operations(cost.operations)}, to {cost.bytes / 1e6:,.1f} MB of vectors"
+    return [line, f"  {once}"]
 
 
 def _looked_up(model: ModelConfig) -> list[str]:

@@ -39,35 +39,35 @@ def tokenizer_warnings(source: Source, texts: Sequence[str]) -> list[str]:
 
 
 class ModelChecks:
-    """The checks of one model, which begin with its weights. What passed is noted in the cache, by the files' times."""
+    """The checks of models, which begin with their weights. What passed is noted in the cache, by the files' times."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
         self._pool: ProcessPoolExecutor | None = None
-        self._weights = self._begin(weights_warnings)
+        self._weights = [self._begin(weights_warnings, source) for source in sources]
 
     def warnings(self, texts: Sequence[str]) -> list[str]:
-        """Of the weights, and of the tokenizer on texts of the run. Raises InputError as the checks do."""
-        return [*self._weights(), *self._begin(tokenizer_warnings, texts)()]
+        """Of the weights, and of the tokenizers on texts of the run. Raises InputError as the checks do."""
+        tokenizers = [self._begin(tokenizer_warnings, source, texts) for source in self._sources]
+        return [*dict.fromkeys(warning for wait in (*self._weights, *tokenizers) for warning in wait())]
 
     def end(self) -> None:
         """Give the process back."""
         if self._pool:
             self._pool.shutdown()
 
-    def _begin(self, function: Callable[..., list[str]], texts: Sequence[str] = ()) -> Waiting:
-        note = cache_root() / "checked" / _key(function.__name__, self._source, texts)
-        if Path(self._source.location).is_dir() and note.is_file():
+    def _begin(self, function: Callable[..., list[str]], source: Source, texts: Sequence[str] = ()) -> Waiting:
+        note = cache_root() / "checked" / _key(function.__name__, source, texts)
+        if Path(source.location).is_dir() and note.is_file():
             return lambda: [*json.loads(note.read_text())]
         self._pool = self._pool or ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        future = self._pool.submit(function, self._source, texts)
+        future = self._pool.submit(function, source, texts)
 
         def wait() -> list[str]:
             try:
                 found = future.result()
             except BrokenProcessPool:
-                location = self._source.location
-                raise InputError(f"the process that looked at {location} was killed: is memory short?") from None
+                raise InputError(f"what looked at {source.location} was killed: is memory short?") from None
             with cache_errors(note):
                 write_text_atomic(note, json.dumps(found))
             return found
@@ -87,10 +87,10 @@ def _key(what: str, source: Source, texts: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def checks_of(source: Source) -> Iterator[ModelChecks]:
+def checks_of(sources: Sequence[Source]) -> Iterator[ModelChecks]:
     """Begun at once. An error within the block ends their process, so that it is said at once."""
     before = set(multiprocessing.active_children())
-    checks = ModelChecks(source)
+    checks = ModelChecks(sources)
     try:
         yield checks
     except BaseException:

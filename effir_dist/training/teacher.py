@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.settings import ModelConfig, RunConfig, TrainConfig
+from effir_dist.core.settings import ModelConfig, RunConfig
 from effir_dist.models import pretrained
-from effir_dist.models.encoder_settings import EncoderSettings, make_settings
+from effir_dist.models.encoder_settings import EXPORT_FILE, SETTINGS_FILE, EncoderSettings, make_settings
 from effir_dist.models.families.base import ModelDict, dimension
+from effir_dist.models.weights import WHOLE
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
+
+
+Find = Callable[[str, str], pretrained.Source]
+"""As `pretrained.find`."""
 
 
 @dataclass(frozen=True)
@@ -33,40 +39,40 @@ class TeacherModel:
         return self.settings.dimension or dimension(self.model_config)
 
 
-def find_teacher(config: RunConfig) -> TeacherModel:
-    """The teacher of a search: `train.teacher`, else the unpruned model. No weights are read.
+def own_teacher(config: RunConfig, source: pretrained.Source) -> TeacherModel:
+    """The unpruned model itself."""
+    return TeacherModel(source.name, source.config, make_settings(config.model, source), source)
+
+
+def find_teacher(config: RunConfig, find: Find = pretrained.find) -> TeacherModel:
+    """`train.teacher`. No weights are read.
 
     Its prompts, pooling, similarity and lengths are its own; a bare checkpoint, which has no lengths, takes those of
     the model that is pruned. Raises InputError where there is no such model.
     """
     name = config.train.teacher
-    if not name:
-        source = pretrained.find(config.model.backbone, config.model.path)
-        return TeacherModel(source.name, source.config, make_settings(config.model, source), source)
+    if "://" in name:
+        raise InputError(f"train.teacher must be a folder, a backbone's name or a hub id, got {name!r}; copy it first")
     pruned = _pruned(Path(name))
     if pruned:
         return pruned
-    source = pretrained.find(name) if not _is_hub_id(name) else pretrained.find("", name)
+    source = find("", name) if "/" in name else find(name, "")
     return TeacherModel(name, source.config, make_settings(_lengths(config.model, source), source), source)
-
-
-def _is_hub_id(name: str) -> bool:
-    return "/" in name and not Path(name).is_dir()
 
 
 def _pruned(folder: Path) -> TeacherModel | None:
     """A trial's folder or an exported one; None for others."""
-    from effir_dist.models.encoder import EXPORT_FILE, SETTINGS_FILE
-
-    for file in (folder / SETTINGS_FILE, folder / EXPORT_FILE):
-        if file.is_file():
-            tree = pretrained.read_json(file)
-            model = tree.get("model_config") or pretrained.read_json(folder / "config.json")
-            try:
-                return TeacherModel(str(folder), model, EncoderSettings(**tree["encoder"]), None)
-            except (KeyError, TypeError) as error:
-                raise InputError(f"{file} is no description of a pruned model: {error}") from None
-    return None
+    file = next((folder / name for name in (SETTINGS_FILE, EXPORT_FILE) if (folder / name).is_file()), None)
+    if file is None:
+        return None
+    if not (folder / WHOLE).is_file():
+        raise InputError(f"the teacher {folder} holds no {WHOLE}: its weights were not kept")
+    tree = pretrained.read_json(file)
+    model = tree.get("model_config") or pretrained.read_json(folder / "config.json")
+    try:
+        return TeacherModel(str(folder), model, EncoderSettings(**tree["encoder"]), None)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file} is no description of a pruned model: {error}") from None
 
 
 def _lengths(model: ModelConfig, source: pretrained.Source) -> ModelConfig:
@@ -83,20 +89,13 @@ def load_teacher_encoder(config: RunConfig) -> Encoder:
     found, dtype = find_teacher(config), resolve_dtype(config.score.dtype)
     if found.source is None:
         return load_encoder(found.name, dtype)
-    return build_encoder(pretrained.load_base(found.source, dtype), found.settings, dtype).to(default_device()).eval()
+    return build_encoder(pretrained.load_base(found.source, dtype), found.settings, dtype).to(default_device())
 
 
-def check_dimension(config: RunConfig, wanted: TrainConfig | None, student: pretrained.Source) -> None:
-    """Raises InputError where embeddings are distilled from a teacher that has others numbers of them than the model.
-
-    wanted: the most that a trial asks of its teacher (`space.teacher_settings`).
-    """
-    if not wanted or not config.train.teacher or not wanted.distill_embeddings:
-        return
-    theirs, own = find_teacher(config).dimension, find_teacher(replace(config, train=TrainConfig())).dimension
-    if theirs != own:
+def check_dimension(teacher: TeacherModel, own: TeacherModel) -> None:
+    """Raises InputError where a teacher's embeddings cannot be distilled into a model's: their dimensions differ."""
+    if teacher.dimension != own.dimension:
         raise InputError(
-            f"train.distill_embeddings needs a teacher of the model's own dimension: train.teacher "
-            f"{config.train.teacher} has {theirs}, {student.name} {own}; take train.distill_similarities, for which "
-            "they may differ"
+            f"train.distill_embeddings needs a teacher of the model's own dimension: train.teacher {teacher.name} has "
+            f"{teacher.dimension}, {own.name} has {own.dimension}; take train.distill_similarities, which may differ"
         )

@@ -31,6 +31,7 @@ from effir_dist.data.named import names
 from effir_dist.models import pretrained, weights
 from effir_dist.search.model_checks import tokenizer_warnings
 from effir_dist.search.preflight.findings import Finding, attempt
+from effir_dist.training.teacher import find_teacher
 
 SECONDS = 120.0
 """Within which a node's checks end, all together."""
@@ -155,6 +156,17 @@ def check_weights(request: Request) -> str:
     return f"{sum(here.values()) / 1e6:,.1f} MB" if here else "config.json of the hub's model; its weights come later"
 
 
+def check_teacher(request: Request) -> str:
+    """The teacher from outside is there, if there is one, whole, and with its tokenizer."""
+    if not request.config.train.teacher:
+        return "the unpruned model, where there is one"
+    teacher = find_teacher(request.config)
+    if teacher.source and Path(teacher.source.location).is_dir():
+        weights.check_weights(teacher.source)
+        tokenizer_warnings(teacher.source, ())
+    return f"{teacher.name}, dimension {teacher.dimension}"
+
+
 def data_bytes(path: str) -> int:
     """Of a data set's files."""
     return sum(file.stat().st_size for file in beir.content_files(sets.resolve(path)))
@@ -230,6 +242,7 @@ CHECKS = (
     Check("versions", check_versions),
     Check("faiss", check_faiss),
     Check("weights", check_weights),
+    Check("teacher", check_teacher),
     Check("data", check_data),
     Check("disk", check_disk),
     Check(RUNS_FOLDER, check_runs_folder),

@@ -52,7 +52,9 @@ def _prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: Trai
     found, work = _without_training(run, config, teacher)
     release_memory()
     if teacher and config.train.teacher:
+        pretrained.forget()
         _write_teacher(run, load_teacher_encoder(config), config, teacher)
+        pretrained.forget()
         release_memory()
     saliency = {**found.saliency, **trained_saliency(config, rankings)}
     write_json_atomic(run.importance_folder / WORK_FILE, work)
