@@ -82,7 +82,8 @@ def _key(what: str, source: Source, texts: Sequence[str]) -> str:
     known = [(os.path.relpath(file, folder), file.stat()) for file in files]
     stats = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in known]
     versions = [importlib.metadata.version(name) for name in ("effir_dist", "transformers")]
-    whole = json.dumps([what, source.location, source.config, stats, versions, list(texts)], default=str)
+    model = [source.location, source.config, repr(source.declared)]
+    whole = json.dumps([what, model, stats, versions, list(texts)], default=str)
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
