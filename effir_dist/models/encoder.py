@@ -26,6 +26,7 @@ from effir_dist.models.pooling import SEEN, pool
 from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
 from effir_dist.models.sentence_folder import SentenceFolder, read_folder
+from effir_dist.models.vocabulary import check_size
 from effir_dist.models.weights import save_tensors
 
 if TYPE_CHECKING:
@@ -244,7 +245,9 @@ def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
         load_tensors(head, own, folder)
     else:
         read_head(head, _dense_folders(folder)[: len(head)], stored)
-    encoder = Encoder(model, pretrained.load_tokenizer(str(folder)), settings, config, plan, head, declared)
+    tokenizer = pretrained.load_tokenizer(str(folder))
+    check_size(tokenizer, config, str(folder))
+    encoder = Encoder(model, tokenizer, settings, config, plan, head, declared)
     return cast(encoder, stored if dtype == "stored" else resolve_dtype(dtype)).eval()
 
 

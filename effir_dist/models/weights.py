@@ -120,16 +120,20 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         refuse_pickles(folder)
         raise InputError(f"{folder} holds no {WHOLE} and no {INDEX}: no *.safetensors weights; save the model again")
-    files = [folder / name for name in _shards(folder / INDEX)]
+    files = _named_files(folder / INDEX)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise InputError(f"{folder / INDEX} names files that are not there: {_few(missing)}; copy them too")
     return files
 
 
-def _shards(index: Path) -> list[str]:
+def _named_files(index: Path) -> list[Path]:
+    """The files that an index names; of a file with weights itself."""
+    if index.name == WHOLE:
+        return [index]
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / name for name in sorted(names)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index} must hold a JSON object with a weight_map of tensors to files") from None
 
@@ -158,7 +162,7 @@ def _hub_shapes(hub_id: str) -> Shapes:
 
     for name in (WHOLE, INDEX):
         kept = try_to_load_from_cache(hub_id, name)
-        if isinstance(kept, str):
+        if isinstance(kept, str) and all(map(Path.is_file, _named_files(Path(kept)))):
             return _folder_shapes(Path(kept).parent)
     try:
         found = HfApi().get_safetensors_metadata(hub_id)

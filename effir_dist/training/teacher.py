@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
 
 
-Find = Callable[[str, str], pretrained.Source]
+Find = Callable[[str], pretrained.Source]
 """As `pretrained.find`."""
 
 
@@ -56,7 +56,7 @@ def find_teacher(config: RunConfig, find: Find = pretrained.find) -> TeacherMode
     pruned = _pruned(Path(name))
     if pruned:
         return pruned
-    source = find("", name) if "/" in name else find(name, "")
+    source = find(name)
     return TeacherModel(name, source.config, make_settings(_lengths(config.model, source), source), source)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from effir_dist.core.errors import InputError
 from effir_dist.models import pretrained
+from effir_dist.models.encoder import load_encoder
 from effir_dist.models.vocabulary import check_size, check_texts
 
 TEXTS = ["Ein Text über Wörter.", "Another one, about 3 words", "..."]
@@ -51,6 +52,14 @@ def test_a_folder_without_its_tokenizers_files(name: str, checkpoints: dict[str,
     assert count <= 5
     with pytest.raises(InputError, match=rf"has {count} tokens, and the model's embedding 300: files of the tokenizer"):
         pretrained.load_base(source, "float32")
+
+
+def test_a_pruned_model_without_its_tokenizer(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    load_encoder(str(checkpoints["bert"])).save(tmp_path / "trial")
+    for file in (tmp_path / "trial").glob("*token*"):
+        file.unlink()
+    with pytest.raises(InputError, match="trial has 5 tokens, and the model's embedding 300"):
+        load_encoder(str(tmp_path / "trial"))
 
 
 def test_ids_beyond_the_embedding() -> None:
