@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
 from effir_dist.models.families.base import ModelDict
+from effir_dist.models.families.registry import family
 from effir_dist.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -27,14 +28,19 @@ class CodeRefused(InputError):
 
 
 def checked(config: ModelDict, name: str, trusted: bool) -> bool:
-    """Whether a checkpoint with this config.json has code. Raises InputError for code that nobody trusts."""
-    code = (config.get(AUTO_MAP) or {}).get("AutoModel")
+    """Whether a checkpoint with this config.json has code that its family does not know.
+
+    Raises InputError for code that nobody trusts.
+    """
+    code = (config.get(AUTO_MAP) or {}).get("AutoModel") or ""
+    known = code.rpartition("--")[2] in family(config).known_code
     if code and not trusted:
+        taken = "taken as" if known else "run once beside"
         raise CodeRefused(
             f"{name} comes with code of its own ({code}); read it, and pass --trust-remote-code "
-            f"(model.trust_remote_code=true) to have it run once beside transformers' {config.get('model_type')}"
+            f"(model.trust_remote_code=true) to have it {taken} transformers' {config.get('model_type')}"
         )
-    return bool(code)
+    return bool(code) and not known
 
 
 def without(config: ModelDict) -> Json:
@@ -49,7 +55,7 @@ def check_same(model: Any, location: str) -> None:
     ids = (7 + 13 * torch.arange(TEXTS * TOKENS).reshape(TEXTS, TOKENS)) % model.config.vocab_size
     mask = torch.ones_like(ids)
     mask[1, TOKENS // 2 :] = 0
-    expected, found = _states(_own(model, location), ids, mask), _states(model, ids, mask)
+    expected, found = _own_states(model, location, ids, mask), _states(model, ids, mask)
     limit = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
     error = (found - expected).norm() / expected.norm() if found.shape == expected.shape else torch.tensor(torch.inf)
     if not error <= limit:
@@ -60,16 +66,20 @@ def check_same(model: Any, location: str) -> None:
         )
 
 
-def _own(model: Any, location: str) -> Any:
+def _own_states(model: Any, location: str, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What the code that comes with a checkpoint makes of it."""
     from transformers import AutoModel
 
+    does = "load"
     try:
         with quiet_transformers():
             options = {"trust_remote_code": True, "use_safetensors": True}
-            return AutoModel.from_pretrained(location, dtype=model.dtype, **options).eval()
+            own = AutoModel.from_pretrained(location, dtype=model.dtype, **options).eval()
+            does = "run"
+            return _states(own, ids, mask)
     except Exception as error:  # it is not our code, and may raise anything
         reason = " ".join(str(error).split())[:300]
-        raise CodeRefused(f"the code that comes with {location} does not load: {reason}") from None
+        raise CodeRefused(f"the code that comes with {location} does not {does}: {reason}") from None
 
 
 def _states(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

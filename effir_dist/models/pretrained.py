@@ -109,7 +109,7 @@ def _from_location(name: str, location: str, max_length: int | None, trusted: bo
     config = read_json(place / "config.json")
     row = family(config)
     code = trusted is not None and own_code.checked(config, name, trusted)
-    own = row.read_config(own_code.without(config) if code else config)
+    own = row.read_config(own_code.without(config))
     family(own).causal(own)  # refused where transformers would compute another attention
     config = {**family(own).usual(own), **_behind_pooling(declared)}
     return Source(name, str(place) if here else location, config, max_length, declared, code)

@@ -28,7 +28,7 @@ from tests.tiny import MODEL_NAMES, registered, row_of, tiny_checkpoint
 
 HARMLESS = {"dropout", "scaling", "deterministic", "position_ids", "use_cache", "cache", "is_causal"}
 """Keyword arguments of an attention that every attention knows, or that change nothing of what is computed."""
-OPTIONAL = ("model_type", "read_config", "config_keys", "backbones", "short_names")
+OPTIONAL = ("model_type", "read_config", "known_code", "config_keys", "backbones", "short_names")
 """model_type aside, without which Python itself makes no row."""
 REQUIRED = [f.name for f in dataclasses.fields(Family) if f.name not in OPTIONAL]
 PLAN = PruningPlan((1, 3), (0, 2), ((4, 100), (5, 777)), "magnitude")

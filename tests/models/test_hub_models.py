@@ -112,6 +112,9 @@ def test_code_of_its_own_is_refused_or_held_against_the_family(
     broken = with_code(folder, tmp_path / "broken", "import nothing_of_this_name")
     with pytest.raises(CodeRefused, match="does not load: .*nothing_of_this_name"):
         load_encoder(str(broken), trust_remote_code=True)
+    old = with_code(folder, tmp_path / "old", OWN.format(factor="self.gone_from_transformers()"))
+    with pytest.raises(CodeRefused, match="does not run: .*gone_from_transformers"):
+        load_encoder(str(old), trust_remote_code=True)
     arguments = evaluate_command.parser().parse_args([str(same), "--data", str(tmp_path)])
     with pytest.raises(CodeRefused, match="comes with code of its own"):
         evaluate_command._load(str(same), "float32", arguments)

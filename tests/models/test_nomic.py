@@ -88,6 +88,18 @@ def test_a_published_checkpoint_gives_the_embeddings_of_its_architecture(tmp_pat
     assert not {*OLDER_KEYS} & {*encoder.model_config}
 
 
+def test_their_own_code_is_known_and_not_run(tmp_path: Path) -> None:
+    """There is none in the folder, and it does not run with transformers 5."""
+    expected = load_encoder(str(published(tmp_path / "bare"))).encode(["some text"])
+    code = {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"}
+    path = published(tmp_path / "own", auto_map=code)
+    with pytest.raises(InputError, match="pass --trust-remote-code .* to have it taken as transformers' nomic_bert"):
+        load_encoder(str(path))
+    encoder = load_encoder(str(path), trust_remote_code=True)
+    np.testing.assert_array_equal(encoder.encode(["some text"]), expected)
+    assert "auto_map" not in encoder.model_config
+
+
 def test_the_published_config_is_that_of_the_named_backbone() -> None:
     row, older = BACKBONES["nomic-embed-text-v1.5"], {new: old for old, new in OLDER_KEYS.items()}
     config = {older.get(key, key): value for key, value in row.config.items()} | PUBLISHED

@@ -190,6 +190,9 @@ class Family:
     """Key of a config -> its name in this family's own, where that is another.
 
     The former stands in every config in here; the latter in files, and where transformers gives or takes one."""
+    known_code: tuple[str, ...] = ()
+    """MODULE.CLASS in the `auto_map` of published checkpoints whose code computes what transformers' class does: where
+    the user trusts it, it is not run at all, as it may be too old for the present transformers."""
     backbones: tuple[Backbone, ...] = ()
     short_names: Mapping[str, str] = field(default_factory=dict)
     """Short name -> the backbone that it stands for."""

@@ -34,6 +34,7 @@ FAMILY = Family(
     decilm=None,
     space="bert",
     tiny={"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    known_code=("modeling_eurobert.EuroBertModel",),
     backbones=(
         Backbone(
             "eurobert-210m",

@@ -89,6 +89,7 @@ FAMILY = Family(
     checkpoint_prefix="nomic_bert.",
     load_options={},
     read_config=_read_config,
+    known_code=("modeling_hf_nomic_bert.NomicBertModel",),  # runs with transformers 4 alone
     attention_options={},
     decilm=None,
     space="bert",
