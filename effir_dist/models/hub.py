@@ -29,9 +29,22 @@ def small_files(hub_id: str) -> Path:
 def all_files(hub_id: str) -> Path:
     """A folder with all that the model is loaded from. Raises InputError as `small_files`."""
     folder = _snapshot(hub_id, ALL_FILES)
-    if not any(folder.rglob("*.safetensors")):
-        raise _not_read(hub_id, "it holds no *.safetensors weights")
+    if not any(folder.glob("**/*.safetensors")):
+        raise no_safetensors(hub_id)
     return folder
+
+
+def some_files(hub_id: str, folders: Sequence[str]) -> Path:
+    """A folder with the weights in some folders of the model. Raises InputError as `small_files`."""
+    return _snapshot(hub_id, [f"*{Path(folder).name}/*.safetensors" for folder in folders])
+
+
+def no_safetensors(hub_id: str) -> InputError:
+    """That a model cannot be had without pickles."""
+    return InputError(
+        f"{hub_id} has no *.safetensors weights, on the model hub or in the local cache; pickles are not read, as they "
+        "may run code: convert it where you trust it, save it with save_pretrained, and pass --model PATH"
+    )
 
 
 def is_sentence_model(hub_id: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
+from effir_dist.models import hub
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.families.registry import family
 from effir_dist.models.quiet import quiet_transformers
@@ -38,13 +39,15 @@ def check_weights(source: Source) -> list[str]:
     """Compare the tensors of a checkpoint with the model that its config describes, from the files' headers alone.
 
     Returns warnings: tensors that the model has no place for. Raises InputError with the names where tensors are
-    missing or have another shape, and where a file is missing or cut. Of a model on the hub nothing but the headers is
-    fetched; where the hub is out of reach, loading it compares the same.
+    missing or have another shape, and where a file is missing or cut. Of a model on the hub nothing but the headers and
+    its Dense layers is fetched; where the hub is out of reach, loading it compares the same.
     """
-    folder = Path(source.location)
+    folder, declared = Path(source.location), source.declared
     shapes = _folder_shapes(folder) if folder.is_dir() else _hub_shapes(source.location)
-    if source.declared and folder.is_dir():
-        _check_dense(source.declared, folder)
+    if declared and declared.dense:
+        here = folder.is_dir()
+        place = folder if here else hub.some_files(source.location, declared.dense_folders) / declared.transformer
+        _check_dense(declared, place)
     return check_loaded(source.location, _loading_info(source.config, shapes)) if shapes else []
 
 
@@ -155,8 +158,10 @@ def _header(file: Path) -> Shapes:
 
 
 def _hub_shapes(hub_id: str) -> Shapes:
-    """Of a model in the hub's cache on this machine, or else by requests for the headers; none out of the hub's reach,
-    and for a repository without safetensors."""
+    """Of a model in the hub's cache on this machine, or else by requests for the headers; none out of the hub's reach.
+
+    Raises InputError for a repository without safetensors.
+    """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
@@ -166,7 +171,9 @@ def _hub_shapes(hub_id: str) -> Shapes:
             return _folder_shapes(Path(kept).parent)
     try:
         found = HfApi().get_safetensors_metadata(hub_id)
-    except (OSError, HTTPError, NotASafetensorsRepoError, SafetensorsParsingError):
+    except NotASafetensorsRepoError:
+        raise hub.no_safetensors(hub_id) from None
+    except (OSError, HTTPError, SafetensorsParsingError):
         return {}
     files = found.files_metadata.values()
     return {name: tuple(tensor.shape) for file in files for name, tensor in file.tensors.items()}

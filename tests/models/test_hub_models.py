@@ -14,6 +14,7 @@ from effir_dist.evaluate import command as evaluate_command
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import load_encoder
 from effir_dist.models.own_code import CodeRefused
+from effir_dist.models.weights import check_weights
 from tests import needs
 from tests.exports import texts
 from tests.hub import Hub, hub_of
@@ -35,10 +36,6 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         server.add(folder, NAME)
         server.used_in(monkeypatch, tmp_path / "cache")
         yield server
-
-
-def fetched(hub: Hub) -> set[str]:
-    return {path.partition("/resolve/main/")[2] or path.rsplit("/", 1)[-1] for method, path in hub.requests}
 
 
 def test_a_hub_id_is_as_its_folder(hub: Hub, folder: Path) -> None:
@@ -65,6 +62,20 @@ def test_what_cannot_be_fetched_is_said_in_a_sentence(hub: Hub) -> None:
         pretrained.load_base(source, "float32")
     with pytest.raises(InputError, match="no folder and no hub id"):
         load_encoder("some/where/else")
+
+
+def test_weights_on_the_hub_are_looked_at_before_they_are_loaded(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    own = hub.folder / "models" / NAME
+    assert check_weights(pretrained.find("", NAME)) == []
+    fetched = {file.parent.name for file in (tmp_path / "cache").rglob("model.safetensors")}
+    assert fetched == {"2_Dense", "3_Dense"}, "of the rest the headers are enough"
+    shutil.copy(own / "2_Dense" / "model.safetensors", own / "3_Dense" / "model.safetensors")
+    with pytest.raises(InputError, match="the weights in .*3_Dense do not fit its config.json"):
+        check_weights(pretrained.find("", NAME))
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(InputError, match=r"people/all-at-once has no \*.safetensors weights"):
+        check_weights(pretrained.find("", NAME))
 
 
 def test_a_model_on_the_hub_that_we_cannot_load_is_evaluated(
