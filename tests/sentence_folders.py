@@ -87,6 +87,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "truncated dense": {"more": (32, 40), "truncate_dim": 8, "normalize": False},
     "not normalised": {"normalize": False, "similarity_fn_name": "dot"},
     "normalised, dot": {"similarity_fn_name": "dot"},
+    "EmbeddingGemma": {
+        "family": "bidirectional-gemma3",
+        "prompts": {"query": "task: search result | query: ", "document": "title: none | text: "},
+        "tokenizer": _adds_eos,
+        "more": (32, 96, 32),
+    },
+    "bidirectional decoder": {"family": "bidirectional-mistral", "tokenizer": _left, "prompts": PROMPTS},
     "all at once": {
         "family": "llama",
         "pooling": "weighted_mean",
