@@ -207,6 +207,11 @@ effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
             "`hidden_states[-1]`. A retriever has no LM head: the base's is not kept, the embeddings take its place, "
             "and the logits mean nothing."
         )
+    if config.get("is_causal") is False:
+        blocks.append(
+            "Tokens see both sides: `is_causal` is false in config.json, which transformers reads from version 5.2 on. "
+            "Earlier ones give other embeddings, without an error."
+        )
     if onnx:
         blocks.append(
             "`onnx/encoder.onnx` takes `input_ids` and `attention_mask`, int64 [batch, length] padded on the right, "

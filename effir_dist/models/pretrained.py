@@ -189,19 +189,28 @@ def _load_cached(source: Source, dtype: str) -> Base:
     for warning in check_loaded(source.location, told):
         log.warning(warning)
     check_blocks(model, row)
-    exact_buffers(model)
+    config = _complete(model, source)
+    exact_buffers(model, config)
     if source.has_code:
         own_code.check_same(model.eval(), source.location)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    own = model.config.to_dict()
-    own = own_code.without(own) if source.has_code else own
-    config = {**row.usual(own), **_behind_pooling(source.declared)}
     complete = dataclasses.replace(source, config=config)
     tokenizer = load_tokenizer(source.location)
     check_size(tokenizer, source.config, source.location)
     if source.declared and source.declared.do_lower_case:
         _lower_case(tokenizer)
     return Base(model.eval(), _head(source, model.dtype), tokenizer, complete, size <= CACHED_BYTES)
+
+
+def _complete(model: Any, source: Source) -> ModelDict:
+    """The config of a model that was loaded, with the defaults that its checkpoint leaves out.
+
+    The window is the checkpoint's: transformers halves EmbeddingGemma's, and some versions write down the half, which
+    would be halved again.
+    """
+    config = family(source.config).usual(own_code.without(model.config.to_dict()))
+    window = {key: source.config[key] for key in ("sliding_window",) if key in source.config}
+    return {**config, **window, **_behind_pooling(source.declared)}
 
 
 def _lower_case(tokenizer: Any) -> None:
@@ -258,7 +267,7 @@ def build_empty(config: ModelDict) -> Any:
     return model
 
 
-def exact_buffers(model: Any) -> None:
+def exact_buffers(model: Any, config: ModelDict) -> None:
     """Buffers that were made in the weights' half precision, in place, as they are in float32.
 
     The scale of Gemma's embeddings is one: a model that was loaded in bfloat16 is scored in float32, where the rounded
@@ -268,7 +277,7 @@ def exact_buffers(model: Any) -> None:
 
     half = (torch.bfloat16, torch.float16)
     if any(buffer.dtype in half for buffer in model.buffers()):
-        exact = dict(build_empty(model.config.to_dict()).named_buffers())
+        exact = dict(build_empty(config).named_buffers())
         for name in [name for name, buffer in model.named_buffers() if buffer.dtype in half]:
             owner, _, own = name.rpartition(".")
             setattr(model.get_submodule(owner), own, exact[name])

@@ -123,6 +123,8 @@ def test_equal_widths_need_no_code_at_all(family: str, exported: dict[tuple[str,
     config = json.loads((path / "config.json").read_text())
     assert config[row_of(family).width_key] == 20
     assert config["model_type"] == row_of(family).model_type
+    card = (path / "README.md").read_text()
+    assert ("which transformers reads from version 5.2 on" in card) == (config.get("is_causal") is False)
     assert not {"auto_map", "per_layer_config", "effir_layout"} & set(config)
     assert not list(path.glob("*.py"))
 

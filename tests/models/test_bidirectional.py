@@ -16,7 +16,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.export.model_folder import block_configs, write_folder
 from effir_dist.models import pretrained
 from effir_dist.models.attention import for_training
-from effir_dist.models.encoder import Encoder, load_encoder, pad
+from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder
 from effir_dist.models.families.registry import BACKBONES, FAMILIES, family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.pruning import PruningPlan
@@ -109,6 +109,23 @@ def test_an_exported_config_says_it_too(name: str, tmp_path: Path) -> None:
         again.backbone(input_ids=torch.arange(5, 45)[None]).last_hidden_state.detach(),
         first.backbone(input_ids=torch.arange(5, 45)[None]).last_hidden_state.detach(),
     )
+
+
+def test_a_version_of_transformers_that_writes_down_the_half_of_a_window_halves_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Gemma3TextConfig, PreTrainedConfig
+
+    folder = tiny_checkpoint(tmp_path, "bidirectional-gemma3")
+    expected = load_encoder(str(folder))
+    pretrained._load_cached.cache_clear()
+    monkeypatch.setattr(Gemma3TextConfig, "to_dict", PreTrainedConfig.to_dict)
+    encoder = load_encoder(str(folder))
+    assert encoder.model_config["sliding_window"] == WINDOW
+    prune_encoder(encoder, PruningPlan(), None).save(tmp_path / "trial")
+    saved = load_encoder(str(tmp_path / "trial"))
+    assert saved.backbone.config.sliding_window == expected.backbone.config.sliding_window == WINDOW // 2 + 1
+    np.testing.assert_array_equal(saved.encode(TEXTS), expected.encode(TEXTS))
 
 
 @pytest.mark.parametrize("name", DECODERS)
