@@ -22,6 +22,16 @@ Rows = Iterable[tuple[str, str]]
 """Ids and texts."""
 
 
+SPREAD = 100
+"""Texts of a column that show what it is about."""
+
+
+def spread(column: Sequence[str]) -> list[str]:
+    """`SPREAD` texts of a column, evenly spaced; all of them where there are no more."""
+    step = max(1, len(column) // SPREAD)
+    return [column[row] for row in range(0, len(column), step)][:SPREAD]
+
+
 class Index(Protocol):
     """Tells the row of an id."""
 

@@ -185,10 +185,15 @@ def _percent(metrics: dict[str, float]) -> list[str]:
 def _evaluate_on(model: str, retriever: Retriever, path: str, arguments: argparse.Namespace) -> Json:
     """One data set's entry of the result. Each collection is read in its turn, so that one at a time is in memory."""
     from effir_dist.data.sets import load_collection
+    from effir_dist.data.texts import spread
     from effir_dist.evaluate.evaluation import evaluate_texts
+    from effir_dist.models.encoder import Encoder
+    from effir_dist.models.vocabulary import check_encoder
 
     collection = load_collection(path, arguments.split)
     print(f"evaluating on {len(collection.documents)} documents of {collection.name}", file=sys.stderr, flush=True)
+    if isinstance(retriever, Encoder):
+        check_encoder(retriever, model, [*spread(collection.queries), *spread(collection.documents)])
     try:
         found = evaluate_texts(retriever, collection, arguments.batch_tokens)
     except FloatingPointError as error:

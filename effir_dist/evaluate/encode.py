@@ -67,6 +67,7 @@ def encode(arguments: argparse.Namespace) -> str:
     from effir_dist.evaluate import shards
     from effir_dist.models import encoding
     from effir_dist.models.encoder import load_encoder
+    from effir_dist.models.vocabulary import check_encoder
 
     texts = shards.TextFile.open(_corpus(arguments.texts))
     encoder = load_encoder(arguments.model, arguments.dtype, arguments.trust_remote_code)
@@ -74,6 +75,7 @@ def encode(arguments: argparse.Namespace) -> str:
         length = {f"max_{arguments.kind}_length": arguments.max_length}
         encoder.settings = dataclasses.replace(encoder.settings, **length)
     sample = texts.read(0, min(len(texts), encoding.SAMPLE))
+    check_encoder(encoder, arguments.model, sample)
     compiled = encoding.worth_compiling(encoder, sample, arguments.kind, len(texts), arguments.compile)
     options = {"kind": arguments.kind, "batch_tokens": arguments.batch_tokens, "compiled": compiled}
     vectors_of = functools.partial(encoder.encode, **options)

@@ -51,9 +51,12 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main() -> None:
     """Entry point."""
+    from effir_dist.models.vocabulary import check_encoder
+
     args = parser().parse_args()
     texts = calibration_texts(args)
     encoder = _load(args)
+    check_encoder(encoder, args.model or args.backbone, texts)
     method = Method(args.distance, args.granularity, args.greedy)
     importance = calibrate(encoder, texts, method=method).importance
     orders = {kind: importance.drop_order(kind) for kind in KINDS}

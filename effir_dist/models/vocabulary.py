@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError
 from effir_dist.models.families.base import ModelDict
+
+if TYPE_CHECKING:
+    from effir_dist.models.encoder import Encoder
+
+log = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.5
 """Of the embedding's rows that a vocabulary fills. Published ones fill 0.9 and more: the rest pads the matrix."""
@@ -63,6 +69,12 @@ def check_texts(tokenizer: Any, config: ModelDict, location: str, texts: Sequenc
             f"languages; {ADVICE}"
         )
     return [told] if share > SOME_UNKNOWN else []
+
+
+def check_encoder(encoder: Encoder, name: str, texts: Sequence[str]) -> None:
+    """`check_texts` of a retriever that is loaded; warnings are logged."""
+    for warning in check_texts(encoder.tokenizer, encoder.model_config, name, texts):
+        log.warning(warning)
 
 
 def _check_ids(rows: Sequence[Sequence[int]], texts: Sequence[str], config: ModelDict, location: str) -> None:

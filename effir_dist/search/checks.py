@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from effir_dist.core.config import replace, settings_of
@@ -12,6 +10,7 @@ from effir_dist.core.measures import Constraint
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Point
 from effir_dist.data import beir, pairs, roles, sets
+from effir_dist.data.texts import spread
 from effir_dist.importance.ranking import Importance
 from effir_dist.models import pretrained
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
@@ -21,9 +20,6 @@ from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space
 from effir_dist.training.teacher import TeacherModel, check_dimension, find_teacher, own_teacher
-
-SAMPLED = 100
-"""Texts of each column that show what a run is about."""
 
 
 def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
@@ -81,13 +77,7 @@ def sample_texts(config: RunConfig) -> list[str]:
     found = [roles.search_collection(path, config.data, seed) for path in config.data.paths]
     trained = pairs.training_pairs(config.data, seed)
     columns = [column for each in found for column in (each.queries, each.documents)]
-    return [text for column in (*columns, trained.queries, trained.positives) for text in spread(column, SAMPLED)]
-
-
-def spread(column: Sequence[str], count: int) -> list[str]:
-    """`count` texts of a column, evenly spaced; all of them where there are no more."""
-    step = max(1, len(column) // count)
-    return [column[row] for row in range(0, len(column), step)][:count]
+    return [text for column in (*columns, trained.queries, trained.positives) for text in spread(column)]
 
 
 def _check_can_hold(constraint: Constraint, values: list[dict[str, float]]) -> None:

@@ -33,6 +33,8 @@ def tokenizer_warnings(source: Source, texts: Sequence[str]) -> list[str]:
     """As `vocabulary.check_size` and `check_texts`."""
     from effir_dist.models import pretrained, vocabulary
 
+    if source.declared and source.declared.transformer:
+        source = pretrained.local(source)  # its tokenizer is in a folder of its own
     tokenizer = pretrained.load_tokenizer(source.location)
     vocabulary.check_size(tokenizer, source.config, source.location)
     return vocabulary.check_texts(tokenizer, source.config, source.location, texts)

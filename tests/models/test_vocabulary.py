@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from effir_dist.core.errors import InputError
+from effir_dist.evaluate import command as evaluate
+from effir_dist.evaluate import encode
+from effir_dist.importance import command as importance
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import load_encoder
 from effir_dist.models.vocabulary import check_size, check_texts
@@ -92,6 +97,27 @@ def test_a_tokenizer_that_has_no_unknown_token() -> None:
     assert check_texts(byte_tokenizer(BYTES, 0), {"vocab_size": 256}, "m", TEXTS) == []
     with pytest.raises(InputError, match=r"has 5,256 tokens and makes 1.00 of a byte of the data.*merges are missing"):
         check_texts(byte_tokenizer(BYTES, 5000), {"vocab_size": 6000}, "m", TEXTS)
+
+
+@pytest.mark.parametrize("command", [evaluate, encode, importance])
+def test_every_command_refuses_it(
+    command: ModuleType,
+    checkpoints: dict[str, Path],
+    collection: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, data = Path(shutil.copytree(checkpoints["bert"], tmp_path / "m")), str(collection)
+    words(*(f"word{i}" for i in range(200))).save_pretrained(model)
+    texts = [str(model), f"{data}/corpus.jsonl", str(tmp_path / "out")]
+    given = {evaluate: [str(model), "--data", data], encode: texts, importance: ["--model", str(model), "--data", data]}
+    monkeypatch.setattr("sys.argv", ["command", *given[command]])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        command.main()
+    assert error.value.code == 2
+    assert re.search(r"the tokenizer of .* does not know 100% of the data, such as", capsys.readouterr().err)
 
 
 def test_texts_without_a_word_say_nothing() -> None:

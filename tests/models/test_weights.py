@@ -138,7 +138,10 @@ def test_a_model_of_the_hub_is_looked_at_by_its_headers(
         check_weights(pretrained.find("llama-3.2-1b", "org/less"))
 
 
-@pytest.mark.parametrize("name", ["minilm", pytest.param("smollm2", marks=pytest.mark.slow)])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("all-mpnet-base-v2", "smollm2")]
+
+
+@pytest.mark.parametrize("name", ["minilm", *LARGE])
 def test_real_models_are_whole_and_have_their_tokenizer(name: str) -> None:
     source = needs.backbone(name)
     assert weights_warnings(source) == []
