@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backbone", metavar="NAME", default="minilm", help="a name of the list below (default: minilm)")
     p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
     what = "BEIR-format folder, or a name such as beir:scifact: texts of its training corpus are taken"
+    trusted = "run code that comes with the model, as a check"
+    p.add_argument("--trust-remote-code", action="store_true", help=trusted)
     p.add_argument("--data", "--train-data", metavar="DIR", default="pydocs", help=what)
     p.add_argument("--texts", metavar="FILE", type=Path, help="a file with a text on each line, instead of --data")
     p.add_argument("--samples", type=int, default=256, help="how many texts, the first of the file (default: 256)")
