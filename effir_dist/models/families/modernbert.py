@@ -80,7 +80,7 @@ FAMILY = Family(
             "gte-modernbert-base",
             "Alibaba-NLP/gte-modernbert-base",
             sizes("modernbert", 50368, 768, 1152, 22, 12),
-            looked_up="https://huggingface.co/elucidator8918/frugal-ai-text (trained from it)",
+            looked_up="https://huggingface.co/elucidator8918/frugal-ai-text (trained from it; V: ModernBERT-base)",
         ),
     ),
     short_names={"modernbert": "modernbert-base"},
