@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,8 +51,9 @@ class ModelChecks:
 
     def warnings(self, texts: Sequence[str]) -> list[str]:
         """Of the weights, and of the tokenizers on texts of the run. Raises InputError as the checks do."""
+        found = [warning for wait in self._weights for warning in wait()]
         tokenizers = [self._begin(tokenizer_warnings, source, texts) for source in self._sources]
-        return [*dict.fromkeys(warning for wait in (*self._weights, *tokenizers) for warning in wait())]
+        return [*dict.fromkeys([*found, *(warning for wait in tokenizers for warning in wait())])]
 
     def end(self) -> None:
         """Give the process back."""
@@ -62,19 +64,34 @@ class ModelChecks:
         note = cache_root() / "checked" / _key(function.__name__, source, texts)
         if Path(source.location).is_dir() and note.is_file():
             return lambda: [*json.loads(note.read_text())]
-        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        future = self._pool.submit(function, source, texts)
+        begun = self._submit(function, source, texts)
 
         def wait() -> list[str]:
-            try:
-                found = future.result()
-            except BrokenProcessPool:
-                raise InputError(f"what looked at {source.location} was killed: is memory short?") from None
+            found = begun()
             with cache_errors(note):
                 write_text_atomic(note, json.dumps(found))
             return found
 
         return wait
+
+    def _submit(self, function: Callable[..., list[str]], source: Source, texts: Sequence[str]) -> Waiting:
+        if has_torch():
+            return lambda: function(source, texts)
+        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        future = self._pool.submit(function, source, texts)
+
+        def result() -> list[str]:
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                raise InputError(f"what looked at {source.location} was killed: is memory short?") from None
+
+        return result
+
+
+def has_torch() -> bool:
+    """Whether torch is in this process already, so that another one would gain nothing."""
+    return "torch" in sys.modules
 
 
 def _key(what: str, source: Source, texts: Sequence[str]) -> str:
