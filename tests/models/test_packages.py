@@ -194,6 +194,7 @@ def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
 
 @pytest.mark.slow
 def test_mpnet_tells_what_is_alike() -> None:
+    needs.backbone("mpnet")
     encoder = load_encoder("mpnet")
     assert count_parameters(BACKBONES["mpnet"].config) == sum(p.numel() for p in encoder.parameters())
     texts = ["Paris is the capital of France.", "France is governed from Paris.", "Bread is baked in an oven."]
