@@ -106,8 +106,9 @@ def _evaluate_one(model: str, paths: dict[str, str], arguments: argparse.Namespa
 
 
 def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retriever, dict[str, int | None]]:
-    """The model with the lengths that were asked for, and those lengths."""
+    """The model with the lengths that were asked for, and those lengths. Says which of its settings came from where."""
     from effir_dist.models.encoder import load_encoder
+    from effir_dist.models.origins import origins, told
 
     given = {kind: getattr(arguments, f"max_{kind}_length") for kind in KINDS}
     other = _other_kind(model, arguments.trust_remote_code)
@@ -116,6 +117,7 @@ def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retrie
     encoder = load_encoder(model, dtype, arguments.trust_remote_code)
     changed = {f"max_{kind}_length": tokens for kind, tokens in given.items() if tokens is not None}
     encoder.settings = dataclasses.replace(encoder.settings, **changed)
+    print(told(encoder.settings, origins(changed, encoder.declared)), file=sys.stderr, flush=True)
     return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
 
 

@@ -48,10 +48,11 @@ class SentenceModel:
             raise InputError(f"sentence-transformers cannot load {folder}: {reason}") from None
 
     def encode(self, texts: list[str], kind: str = "document", batch_tokens: int = 0) -> np.ndarray:
-        """Embeddings of queries or documents, l2-normalised: [N, D] float32."""
+        """Embeddings of queries or documents, l2-normalised where its similarity is cosine: [N, D] float32."""
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
         batch = max(1, (batch_tokens or 4096) // (self.length(kind) or 512))
-        vectors: Any = encode(texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
+        options = {"normalize_embeddings": self.model.similarity_fn_name == "cosine", "show_progress_bar": False}
+        vectors: Any = encode(texts, batch_size=batch, **options)
         return np.asarray(vectors, np.float32)
 
     def length(self, kind: str) -> int | None:

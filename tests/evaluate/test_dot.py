@@ -16,6 +16,7 @@ from effir_dist.evaluate.exact import exact_search
 from effir_dist.evaluate.shards import TextFile, Vectors, encode_corpus
 from effir_dist.models.encoder import Encoder, load_encoder
 from tests import needs
+from tests.sentence_folders import made
 
 MOST = float(np.finfo(np.float16).max)
 
@@ -73,6 +74,16 @@ def test_shards_hold_every_number(encoder: Encoder, tmp_path: Path) -> None:
     products = queries.astype(float) @ expected.T.astype(float)
     np.testing.assert_array_equal(indices, np.argsort(-products, axis=1)[:, :3])
     np.testing.assert_allclose(similarities, -np.sort(-products, axis=1)[:, :3], rtol=1e-4)
+
+
+def test_other_models_of_sentence_transformers_are_not_normalised_either(tmp_path: Path) -> None:
+    from effir_dist.models.sentence_models import SentenceModel
+
+    needs.module("sentence_transformers")
+    folder = made(tmp_path, "not normalised")
+    found = SentenceModel(str(folder)).encode(["alpha", "beta gamma"])
+    np.testing.assert_allclose(found, load_encoder(str(folder)).encode(["alpha", "beta gamma"]), atol=1e-5)
+    assert (np.linalg.norm(found, axis=1) > 1.1).all()
 
 
 def test_mteb_is_told_and_gets_inner_products(encoder: Encoder, checkpoints: dict[str, Path]) -> None:
