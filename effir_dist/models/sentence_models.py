@@ -51,7 +51,8 @@ class SentenceModel:
         """Embeddings of queries or documents, l2-normalised where its similarity is cosine: [N, D] float32."""
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
         batch = max(1, (batch_tokens or 4096) // (self.length(kind) or 512))
-        options = {"normalize_embeddings": self.model.similarity_fn_name == "cosine", "show_progress_bar": False}
+        cosine = self.model.similarity_fn_name == "cosine"
+        options: dict[str, Any] = {"normalize_embeddings": cosine, "show_progress_bar": False}
         vectors: Any = encode(texts, batch_size=batch, **options)
         return np.asarray(vectors, np.float32)
 
