@@ -87,7 +87,7 @@ class _Sums:
 
     def add(self, kind: str, block: int, before: torch.Tensor, after: torch.Tensor) -> None:
         """Take what one sub-layer made of the stream: [B, T, D] before and after."""
-        self.changes[kind][block] += self.distance(before, after, self.seen["mask"])
+        self.changes[kind][block] += self.distance(before, after, self.seen["kinds"])
 
 
 def calibrate(
@@ -152,7 +152,7 @@ def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method:
         with torch.inference_mode():
             for indices in within(tokens.lengths, batch_tokens or auto_tokens(encoder)):
                 ids, mask = pad(tokens, indices, encoder.pad_id, encoder.device)
-                sums.seen["mask"] = mask.bool()
+                sums.seen |= {"kinds": mask, "mask": mask.bool()}
                 encoder(ids, mask)
                 sums.tokens += int(sums.seen["mask"].sum())
                 sums.texts += len(indices)
@@ -226,7 +226,7 @@ def _first(output: Any) -> Any:
 
 
 def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]:
-    """(before [B, T, D], after [B, T, D], mask [B, T]) -> sum over real tokens, or over texts."""
+    """(before [B, T, D], after [B, T, D], mask [B, T]) -> sum over real tokens, or over texts, pooled as they are."""
     import torch
 
     from effir_dist.models.pooling import pool
@@ -235,9 +235,9 @@ def _distance(encoder: Encoder, method: Method) -> Callable[[torch.Tensor, torch
 
     def measure(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> float:
         if method.granularity == "token":
-            x, y = before[mask].float(), after[mask].float()
+            x, y = before[mask > 0].float(), after[mask > 0].float()
         else:
-            x, y = pool(pooling, before, mask.long()), pool(pooling, after, mask.long())
+            x, y = pool(pooling, before, mask), pool(pooling, after, mask)
         if method.distance == "cosine":
             change = 1 - torch.nn.functional.cosine_similarity(x, y, dim=-1)
         else:

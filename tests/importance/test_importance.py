@@ -172,3 +172,17 @@ def test_the_heat_map_fills_a_block_from_its_drop_on() -> None:
     figure = importance_command.heat_map({"mlp": [1, 0, 2], "attention": [0, 1, 2], "block": [2, 1, 0]}, "x")
     values = np.asarray(figure.axes[0].collections[0].get_array()).reshape(3, 3)
     assert values.tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]
+
+
+def test_pooled_streams_are_without_a_prompt_that_pooling_leaves_out(checkpoints: dict[str, Path]) -> None:
+    encoder = encoder_of(checkpoints["bert"])
+    found: dict[tuple[str, bool], list[float]] = {}
+    for granularity in ("token", "pooled"):
+        for include in (True, False):
+            changes = {"document_prompt": "a prompt: ", "include_prompt": include}
+            encoder.settings = dataclasses.replace(encoder.settings, **changes)
+            texts = ["some text", "some more of it", "x"]
+            method = Method("cosine", granularity, False)
+            found[granularity, include] = list(calibrate(encoder, texts, method=method).importance.mlp)
+    np.testing.assert_allclose(found["token", True], found["token", False])
+    assert np.abs(np.subtract(found["pooled", True], found["pooled", False])).min() > 1e-6
