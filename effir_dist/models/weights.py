@@ -105,8 +105,12 @@ def _loading_info(config: ModelDict, shapes: Shapes) -> Mapping[str, Any]:
     options = {"attn_implementation": row.attention_implementation, **row.load_options}
     options |= {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with quiet_transformers():
-        return model_class.from_pretrained(None, config=settings, state_dict=tensors, **options)[1]
+    try:
+        with quiet_transformers():
+            return model_class.from_pretrained(None, config=settings, state_dict=tensors, **options)[1]
+    except (OSError, ImportError, RuntimeError, ValueError) as error:  # such as weights that are quantised
+        reason = str(error).splitlines()[0]
+        raise InputError(f"transformers cannot build a {settings.model_type} of this config: {reason}") from None
 
 
 def _folder_shapes(folder: Path) -> Shapes:

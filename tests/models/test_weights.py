@@ -119,6 +119,15 @@ def test_files_that_the_index_names(checkpoints: dict[str, Path], tmp_path: Path
         check_weights(source)
 
 
+def test_quantised_weights_are_one_sentence(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = changed(checkpoints["llama"], tmp_path / "m", lambda t: t)
+    config = json.loads((model / "config.json").read_text())
+    quantised = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (model / "config.json").write_text(json.dumps({**config, **quantised}))
+    with pytest.raises(InputError, match="transformers cannot build a llama of this config"):
+        check_weights(pretrained.find(str(model)))
+
+
 def test_a_model_of_the_hub_is_looked_at_by_its_headers(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_its_weights_are_looked_at_here_and_on_every_node(
     config, space, source = configured(collection, checkpoints["bert"], *options)
     with pytest.raises(InputError, match=r"broken do not match its config.json: norm.weight is missing"):
         command.check(config, space, source, None)
+    assert command.check(config, space, source, None, prepared=True) == []  # a run that has its embeddings
     request = node_checks.Request("here", config, "", {}, {}, {}, 0)
     with pytest.raises(InputError, match=r"norm.weight is missing"):
         node_checks.check_teacher(request)
