@@ -40,14 +40,14 @@ def decoder_causal(config: ModelDict) -> bool:
 
 
 def _hint_of_both_sides(config: ModelDict) -> str:
-    """What in a config says, or may mean, that a decoder is not causal; empty where nothing does.
+    """What in a config says that a decoder is not causal; empty where nothing does.
 
-    Keys such as `use_bidirectional_attention`, LLM2Vec's LlamaEncoderModel, and code of its own (gte-Qwen2's).
+    Keys such as `use_bidirectional_attention`, and classes such as LLM2Vec's LlamaEncoderModel. What code of its own
+    does (gte-Qwen2's) is found by running it: models/own_code.py.
     """
     keys = [key for key, value in config.items() if "bidirec" in key and value]
     classes = [name for name in config.get("architectures") or () if re.search("Encoder|Bi([A-Z]|direc)", name)]
-    code = [f"auto_map ({name})" for auto, name in (config.get("auto_map") or {}).items() if auto == "AutoModel"]
-    return ", ".join(map(str, keys + classes + code))
+    return ", ".join([*keys, *classes])
 
 
 def query_width(config: ModelDict) -> int:
