@@ -147,7 +147,7 @@ def test_a_model_of_the_hub_is_looked_at_by_its_headers(
         check_weights(pretrained.find("llama-3.2-1b", "org/less"))
 
 
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("all-mpnet-base-v2", "smollm2")]
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("mpnet", "smollm2")]
 
 
 @pytest.mark.parametrize("name", ["minilm", *LARGE])
