@@ -13,12 +13,11 @@ from typing import Any
 from effir_dist.core.config import read_json
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
-from effir_dist.core.values import Json
 from effir_dist.models import hub, own_code, packages, published
-from effir_dist.models.families.base import DENSE, TRUNCATED, Family, ModelDict, dense_layers
+from effir_dist.models.families.base import DENSE, Family, ModelDict, dense_layers
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES, backbone, family
 from effir_dist.models.quiet import quiet_transformers
-from effir_dist.models.sentence_folder import SentenceFolder, read_folder
+from effir_dist.models.sentence_folder import SentenceFolder, bare_config, behind_pooling, read_folder
 from effir_dist.models.vocabulary import check_size
 from effir_dist.models.weights import check_loaded
 
@@ -82,7 +81,7 @@ def find(name: str, path: str = "", trust_remote_code: bool = False) -> Source:
     row = backbone(name)
     location = str(packages.folder(row)) if row.source.startswith(packages.PREFIX) else row.source
     source = _from_location(row.name, location, row.max_length)
-    published.check(row, _bare(source.config) if DENSE not in row.config else source.config)
+    published.check(row, bare_config(source.config) if DENSE not in row.config else source.config)
     return source
 
 
@@ -111,7 +110,7 @@ def _from_location(name: str, location: str, max_length: int | None, trusted: bo
     code = trusted is not None and own_code.checked(config, name, trusted)
     own = row.read_config(own_code.without(config))
     family(own).causal(own)  # refused where transformers would compute another attention
-    config = {**family(own).usual(own), **_behind_pooling(declared)}
+    config = {**family(own).usual(own), **behind_pooling(declared)}
     return Source(name, str(place) if here else location, config, max_length, declared, code)
 
 
@@ -121,14 +120,6 @@ def local(source: Source) -> Source:
         return source
     inner = source.declared.transformer if source.declared else ""
     return dataclasses.replace(source, location=str(hub.all_files(source.location) / inner))
-
-
-def _behind_pooling(declared: SentenceFolder | None) -> Json:
-    """What a folder's modules add to its model's config: Dense layers and truncation."""
-    if declared is None:
-        return {}
-    dense = {DENSE: [dataclasses.asdict(layer) for layer in declared.dense]} if declared.dense else {}
-    return {**dense, **({TRUNCATED: declared.truncate_dim} if declared.truncate_dim else {})}
 
 
 def longest_input(config: ModelDict) -> int:
@@ -176,7 +167,7 @@ def _load_cached(source: Source, dtype: str) -> Base:
         try:
             model, told = AutoModel.from_pretrained(
                 source.location,
-                config=AutoConfig.for_model(**row.own(_bare(source.config))),
+                config=AutoConfig.for_model(**row.own(bare_config(source.config))),
                 dtype=getattr(torch, dtype),
                 attn_implementation=row.attention_implementation,
                 use_safetensors=True,
@@ -210,7 +201,7 @@ def _complete(model: Any, source: Source) -> ModelDict:
     """
     config = family(source.config).usual(own_code.without(model.config.to_dict()))
     window = {key: source.config[key] for key in ("sliding_window",) if key in source.config}
-    return {**config, **window, **_behind_pooling(source.declared)}
+    return {**config, **window, **behind_pooling(source.declared)}
 
 
 def _lower_case(tokenizer: Any) -> None:
@@ -244,11 +235,6 @@ def load_tokenizer(location: str) -> Any:
     return tokenizer
 
 
-def _bare(config: ModelDict) -> Json:
-    """A config without what is ours."""
-    return {key: value for key, value in config.items() if key not in (DENSE, TRUNCATED)}
-
-
 def build_empty(config: ModelDict) -> Any:
     """The unpruned architecture with parameters that take no memory, to be loaded with assign=True.
 
@@ -259,7 +245,7 @@ def build_empty(config: ModelDict) -> Any:
     from transformers import AutoConfig, AutoModel
 
     row = family(config)
-    settings = AutoConfig.for_model(**row.own(_bare(config)))
+    settings = AutoConfig.for_model(**row.own(bare_config(config)))
     with init_empty_weights(include_buffers=False):
         options = {"attn_implementation": row.attention_implementation, **row.load_options}
         model = AutoModel.from_config(settings, dtype=torch.float32, **options)

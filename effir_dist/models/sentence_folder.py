@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from effir_dist.core.config import read_json, read_json_list
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
-from effir_dist.models.families.base import Dense
+from effir_dist.models.families.base import DENSE, TRUNCATED, Dense, ModelDict
 
 MODULES = "modules.json"
 SMALL_FILES = ("*config.json", MODULES, "config_sentence_transformers.json")
@@ -240,3 +240,16 @@ def _similarity(about: Json, folder: Path) -> str:
     if similarity not in SIMILARITIES:
         raise InputError(f"{folder} compares by {similarity!r}, which cannot be kept; known: {', '.join(SIMILARITIES)}")
     return str(similarity)
+
+
+def behind_pooling(declared: SentenceFolder | None) -> Json:
+    """What a folder's modules add to its model's config: Dense layers and truncation."""
+    if declared is None:
+        return {}
+    dense = {DENSE: [asdict(layer) for layer in declared.dense]} if declared.dense else {}
+    return {**dense, **({TRUNCATED: declared.truncate_dim} if declared.truncate_dim else {})}
+
+
+def bare_config(config: ModelDict) -> Json:
+    """A config without what is ours."""
+    return {key: value for key, value in config.items() if key not in (DENSE, TRUNCATED)}
