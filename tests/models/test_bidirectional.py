@@ -21,6 +21,8 @@ from effir_dist.models.families.registry import BACKBONES, FAMILIES, family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.pruning import PruningPlan
 from tests.models.test_encoding import cosines, packed_vectors
+from tests.models.test_hub_models import with_code
+from tests.sentence_folders import rewritten
 from tests.tiny import REPLACEABLE, tiny_checkpoint, windowed
 
 DECODERS = tuple(name for name, row in FAMILIES.items() if row.decoder)
@@ -154,6 +156,33 @@ def test_what_transformers_does_not_read_is_refused_and_the_key_that_it_reads_is
         pretrained.find("", str(folder))
     for causal in (True, False):
         assert family(tree).causal({**tree, "is_causal": causal}) is causal
+
+
+BOTH_SIDES = """
+from transformers import LlamaModel
+
+class OwnModel(LlamaModel):
+    def forward(self, *args, **options):
+        return super().forward(*args, **options, is_causal=False)
+"""
+
+
+def test_code_of_its_own_that_sees_both_sides_is_held_against_what_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gte-Qwen2 comes, whose config says nothing."""
+    from transformers.utils import hub
+
+    monkeypatch.setattr(hub, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    bare = tiny_checkpoint(tmp_path, "llama")
+    folder = with_code(bare, tmp_path / "own", BOTH_SIDES)
+    with pytest.raises(InputError, match='computes something else than .* write "is_causal": false to its config.json'):
+        load_encoder(str(folder), trust_remote_code=True)
+    for path in (bare, folder):
+        rewritten(path, "config.json", is_causal=False)
+    found = load_encoder(str(folder), trust_remote_code=True)
+    assert not family(found.model_config).causal(found.model_config)
+    np.testing.assert_array_equal(found.encode(TEXTS), load_encoder(str(bare)).encode(TEXTS))
 
 
 def test_of_the_named_backbones_one_is_bidirectional() -> None:
