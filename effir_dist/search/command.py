@@ -61,6 +61,8 @@ def dry_run_text(args: argparse.Namespace) -> str:
     asked = asked_of(args, source)
     config = settled(asked)
     about = model_text(config, source, origins_of(asked))
+    if not (model.path or source.declared or Path(source.location).is_dir()):
+        about += f"; what {source.location} itself says goes over that row, and is read when a search starts"
     return dry_run.text(asked.space, config, source.config, source.name, tflops=args.tflops, about=about)
 
 

@@ -89,6 +89,7 @@ def text(
     lines = [
         f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
         *_looked_up(config.model),
+        *([about] if about else []),
         *memory.summary(model_config, config),
         _checkpoint(config, model_config),
         *_teacher(space, config, pretrained.Source(name, "", model_config)),

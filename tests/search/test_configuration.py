@@ -14,6 +14,7 @@ from effir_dist.models.encoder_settings import make_settings
 from effir_dist.models.families.base import Dense
 from effir_dist.models.pretrained import Source
 from effir_dist.models.sentence_folder import SentenceFolder
+from effir_dist.search import command
 from effir_dist.search.command_line import parser
 from effir_dist.search.configuration import Asked, as_it_was, asked_of, model_text, origins_of, settled
 
@@ -54,6 +55,25 @@ def test_settings_go_over_the_folder_and_the_folder_over_the_row() -> None:
         "the retriever, by the settings: query prompt 'ask: ', documents of at most 70 tokens; by its folder: "
         "cls pooling, document prompt 'd: ', queries of at most 40 tokens, not normalised, inner products"
     )
+
+
+def test_a_dry_run_and_the_run_itself_say_where_values_came_from(
+    checkpoints: dict[str, Path], collection: Path, tmp_path: Path
+) -> None:
+    given = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--runs", str(tmp_path), "--name", "said"]
+    args = parser().parse_intermixed_args([*given, "train.batch_size=4", "model.query_prompt=q: "])
+    said = "the retriever, by the settings: query prompt 'q: ', queries of at most 64 tokens"
+    assert said in command.dry_run_text(args)
+    run = command.create_run(args, *command.configure(args))
+    kept = run.config["model"]
+    names = ("pooling", "query_prompt", "similarity", "normalize")
+    assert [kept[name] for name in names] == ["mean", "q: ", "cosine", True]
+    assert run.extra["model_from"]["pooling"] == "its family's row"
+    resumed = parser().parse_intermixed_args(["--resume", str(run.folder)])
+    assert said in command.dry_run_text(resumed)
+    assert command.open_run(resumed)[1] == command.configure(args)[0]
+    named = parser().parse_intermixed_args(["--backbone", "bge-small-en-v1.5"])
+    assert "; what BAAI/bge-small-en-v1.5 itself says goes over that row" in command.dry_run_text(named)
 
 
 def test_a_bare_checkpoint_takes_its_familys_row() -> None:
