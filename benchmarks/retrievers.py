@@ -198,12 +198,17 @@ def _dense(scratch: Path) -> str:
 
 
 def _left(scratch: Path) -> str:
-    """A decoder with last-token pooling whose tokenizer pads on the left and appends nothing."""
+    """A decoder with last-token pooling whose tokenizer pads on the left and appends nothing.
+
+    Without its chat template: sentence-transformers 6 would put every text into a conversation by it.
+    """
     from sentence_transformers import models
 
     folder = _saved(scratch, "smollm2", lambda size: [models.Pooling(size, "lasttoken"), models.Normalize()], 128)
     file = Path(folder) / "tokenizer_config.json"
     write_json_atomic(file, {**read_json(file), "padding_side": "left"})
+    (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)
+    write_json_atomic(Path(folder) / "sentence_bert_config.json", {"max_seq_length": 128, "do_lower_case": False})
     return folder
 
 

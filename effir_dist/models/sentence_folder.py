@@ -207,6 +207,8 @@ def _transformer_options(module: _Module) -> Json:
     changed |= {key for key, values in usual.items() if options.get(key) not in values}
     if text.get("method_output_name", "last_hidden_state") not in ("last_hidden_state", ["last_hidden_state"]):
         changed.add("method_output_name")
+    if "message" in (options.get("modality_config") or {}):  # version 6 then renders every text by a chat template
+        changed.add("modality_config.message")
     if changed:
         raise module.refuse(f"sets {', '.join(sorted(changed))}")
     return options

@@ -153,6 +153,10 @@ def with_module(folder: Path, index: int, **values: Any) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a chat template": (
+        lambda f: rewritten(f, "sentence_bert_config.json", modality_config={"text": {}, "message": {}}),
+        "sets modality_config.message, which cannot be kept",
+    ),
     "another module": (
         lambda f: with_module(f, 2, type="sentence_transformers.models.LayerNorm"),
         "module 'sentence_transformers.models.LayerNorm', which cannot be kept",
