@@ -85,10 +85,11 @@ def compare(folder: str, collection: Collection) -> Json:
     from effir_dist.models.encoder import load_encoder
 
     encoder = load_encoder(folder)
-    theirs = SentenceTransformer(folder, local_files_only=True, device=str(encoder.device))
+    options: Json = {"local_files_only": True, "device": str(encoder.device), "model_kwargs": {"dtype": "float32"}}
+    theirs = SentenceTransformer(folder, **options)
     ours, seconds = _timed(lambda: [encoder.encode(_texts(collection, kind), kind) for kind in KINDS])
     encode = {"query": theirs.encode_query, "document": theirs.encode_document}
-    options: Json = {"show_progress_bar": False, "normalize_embeddings": theirs.similarity_fn_name == "cosine"}
+    options = {"show_progress_bar": False, "normalize_embeddings": theirs.similarity_fn_name == "cosine"}
     other, their_seconds = _timed(lambda: [encode[kind](_texts(collection, kind), **options) for kind in KINDS])
     scores = [evaluate_embeddings(*vectors, collection).metrics[QUALITY] for vectors in (ours, other)]
     return {
