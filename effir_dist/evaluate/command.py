@@ -117,7 +117,8 @@ def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retrie
     encoder = load_encoder(model, dtype, arguments.trust_remote_code)
     changed = {f"max_{kind}_length": tokens for kind, tokens in given.items() if tokens is not None}
     encoder.settings = dataclasses.replace(encoder.settings, **changed)
-    print(told(encoder.settings, origins(changed, encoder.declared)), file=sys.stderr, flush=True)
+    of = origins(changed, encoder.declared)
+    print(told(encoder.settings, of, encoder.declared), file=sys.stderr, flush=True)
     return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
 
 

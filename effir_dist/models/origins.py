@@ -37,14 +37,26 @@ def _unset(name: str, declared: SentenceFolder | None) -> str:
     return DEFAULTS if name in LENGTHS and getattr(declared, name) is None else FOLDER
 
 
-def told(settings: EncoderSettings, of: Mapping[str, str]) -> str:
-    """A sentence for the user: what the retriever does, and for each origin what came from there."""
+def told(settings: EncoderSettings, of: Mapping[str, str], declared: SentenceFolder | None = None) -> str:
+    """A sentence for the user: what the retriever does, and for each origin what came from there; and one more where
+    the folder's prompt for documents has a name that sentence-transformers does not ask for."""
     words = _words(settings)
     parts = {}
     for origin in (SETTINGS, FOLDER, ROW, DEFAULTS):
         said = [words[name] for name in NAMES if of.get(name) == origin and words[name]]
         parts[origin] = f"by {origin}: {', '.join(said)}" if said else ""
-    return f"the retriever, {'; '.join(filter(None, parts.values()))}"
+    return f"the retriever, {'; '.join(filter(None, parts.values()))}{_unused_prompt(settings, declared)}"
+
+
+def _unused_prompt(settings: EncoderSettings, declared: SentenceFolder | None) -> str:
+    prompts = dict(declared.prompts) if declared else {}
+    name = next((name for name in ("passage", "corpus") if prompts.get(name)), "")
+    if not name or settings.document_prompt:
+        return ""
+    return (
+        f"\nits prompt {name!r} is not used: sentence-transformers 6 takes the one named 'document'. To put it before "
+        f"documents give 'model.document_prompt={prompts[name]}'"
+    )
 
 
 def _words(settings: EncoderSettings) -> dict[str, str]:

@@ -86,7 +86,7 @@ def origins_of(asked: Asked) -> dict[str, str]:
 
 def model_text(config: RunConfig, source: pretrained.Source, of: dict[str, str]) -> str:
     """What the retriever does, and which of it came from where, as a sentence; "" where a run does not say."""
-    return told(make_settings(config.model, source), of) if of else ""
+    return told(make_settings(config.model, source), of, source.declared) if of else ""
 
 
 def as_it_was(config: RunConfig, tree: Json, source: pretrained.Source) -> RunConfig:

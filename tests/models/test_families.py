@@ -198,3 +198,12 @@ def test_no_familys_name_stands_anywhere_else() -> None:
     assert not found
     assert pattern.search("isinstance(x, LlamaModel)"), "it would be seen"
     assert len(sources()) > 100
+
+
+def test_the_page_on_models_lists_all_families_and_backbones() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    for name in FAMILIES:
+        assert f"| `{name}` |" in page
+    for name, row in BACKBONES.items():
+        size = f"{count_parameters(row.config) / 1e6:,.1f} M"
+        assert re.search(rf"\| `{re.escape(name)}` \|.*\| {re.escape(size)} \|", page), name

@@ -76,6 +76,19 @@ def test_a_dry_run_and_the_run_itself_say_where_values_came_from(
     assert "; what BAAI/bge-small-en-v1.5 itself says goes over that row" in command.dry_run_text(named)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [("passage", (), True), ("passage", ("model.document_prompt=doc: ",), False), ("document", (), False)],
+)
+def test_a_document_prompt_of_another_name_is_pointed_out(name: str, arguments: tuple[str, ...], said: bool) -> None:
+    prompt = "p: " if name == "document" else ""
+    declared = SentenceFolder("cls", document_prompt=prompt, prompts=((name, "p: "),))
+    source = dataclasses.replace(BARE, declared=declared)
+    found = asked(source, *arguments)
+    text = model_text(settled(found), source, origins_of(found))
+    assert ("'model.document_prompt=p: '" in text) == said
+
+
 def test_a_bare_checkpoint_takes_its_familys_row() -> None:
     found = asked(BARE)
     config = settled(found)
