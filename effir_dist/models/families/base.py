@@ -168,8 +168,6 @@ class Family:
     linear_layers: Callable[[ModelDict], list[tuple[int, int]]] = _REQUIRED
     """(inputs, outputs) of every linear layer of a block: what LoRA adapts."""
 
-    checkpoint_prefix: str = _REQUIRED
-    """What the names of weights may begin with in a checkpoint that was saved with its head."""
     load_options: Mapping[str, Any] = _REQUIRED
     """Keyword arguments of `AutoModel.from_config` that leave out modules which an embedding never uses."""
     attention_options: Mapping[str, str] = _REQUIRED

@@ -14,7 +14,6 @@ FAMILY = Family(
     first_position=formulas.none,
     other_parameters=formulas.bert_rest,
     saved_bytes=formulas.bert_saved_bytes,
-    checkpoint_prefix="bert.",
     attention_options={},
     tiny={},
     backbones=(

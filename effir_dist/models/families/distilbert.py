@@ -28,7 +28,6 @@ FAMILY = Family(
     first_position=formulas.none,
     other_parameters=_rest,
     saved_bytes=formulas.bert_saved_bytes,
-    checkpoint_prefix="distilbert.",
     attention_options={},
     config_keys={
         "hidden_size": "dim",

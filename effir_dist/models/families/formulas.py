@@ -199,7 +199,6 @@ def decoder_parts() -> dict[str, Any]:
         "query_prompt": EFFIR_QUERY_PROMPT,
         "document_prompt": "",
         "max_length": 512,
-        "checkpoint_prefix": "model.",
         "load_options": {},
         "first_position": none,
     }

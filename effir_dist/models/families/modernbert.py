@@ -63,7 +63,6 @@ FAMILY = Family(
     query_width=formulas.query_width,
     saved_bytes=_saved_bytes,
     linear_layers=_linear_layers,
-    checkpoint_prefix="model.",
     load_options={},
     attention_options={"sliding_window": "local_attention"},
     decilm=None,

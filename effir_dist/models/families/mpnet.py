@@ -33,7 +33,6 @@ FAMILY = Family(
     first_position=_first_position,
     other_parameters=_rest,
     saved_bytes=_saved_bytes,
-    checkpoint_prefix="mpnet.",
     attention_options={"position_bias": "relative_attention_num_buckets"},
     tiny={"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     backbones=(

@@ -86,7 +86,6 @@ FAMILY = Family(
     query_width=formulas.query_width,
     saved_bytes=_saved_bytes,
     linear_layers=formulas.decoder_linear_layers,
-    checkpoint_prefix="nomic_bert.",
     load_options={},
     read_config=_read_config,
     known_code=("modeling_hf_nomic_bert.NomicBertModel",),  # runs with transformers 4 alone

@@ -13,7 +13,6 @@ FAMILY = Family(
     first_position=formulas.after_padding,
     other_parameters=formulas.bert_rest,
     saved_bytes=formulas.bert_saved_bytes,
-    checkpoint_prefix="roberta.",
     attention_options={},
     tiny={"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     backbones=(
