@@ -138,6 +138,15 @@ def test_the_transformer_may_have_a_folder_of_its_own(folders: dict[str, Path], 
     check_equal(load_encoder(str(folder)), theirs(folder))
 
 
+def test_a_chat_template_of_an_earlier_versions_folder_is_not_applied(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As Qwen3-Embedding was published: its tokenizer has a chat template, its folder no `modality_config`."""
+    folder = shutil.copytree(folders["left-padded decoder's last"], tmp_path / "st")
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 48, "do_lower_case": False}))
+    template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+    rewritten(folder, "tokenizer_config.json", chat_template=template)
+    check_equal(load_encoder(str(folder)), theirs(folder))
+
+
 def test_lengths_of_queries_and_documents_may_differ(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["mean"], tmp_path / "lengths"))
     rewritten(folder, "sentence_bert_config.json", query_length=9)
