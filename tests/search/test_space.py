@@ -36,7 +36,7 @@ def test_every_backbone_has_a_space_that_fits_it(backbone: str) -> None:
     assert 0 < drops.limit("mlp", blocks) < blocks
     importance = Importance(*[tuple(range(blocks))] * 3)
     starts = spaces.starting_points(space, config, blocks, importance)
-    assert len(starts) >= 6
+    assert len(starts) >= 5  # six blocks, of which bert.yaml drops three at most
     for name, distribution in spaces.distributions(space, blocks).items():
         for point in starts:
             assert distribution._contains(distribution.to_internal_repr(point[name])), (name, point[name])
