@@ -25,6 +25,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.mapped import cache_root, made_once
 from effir_dist.core.values import Json
 from effir_dist.data import beir
+from effir_dist.data.named.rows import parquet_rows, write_qrels
 from effir_dist.data.texts import content_hash
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -34,8 +35,6 @@ NEGATIVE = re.compile(r"negatives?(?:_(\d+))?")
 SPLIT = "train"
 FORMAT = 1
 """Of the folders; older ones are not read."""
-ROWS = 4096
-"""Of a parquet file, that are in memory at a time."""
 EXPECTED = "a query (query, anchor, question), a positive (positive, answer) and any negatives (negative, negative_1..)"
 
 
@@ -80,7 +79,8 @@ def write(files: Sequence[Path], empty: Path) -> None:
         _read(files, _Distinct(queries), _Distinct(corpus), positives, negatives)
     if not len(positives):
         raise InputError(f"{names} holds no row; a row holds {EXPECTED}")
-    _write_qrels(positives, empty / "qrels" / f"{SPLIT}.tsv")
+    judged = ((str(key >> 32), str(key & 0xFFFFFFFF), 1) for key in positives.distinct()[0].tolist())
+    write_qrels(empty / "qrels" / f"{SPLIT}.tsv", judged)
     _write_negatives(positives, negatives, empty / "negatives" / f"{SPLIT}.jsonl")
 
 
@@ -125,15 +125,9 @@ def _rows(files: Iterable[Path]) -> Iterator[tuple[str, Json]]:
 
 
 def _parquet(file: Path) -> Iterator[tuple[str, Json]]:
-    import pyarrow.parquet
-
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            rows = (row for batch in table.iter_batches(ROWS) for row in batch.to_pylist())
-            yield from ((f"{file}: row {number}", row) for number, row in enumerate(rows, 1))
+        yield from ((f"{file}: row {number}", row) for number, row in enumerate(parquet_rows(file), 1))
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 
@@ -214,14 +208,6 @@ class _Pairs:
         whole = np.array(self._keys, np.int64)
         order = firsts[np.lexsort((firsts, whole[firsts] >> 32))]
         return whole[order], np.array(self._scores)[order]
-
-
-def _write_qrels(positives: _Pairs, file: Path) -> None:
-    file.parent.mkdir()
-    with file.open("w", encoding="utf-8") as stream:
-        stream.write("\t".join(beir.QRELS_HEADER) + "\n")
-        for key in positives.distinct()[0].tolist():
-            stream.write(f"{key >> 32}\t{key & 0xFFFFFFFF}\t1\n")
 
 
 def _write_negatives(positives: _Pairs, negatives: _Pairs, file: Path) -> None:

@@ -14,6 +14,7 @@ from effir_dist.core.measures import MEASURES, METRICS
 from effir_dist.core.settings import DTYPES, ScoreConfig
 from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import differences
+from effir_dist.models import own_code
 
 if TYPE_CHECKING:
     from effir_dist.evaluate.evaluation import Retriever
@@ -34,8 +35,7 @@ def parser() -> argparse.ArgumentParser:
         help="name of a backbone (minilm), hub id, or folder of a checkpoint, of a trial, of an export or of any "
         "sentence-transformers model",
     )
-    trusted = "run code that comes with the model, as a check"
-    result.add_argument("--trust-remote-code", action="store_true", help=trusted)
+    own_code.add_option(result)
     result.add_argument(
         "--data", action="append", required=True, metavar="DIR", help=f"{DATA}; repeatable"
     )

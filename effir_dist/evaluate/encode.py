@@ -15,6 +15,7 @@ from pathlib import Path
 
 from effir_dist.core.errors import check_least, command
 from effir_dist.core.settings import COMPILE, DTYPES, ScoreConfig
+from effir_dist.models import own_code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,8 +30,7 @@ def parser() -> argparse.ArgumentParser:
         help="name of a backbone (minilm), hub id, or folder of a checkpoint, of a sentence-transformers model, of a "
         "trial or of an export",
     )
-    trusted = "run code that comes with the model, as a check"
-    result.add_argument("--trust-remote-code", action="store_true", help=trusted)
+    own_code.add_option(result)
     what = "corpus.jsonl of a BEIR-format folder, any file with a text a line, or a name such as beir:scifact"
     result.add_argument("texts", type=Path, help=what)
     result.add_argument("out", type=Path, help="folder for the shards")

@@ -59,7 +59,7 @@ def evaluate(
     """Tokenise, encode, search and measure `collection`.
 
     batch_tokens and compiled are as for `encoding.encode`. cache: a folder that keeps token ids between calls.
-    Vectors of more than ON_DISK_BYTES are kept in a temporary file, in `Encoder.disk_dtype`. Raises as
+    Vectors of more than ON_DISK_BYTES are kept in a temporary file, in `EncoderSettings.disk_dtype`. Raises as
     `evaluate_embeddings`.
     """
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def evaluate(
         tokens = encoder.tokenize(collection.documents, "document", cache)
         begun, (rank, count) = time.perf_counter(), ranks.place()
         rows = ranks.shares(tokens.lengths, count)[rank]
-        room = _room(Path(folder) / "document.npy", len(rows), encoder.dimension, encoder.disk_dtype)
+        room = _room(Path(folder) / "document.npy", len(rows), encoder.dimension, encoder.settings.disk_dtype)
         documents = ranks.encode_own(encoder, tokens, rows, batch_tokens, compiled, room)
         encoded["documents"] = (len(tokens), time.perf_counter() - begun)
         found = _measured(ranks.search_own(queries, documents, rows, _depth(collection)), collection)

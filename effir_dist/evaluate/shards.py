@@ -1,7 +1,7 @@
 """The vectors of a corpus as files that several processes write together and can resume.
 
 FOLDER/corpus.json            texts, model and size of a shard
-FOLDER/shard-00003.npy        [n, D] of texts 3n to 4n, in their order, in `Encoder.disk_dtype`, written atomically
+FOLDER/shard-00003.npy        [n, D] of texts 3n to 4n, in their order, in `disk_dtype`, written atomically
 FOLDER/shard-00003.lock       held by the process that computes it; the kernel drops it with the process
 """
 
@@ -141,9 +141,9 @@ def encode_corpus(
         with _shard_lock(file.with_suffix(".lock")) as ours:
             if ours and not file.is_file():
                 first = shard * shard_texts
-                vectors = encode(texts.read(first, min(len(texts), first + shard_texts))).astype(encoder.disk_dtype)
+                vectors = encode(texts.read(first, min(len(texts), first + shard_texts)))
                 packed = io.BytesIO()
-                np.save(packed, vectors)
+                np.save(packed, vectors.astype(encoder.settings.disk_dtype))
                 write_bytes_atomic(file, packed.getvalue())
                 done += 1
                 say(f"{file.name}: {shard + 1} of {count}")

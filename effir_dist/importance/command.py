@@ -12,6 +12,7 @@ from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.settings import DISTANCES, DTYPES, GRANULARITIES, RunConfig
 from effir_dist.importance.ranking import KINDS, Importance, Method, calibrate
+from effir_dist.models import own_code
 from effir_dist.models.families import registry
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backbone", metavar="NAME", default="minilm", help="a name of the list below (default: minilm)")
     p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
     what = "BEIR-format folder, or a name such as beir:scifact: texts of its training corpus are taken"
-    trusted = "run code that comes with the model, as a check"
-    p.add_argument("--trust-remote-code", action="store_true", help=trusted)
+    own_code.add_option(p)
     p.add_argument("--data", "--train-data", metavar="DIR", default="pydocs", help=what)
     p.add_argument("--texts", metavar="FILE", type=Path, help="a file with a text on each line, instead of --data")
     p.add_argument("--samples", type=int, default=256, help="how many texts, the first of the file (default: 256)")

@@ -18,7 +18,7 @@ from effir_dist.core.settings import ModelConfig
 from effir_dist.core.storage import place, read_locally
 from effir_dist.core.values import Json
 from effir_dist.models import pretrained, weights
-from effir_dist.models.encoder_settings import EXPORT_FILE, SETTINGS_FILE, EncoderSettings, make_settings
+from effir_dist.models.encoder_settings import SETTINGS_FILE, EncoderSettings, description_file, make_settings
 from effir_dist.models.families.base import ModelDict, dense_layers, dimension
 from effir_dist.models.families.registry import family
 from effir_dist.models.head import PREFIX, build_head, head_tensors, load_tensors, read_head
@@ -89,11 +89,6 @@ class Encoder(nn.Module):
     def dimension(self) -> int:
         """D of the embeddings: the hidden size, unless Dense layers change it or they are truncated."""
         return self.settings.dimension or dimension(self.model_config)
-
-    @property
-    def disk_dtype(self) -> type[np.floating[Any]]:
-        """Of embeddings in files. No number of one of length 1 is beyond what float16 holds; others' may be."""
-        return np.float16 if self.settings.unit_length else np.float32
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """[B, T] ids and mask (right padding) -> [B, D] float32 embeddings. The mask is as `pooling.pool` has it."""
@@ -212,7 +207,7 @@ def load_encoder(name_or_path: str, dtype: str = "float32", trust_remote_code: b
         with read_locally(place(name_or_path)) as copy:
             return load_encoder(str(copy), dtype, trust_remote_code)
     folder = Path(name_or_path)
-    settings_file = next((f for f in (folder / SETTINGS_FILE, folder / EXPORT_FILE) if f.is_file()), None)
+    settings_file = description_file(folder)
     if settings_file:
         return _load_pruned(settings_file, dtype).to(default_device()).eval()
     source = pretrained.find(name_or_path, trust_remote_code=trust_remote_code)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from effir_dist.core.settings import ModelConfig
 from effir_dist.models import pretrained
@@ -41,6 +45,16 @@ class EncoderSettings:
     def unit_length(self) -> bool:
         """Whether embeddings are of length 1, so that their inner products are cosines."""
         return self.normalize or self.similarity == "cosine"
+
+    @property
+    def disk_dtype(self) -> type[np.floating[Any]]:
+        """Of embeddings in files. No number of one of length 1 is beyond what float16 holds; others' may be."""
+        return np.float16 if self.unit_length else np.float32
+
+
+def description_file(folder: Path) -> Path | None:
+    """What describes the pruned model in a folder, of a trial or exported; None where it holds none of ours."""
+    return next((folder / name for name in (SETTINGS_FILE, EXPORT_FILE) if (folder / name).is_file()), None)
 
 
 def make_settings(config: ModelConfig, source: pretrained.Source) -> EncoderSettings:

@@ -6,6 +6,7 @@ where the user trusts it, run once, to see that both compute the same.
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.errors import InputError
@@ -25,6 +26,12 @@ TEXTS, TOKENS = 2, 24
 
 class CodeRefused(InputError):
     """A checkpoint comes with code that nobody trusts, or that is another model."""
+
+
+def add_option(parser: argparse.ArgumentParser, of: str = "model") -> None:
+    """--trust-remote-code of a command that loads one model."""
+    what = f"run code that comes with the {of}, as a check"
+    parser.add_argument("--trust-remote-code", action="store_true", help=what)
 
 
 def checked(config: ModelDict, name: str, trusted: bool) -> bool:

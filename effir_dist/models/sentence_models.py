@@ -17,11 +17,10 @@ from effir_dist.models.weights import refuse_pickles
 def is_sentence_model(name_or_path: str) -> bool:
     """Whether this is a folder that sentence-transformers saved (or that we export, without our own plan.json), or a
     hub id whose modules.json is in the cache."""
-    from effir_dist.models.encoder_settings import EXPORT_FILE, SETTINGS_FILE
+    from effir_dist.models.encoder_settings import description_file
 
     folder = Path(name_or_path)
-    ours = any((folder / name).is_file() for name in (EXPORT_FILE, SETTINGS_FILE))
-    return ((folder / "modules.json").is_file() and not ours) or hub.is_sentence_model(name_or_path)
+    return ((folder / "modules.json").is_file() and not description_file(folder)) or hub.is_sentence_model(name_or_path)
 
 
 class SentenceModel:

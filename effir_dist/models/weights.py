@@ -219,10 +219,10 @@ def save_tensors(model: nn.Module, folder: Path, more: Mapping[str, Tensor] | No
 
     named = {**model.state_dict(), **(more or {})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-    partial = folder / "model.safetensors.tmp"
+    partial = folder / f"{WHOLE}.tmp"
     try:
         save_file(tensors, partial, metadata={"format": "pt"})
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else 0, str(error), str(partial)) from None
-    partial.rename(folder / "model.safetensors")
+    partial.rename(folder / WHOLE)

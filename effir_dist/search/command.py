@@ -50,6 +50,7 @@ MODEL_FROM = "model_from"
 """Key of config.yaml's part `run`: where the values of `model` came from."""
 VERSIONS = ("effir_dist", "torch", "transformers", "ray", "deepspeed", "optuna")
 
+
 def dry_run_text(args: argparse.Namespace) -> str:
     """The text of `--dry-run`, from a named backbone's row or a checkpoint's config.json; no weights, no network."""
     from effir_dist.search import dry_run

@@ -88,7 +88,7 @@ def teacher_cost(config: RunConfig, wanted: TrainConfig, teacher: TeacherModel) 
     queries, passages = (len(texts) for texts in distinct(pairs_of_run, wanted.hard_negatives > 0))
     lengths = (teacher.settings.max_query_length, teacher.settings.max_document_length)
     query, passage = (count_flops(teacher.model_config, np.array([length])) for length in lengths)
-    size = 2 if teacher.settings.unit_length else 4
+    size = np.dtype(teacher.settings.disk_dtype).itemsize
     operations = queries * query + passages * passage
     return TeacherCost(queries, passages, operations, size * teacher.dimension * (queries + passages))
 

@@ -22,6 +22,7 @@ from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import disk_errors, write_text_atomic
 from effir_dist.core.values import Json
 from effir_dist.data import roles, sets
+from effir_dist.models import own_code
 from effir_dist.models.families import registry
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     registry.list_in(p)
     what = "bm25, any model's folder, a hub id, or a backbone of the list below"
     p.add_argument("--miner", default="bm25", metavar="NAME", help=what)
-    p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the miner, as a check")
+    own_code.add_option(p, "miner")
     p.add_argument("--count", type=int, default=15, help="negatives a query (default: 15)")
     p.add_argument("--depth", type=int, default=100, help="passages looked at for each query (default: 100)")
     p.add_argument(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig, RunConfig
 from effir_dist.models import pretrained
-from effir_dist.models.encoder_settings import EXPORT_FILE, SETTINGS_FILE, EncoderSettings, make_settings
+from effir_dist.models.encoder_settings import EncoderSettings, description_file, make_settings
 from effir_dist.models.families.base import ModelDict, dimension
 from effir_dist.models.weights import WHOLE
 
@@ -62,7 +62,7 @@ def find_teacher(config: RunConfig, find: Find = pretrained.find) -> TeacherMode
 
 def _pruned(folder: Path) -> TeacherModel | None:
     """A trial's folder or an exported one; None for others."""
-    file = next((folder / name for name in (SETTINGS_FILE, EXPORT_FILE) if (folder / name).is_file()), None)
+    file = description_file(folder)
     if file is None:
         return None
     if not (folder / WHOLE).is_file():

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from effir_dist.core.errors import InputError
+from effir_dist.data.beir import QRELS_HEADER
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".tsv")
-HEADER = ("query-id", "corpus-id", "score")
 ROWS = 4096
 """Of a parquet file, that are in memory at a time."""
 
@@ -32,7 +32,7 @@ def rows_of(files: Iterable[Path]) -> Iterator[tuple[str, Row]]:
 def _rows(file: Path) -> Iterator[Row]:
     try:
         if file.name.endswith(".parquet"):
-            yield from _parquet(file)
+            yield from parquet_rows(file)
         elif file.name.endswith(".tsv"):
             yield from _tsv(file)
         else:
@@ -42,7 +42,8 @@ def _rows(file: Path) -> Iterator[Row]:
         raise InputError(f"{file} cannot be read: {error}") from None
 
 
-def _parquet(file: Path) -> Iterator[Row]:
+def parquet_rows(file: Path) -> Iterator[Row]:
+    """Rows of a parquet file. Raises OSError and ValueError, pyarrow's own, for what is none."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(file) as table:
@@ -94,15 +95,15 @@ def qrels_rows(files: Iterable[Path]) -> Iterator[tuple[str, str, int]]:
     """(query, document, grade) of tables with BEIR's three columns. Raises InputError for others."""
     for where, row in rows_of(files):
         try:
-            query, document, grade = (row[name] for name in HEADER)
+            query, document, grade = (row[name] for name in QRELS_HEADER)
             yield str(query), str(document), int(float(grade))
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"{where} needs the columns {', '.join(HEADER)}, got {row}") from None
+            raise InputError(f"{where} needs the columns {', '.join(QRELS_HEADER)}, got {row}") from None
 
 
 def write_qrels(file: Path, rows: Iterable[tuple[str, str, int]]) -> None:
     """Write a qrels file in BEIR's form."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8") as stream:
-        stream.write("\t".join(HEADER) + "\n")
+        stream.write("\t".join(QRELS_HEADER) + "\n")
         stream.writelines(f"{query}\t{document}\t{grade}\n" for query, document, grade in rows)

@@ -73,11 +73,27 @@ def decoder_attention(config: ModelDict, qkv_bias: bool, o_bias: bool, qk_norm: 
     return total + qkv_bias * (inner + 2 * kv_inner) + o_bias * hidden + qk_norm * 2 * head_size(config)
 
 
+def llama_attention(config: ModelDict) -> int:
+    """A decoder's attention, with a bias on all four projections where the config has `attention_bias`."""
+    bias = bool(config.get("attention_bias", False))
+    return decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=False)
+
+
+def llama_attention_with_head_norms(config: ModelDict) -> int:
+    """The same, with norms on queries and keys."""
+    return llama_attention(config) + 2 * head_size(config)
+
+
 def gated_mlp(config: ModelDict, width: int) -> int:
     """gate, up and down [F, D], optional biases, and the sub-layer's own norm."""
     hidden = need(config, "hidden_size")
     bias = bool(config.get("mlp_bias", False))
     return 3 * hidden * width + hidden + bias * (2 * width + hidden)
+
+
+def sandwiched_mlp(config: ModelDict, width: int) -> int:
+    """`gated_mlp` and a second norm behind it."""
+    return gated_mlp(config, width) + need(config, "hidden_size")
 
 
 def decoder_rest(config: ModelDict) -> int:
@@ -201,6 +217,15 @@ def decoder_parts() -> dict[str, Any]:
         "max_length": 512,
         "load_options": {},
         "first_position": none,
+    }
+
+
+def sandwich_parts() -> dict[str, Any]:
+    """The same of a decoder with a second norm behind each sub-layer."""
+    return decoder_parts() | {
+        "norm_placement": "sandwich",
+        "attention": ("self_attn", "input_layernorm", "post_attention_layernorm"),
+        "mlp": ("mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
     }
 
 

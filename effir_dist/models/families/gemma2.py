@@ -11,13 +11,7 @@ from effir_dist.models.families.formulas import sizes
 
 
 def _attention(config: ModelDict) -> int:
-    bias = bool(config.get("attention_bias", False))
-    one_norm = formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=False)
-    return one_norm + need(config, "hidden_size")
-
-
-def _mlp(config: ModelDict, width: int) -> int:
-    return formulas.gated_mlp(config, width) + need(config, "hidden_size")
+    return formulas.llama_attention(config) + need(config, "hidden_size")
 
 
 def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
@@ -29,16 +23,11 @@ def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
 
 
 FAMILY = Family(
-    **formulas.decoder_parts()
-    | {
-        "norm_placement": "sandwich",
-        "attention": ("self_attn", "input_layernorm", "post_attention_layernorm"),
-        "mlp": ("mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-    },
+    **formulas.sandwich_parts(),
     model_type="gemma2",
     class_name="Gemma2",
     attention_parameters=_attention,
-    mlp_parameters=_mlp,
+    mlp_parameters=formulas.sandwiched_mlp,
     other_parameters=formulas.decoder_rest,
     first_attention_saves=formulas.none,
     query_width=formulas.query_width,

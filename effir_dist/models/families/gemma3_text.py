@@ -17,13 +17,7 @@ def _causal(config: ModelDict) -> bool:
 
 
 def _attention(config: ModelDict) -> int:
-    bias = bool(config.get("attention_bias", False))
-    one_norm = formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=True)
-    return one_norm + need(config, "hidden_size")
-
-
-def _mlp(config: ModelDict, width: int) -> int:
-    return formulas.gated_mlp(config, width) + need(config, "hidden_size")
+    return formulas.llama_attention_with_head_norms(config) + need(config, "hidden_size")
 
 
 def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
@@ -43,17 +37,11 @@ _DENSE = [
 ]
 """EmbeddingGemma's two layers behind the pooling, as RedHatAI/embeddinggemma-300m, a duplicate, has them."""
 FAMILY = Family(
-    **formulas.decoder_parts()
-    | {
-        "norm_placement": "sandwich",
-        "attention": ("self_attn", "input_layernorm", "post_attention_layernorm"),
-        "mlp": ("mlp", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-        "causal": _causal,
-    },
+    **{**formulas.sandwich_parts(), "causal": _causal},
     model_type="gemma3_text",
     class_name="Gemma3Text",
     attention_parameters=_attention,
-    mlp_parameters=_mlp,
+    mlp_parameters=formulas.sandwiched_mlp,
     other_parameters=formulas.decoder_rest,
     first_attention_saves=formulas.none,
     query_width=formulas.query_width,

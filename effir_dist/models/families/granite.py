@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from effir_dist.models.families import formulas
-from effir_dist.models.families.base import Backbone, Family, ModelDict
+from effir_dist.models.families.base import Backbone, Family
 from effir_dist.models.families.formulas import sizes
-
-
-def _attention(config: ModelDict) -> int:
-    bias = bool(config.get("attention_bias", False))
-    return formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=False)
-
 
 FAMILY = Family(
     **{**formulas.decoder_parts(), "norm_placement": "scaled_pre"},
     model_type="granite",
     class_name="Granite",
-    attention_parameters=_attention,
+    attention_parameters=formulas.llama_attention,
     mlp_parameters=formulas.gated_mlp,
     other_parameters=formulas.decoder_rest,
     first_attention_saves=formulas.none,

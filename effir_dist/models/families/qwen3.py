@@ -7,11 +7,6 @@ from effir_dist.models.families.base import Backbone, Family, ModelDict, head_si
 from effir_dist.models.families.formulas import sizes
 
 
-def _attention(config: ModelDict) -> int:
-    bias = bool(config.get("attention_bias", False))
-    return formulas.decoder_attention(config, qkv_bias=bias, o_bias=bias, qk_norm=True)
-
-
 def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
     """A plain decoder's, and the norms of queries and keys, which compute in float32 too."""
     hidden, width = need(config, "hidden_size"), mlp_width(config)
@@ -40,7 +35,7 @@ FAMILY = Family(
     **formulas.decoder_parts(),
     model_type="qwen3",
     class_name="Qwen3",
-    attention_parameters=_attention,
+    attention_parameters=formulas.llama_attention_with_head_norms,
     mlp_parameters=formulas.gated_mlp,
     other_parameters=formulas.decoder_rest,
     first_attention_saves=formulas.none,

@@ -160,7 +160,7 @@ def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainCo
     for name, kind, wanted in texts:
         tokens = encoder.tokenize(wanted, kind, token_cache())
         packed = io.BytesIO()
-        np.save(packed, encoder.encode_tokens(tokens, config.score.batch_tokens).astype(encoder.disk_dtype))
+        np.save(packed, encoder.encode_tokens(tokens, config.score.batch_tokens).astype(encoder.settings.disk_dtype))
         write_bytes_atomic(run.importance_folder / name, packed.getvalue())
 
 
