@@ -19,6 +19,9 @@ CARRIED = Path(".gpu")
 """What is brought along to a machine without a network: all-MiniLM-L6-v2 and pydocs, whose packages are not there."""
 SHAPES = {
     "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128),
+    "smollm2": ("llama", 576, 1536, 30, 9, 3, 64),
+    "llama-3.2-1b": ("llama", 2048, 8192, 16, 32, 8, 64),
+    "mistral-7b": ("mistral", 4096, 14336, 32, 32, 8, 128),
     "qwen2.5-1.5b": ("qwen2", 1536, 8960, 28, 12, 2, 128),
     "qwen3-40m": ("qwen3", 384, 1152, 12, 6, 3, 64),
     "qwen3-9m": ("qwen3", 192, 576, 6, 6, 3, 32),

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed import frame, report
+from benchmarks.speed import frame, models, report
 from benchmarks.speed.frame import Comparison, Options, Variant
 from effir_dist.core.files import write_json_atomic
+from effir_dist.models.families.base import head_size
+from effir_dist.models.families.registry import BACKBONES, backbone
 
 
 class Clock:
@@ -77,3 +79,11 @@ def test_time_that_is_over_ends_the_rounds(clock: Clock) -> None:
 @pytest.mark.parametrize("subject", frame.SUBJECTS)
 def test_every_subject_is_there(subject: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.speed.{subject}").comparisons)
+
+
+@pytest.mark.parametrize("name", [name for name in models.SHAPES if name in BACKBONES])
+def test_shapes_are_those_of_the_backbones_of_that_name(name: str) -> None:
+    config = backbone(name).config
+    blocks, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    sizes = (config["hidden_size"], config["intermediate_size"], blocks, heads, config.get("num_key_value_heads", heads))
+    assert models.SHAPES[name] == (config["model_type"], *sizes, head_size(config))
