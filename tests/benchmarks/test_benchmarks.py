@@ -85,5 +85,6 @@ def test_every_subject_is_there(subject: str) -> None:
 def test_shapes_are_those_of_the_backbones_of_that_name(name: str) -> None:
     config = backbone(name).config
     blocks, heads = config["num_hidden_layers"], config["num_attention_heads"]
-    sizes = (config["hidden_size"], config["intermediate_size"], blocks, heads, config.get("num_key_value_heads", heads))
-    assert models.SHAPES[name] == (config["model_type"], *sizes, head_size(config))
+    sizes = (config["hidden_size"], config["intermediate_size"], blocks, heads)
+    key_heads = config.get("num_key_value_heads", heads)
+    assert models.SHAPES[name] == (config["model_type"], *sizes, key_heads, head_size(config))
