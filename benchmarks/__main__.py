@@ -1,7 +1,9 @@
-"""All speed benchmarks: python -m benchmarks [--gpu] [--seconds 600] [--only encoding,search] [--small]
+"""All speed benchmarks: python -m benchmarks [--gpu] [--minutes 8] [--only encoding,search] [--small]
 
 Writes reports/speed/cpu.json or gpu.json, a row at a time, and reports/speed.md from what is in that folder. With --gpu
-it needs torch, transformers, deepspeed and this project; what else is compared with is left out where it is missing.
+it needs torch, transformers, deepspeed and this project, and no Ray; what else is compared with is left out where it is
+missing. A machine without the packages of MiniLM and the built-in data needs the folder that `python -m
+benchmarks.carry` makes.
 """
 
 from __future__ import annotations
@@ -10,25 +12,27 @@ import argparse
 import importlib.util
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import frame, machine, report
+from benchmarks.speed import frame, gpu, machine, report, watched
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import read_json, write_json_atomic, write_text_atomic
 
-FOLDER = Path("reports/speed")
+FOLDER, SMALL = Path("reports/speed"), Path("runs/small/speed")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     result.add_argument("--gpu", action="store_true", help="measure on the GPU (default: on the CPU)")
-    result.add_argument("--seconds", type=float, default=900, help="in which all should end (default: %(default)s)")
+    result.add_argument("--minutes", type=float, default=0, help="in which all ends (default: 8 with --gpu, else 15)")
+    result.add_argument("--seconds", help=argparse.SUPPRESS)
     result.add_argument("--only", default=",".join(frame.SUBJECTS), help="subjects (default: %(default)s)")
-    result.add_argument("--small", action="store_true", help="tiny sizes, to see that everything runs")
+    result.add_argument("--small", action="store_true", help="tiny sizes, to see that everything runs; on any machine")
     result.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
-    result.add_argument("--out", type=Path, default=FOLDER, help="folder of the JSON (default: %(default)s)")
+    result.add_argument("--out", type=Path, help=f"folder of the JSON (default: {FOLDER}; with --small {SMALL})")
     result.add_argument("--table", action="store_true", help="measure nothing: write the report of what is there")
     return result
 
@@ -36,40 +40,62 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main() -> None:
     arguments = parser().parse_args()
+    if arguments.seconds is not None:
+        raise InputError(f"--seconds {arguments.seconds} is now --minutes, a sixtieth of it")
+    folder = arguments.out or (SMALL if arguments.small else FOLDER)
     if not arguments.table:
-        run(arguments)
-    text = report.render(arguments.out)
-    write_text_atomic(arguments.out.with_suffix(".md"), text)
-    print(f"wrote {arguments.out.with_suffix('.md')}", flush=True)
+        run(arguments, folder)
+    write_text_atomic(folder.with_suffix(".md"), report.render(folder))
+    print(f"wrote {folder.with_suffix('.md')}", flush=True)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure every subject asked for. The JSON is written anew after each row, and keeps other subjects' rows."""
+def run(arguments: argparse.Namespace, folder: Path) -> None:
+    """Measure every subject asked for. The JSON is written anew after each row, and keeps what is not measured anew."""
     import torch
 
     subjects = arguments.only.split(",")
     unknown = [name for name in subjects if name not in frame.SUBJECTS]
     if unknown:
         raise InputError(f"--only names {unknown[0]!r}; known: {', '.join(frame.SUBJECTS)}")
-    if arguments.gpu and not torch.cuda.is_available():
-        raise InputError("--gpu needs a CUDA GPU, and torch sees none; leave it out to measure the CPU")
+    if arguments.gpu and not (arguments.small or torch.cuda.is_available()):
+        raise InputError("--gpu needs a CUDA GPU, and torch sees none; leave it out, or add --small to rehearse it")
     torch.set_num_threads(arguments.threads)
     options = frame.Options(arguments.gpu, arguments.small, arguments.threads)
-    file = arguments.out / f"{'gpu' if arguments.gpu else 'cpu'}.json"
+    seconds = 60 * (arguments.minutes or (8 if arguments.gpu else 15))
+    keys = gpu.keys(subjects)
+    found = watched.rows(keys, options, seconds, _say) if options.gpu else _cpu(subjects, options, seconds)
     run_of = machine.run(" ".join(["python -m benchmarks", *sys.argv[1:]]))
-    kept = read_json(file)["rows"] if file.is_file() else []
-    until = time.perf_counter() + arguments.seconds
+    file = folder / f"{'gpu' if options.gpu else 'cpu'}.json"
+    rows, begun = read_json(file)["rows"] if file.is_file() else [], set()
+    for row in found:
+        if (what := _measured(row)) not in begun:
+            rows = [old for old in rows if not _replaced(old, row)]
+            begun.add(what)
+        rows.append(row | {"run": run_of | {"load_after": machine.load()}})
+        _write(file, {"machine": machine.describe(), "rows": rows})
+
+
+def _measured(row: dict[str, Any]) -> str:
+    """What a row is of: a case on a GPU, a subject on a CPU. Earlier rows of it go when its first one comes."""
+    return str(row.get("key", row["subject"]))
+
+
+def _replaced(old: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Rows of versions that named no cases are of their whole subject."""
+    return old["subject"] == row["subject"] and _measured(old) in (row["subject"], _measured(row))
+
+
+def _cpu(subjects: list[str], options: frame.Options, seconds: float) -> Iterator[dict[str, Any]]:
+    """Subject by subject, each with its share of the time that is left."""
+    until = time.perf_counter() + seconds
     for number, subject in enumerate(subjects):
         shares = [frame.SUBJECTS[name] for name in subjects[number:]]
         if importlib.util.find_spec(f"benchmarks.speed.{subject}") is None:
             _say(f"{subject}: not here")
             continue
-        others = [row for row in kept if row["subject"] != subject]
-        seconds = (until - time.perf_counter()) * shares[0] / sum(shares)
+        share = (until - time.perf_counter()) * shares[0] / sum(shares)
         try:
-            for row in frame.rows(subject, options, seconds, _say):
-                kept = others = [*others, row | {"run": run_of | {"load_after": machine.load()}}]
-                _write(file, {"machine": machine.describe(), "rows": kept})
+            yield from frame.rows(subject, options, share, _say)
         except frame.ERRORS as error:
             _say(f"{subject}: stopped by {frame.reason(error)}")
 

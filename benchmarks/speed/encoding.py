@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.speed import models
-from benchmarks.speed.frame import Comparison, Options, Variant
+from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """A 0.6 B decoder on a GPU; MiniLM everywhere."""
-    if options.gpu:
-        texts = models.letters(64 if options.small else 512, 256)
-        yield _comparison("qwen3-0.6b, random weights", models.shaped("qwen3-0.6b", options), texts, options)
-    count = 8 if options.small else 4096 if options.gpu else 64
+    """MiniLM."""
+    yield _comparison("all-MiniLM-L6-v2", models.minilm(options), models.passages(8 if options.small else 64), options)
+
+
+def gpu_cases(options: Options) -> Cases:
+    """Decoders of random weights, and MiniLM."""
+    shapes = {"qwen3-0.6b": 512, "smollm2": 1024}
+    cases = {name: functools.partial(_of_shape, name, count, options) for name, count in shapes.items()}
+    return {**cases, "minilm": functools.partial(_of_minilm, options)}
+
+
+def _of_shape(name: str, count: int, options: Options) -> Iterator[Comparison]:
+    texts = models.letters(8, 32) if options.small else models.letters(count, 256)
+    yield _comparison(f"{name}, random weights", models.shaped(name, options), texts, options)
+
+
+def _of_minilm(options: Options) -> Iterator[Comparison]:
+    count = 8 if options.small else 4096
     yield _comparison("all-MiniLM-L6-v2", models.minilm(options), models.passages(count), options)
 
 
@@ -39,9 +53,8 @@ def _comparison(name: str, encoder: Encoder, texts: list[str], options: Options)
     def theirs(model: Any, batch: int) -> Variant:
         return Variant(lambda: model.encode(texts, batch_size=batch, normalize_embeddings=True))
 
-    compiled = "always" if options.gpu else "never"
     variants = {
-        "ours": ours(compiled),
+        "ours": ours(options.compiled),
         "sentence-transformers, its defaults": theirs(untold, 32),
         f"sentence-transformers, {options.dtype}, batches of {best}": theirs(sentences, best),
         "plain transformers": Variant(lambda: models.plain_transformers(encoder, texts)),

@@ -5,25 +5,36 @@ Numbers beside the times: nDCG@10 times 100; they may differ by 0.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.speed import models
-from benchmarks.speed.frame import Comparison, Options, Variant
+from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 
 FOLDERS = (Path("shared/data"), Path("../shared/data"), Path("../../shared/data"))
 """Where BEIR-format folders may be."""
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """pydocs, and the data sets in `shared/data`; samples of them on a CPU."""
+    """pydocs, and the data sets in `shared/data`; samples of them."""
+    yield from _of_sets(_data_sets(), (5, 10) if options.small else (50, 150))
+
+
+def gpu_cases(options: Options) -> Cases:
+    """All of pydocs; then all of the others."""
+    limits = (5, 10) if options.small else (0, 0)
+    first, *others = _data_sets()
+    return {"pydocs": functools.partial(_of_sets, [first], limits), "more": functools.partial(_of_sets, others, limits)}
+
+
+def _of_sets(names: Sequence[str], limits: tuple[int, int]) -> Iterator[Comparison]:
     from effir_dist.data.sets import load_collection
     from effir_dist.evaluate.evaluation import evaluate
     from effir_dist.models.encoder import load_encoder
 
     encoders = {dtype: load_encoder(models.minilm_path(), dtype) for dtype in ("bfloat16", "float32")}
-    limits = (5, 10) if options.small else (0, 0) if options.gpu else (50, 150)
-    for name in _data_sets():
+    for name in names:
         collection = load_collection(name, "test", *limits)
 
         def run(dtype: str, collection=collection) -> dict[str, float]:

@@ -1,11 +1,15 @@
 """The frame of all speed benchmarks: interleaved repeats of variants that do the same work, medians, ratios first.
 
-A benchmark is a module of this package with
+A benchmark is a module of this package, and its name is in `SUBJECTS`. What it measures on a CPU it makes in
 
     def comparisons(options: Options) -> Iterator[Comparison]
 
-that makes one comparison after the other, so that what one needs is gone before the next is made. Its name goes in
-`SUBJECTS`. Nothing at a module's top imports torch.
+one comparison after the other, so that what one needs is gone before the next is made. What it measures on a GPU are
+
+    def gpu_cases(options: Options) -> Cases
+
+by name, so that the cases of all subjects run in order of worth: `gpu.ORDER` has that order. Nothing at a module's top
+imports torch, and nothing that a GPU's case needs imports Ray.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from typing import Any
 SUBJECTS = {"encoding": 4, "pruned": 3, "exactness": 1, "search": 1, "sizes": 2}
 SUBJECTS |= {"training": 4, "memory": 1, "trials": 1}
 """Modules of this package, in the order in which they run, and how they share the time."""
-ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+ERRORS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError)
+ERRORS += (TypeError, ValueError)
 """What a library, or a machine without memory, raises: one row of the report says it, the others are measured."""
 REPEATS = 5
 """Rounds of a comparison, where time allows."""
@@ -34,13 +39,21 @@ class Options:
     """What a benchmark may ask of the machine."""
 
     gpu: bool = False
+    """The cases of a GPU; with `small` they run on a CPU too."""
     small: bool = False
     """Tiny sizes: to see that everything runs, not how fast."""
     threads: int = 1
 
     @property
     def device(self) -> str:
-        return "cuda" if self.gpu else "cpu"
+        import torch
+
+        return "cuda" if self.gpu and torch.cuda.is_available() else "cpu"
+
+    @property
+    def compiled(self) -> str:
+        """Whether blocks are compiled, as `encode` takes it: on a GPU."""
+        return "always" if self.device == "cuda" else "never"
 
     @property
     def dtype(self) -> str:
@@ -81,6 +94,10 @@ class Comparison:
     """Whether the wall's clock counts on a CPU too: where a variant starts processes, or waits."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What else is known of it (cosines, bytes), for the table's last column and the JSON."""
+
+
+Cases = Mapping[str, Callable[[], Iterator[Comparison]]]
+"""What a subject measures on a GPU: a name -> a function that makes its comparisons, mostly one."""
 
 
 def measure(comparison: Comparison, seconds: float, options: Options) -> dict[str, Any]:
@@ -177,6 +194,14 @@ def rows(subject: str, options: Options, seconds: float, say: Callable[[str], No
         if time.perf_counter() > until:
             say(f"{subject}: no time left for more, if there is more")
             return
+
+
+def failed_row(subject: str, name: str, why: str) -> dict[str, Any]:
+    """The row of a case of which nothing was measured."""
+    nothing: dict[str, Any] = {"facts": {}, "goals": {}, "ratios": {}, "variants": {}}
+    return {"subject": subject, "name": name, "amount": 0, "unit": "", "flops": 0.0, "ours": "", **nothing} | {
+        "failed": {"all": why}
+    }
 
 
 def summary(row: dict[str, Any]) -> str:

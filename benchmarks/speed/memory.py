@@ -1,62 +1,68 @@
 """Memory of a training on a GPU: predicted by `training.memory` against measured, stage by stage; on a GPU only.
 
-All texts have their full length, which is what the prediction supposes. The first two rows are GradCache's: 8,192 pairs
-in chunks of 64 against a batch of 64.
+All texts have their full length, which is what the prediction supposes. GradCache's rows: 8,192 pairs in chunks of 64,
+against a batch of 64.
 """
 
 from __future__ import annotations
 
-import gc
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.speed import trained as models
-from benchmarks.speed.frame import Comparison, Options, Variant
-from benchmarks.speed.training import Case, ours
+from benchmarks.speed.frame import Cases, Comparison, Options, Variant
+from benchmarks.speed.training import Case, allocated, made, ours
 
-
-def cases(options: Options, folder: Path) -> Iterator[Case]:
-    """What is trained, one step each."""
-    minilm = models.minilm(folder)
-    yield Case("minilm", minilm, 64, 1, {}, length=64)
-    yield Case("minilm, chunks of 64", minilm, 256 if options.small else 8192, 1, {"gradcache_queries": 64}, length=64)
-    sizes = {"num_hidden_layers": 2, "vocab_size": 30522} if options.small else {}
-    qwen = models.random_model("qwen3-0.6b", folder, options.device, **sizes)
-    for stage in range(4):
-        yield Case(f"qwen3-0.6b's shape, ZeRO {stage}", qwen, 16, 1, {"zero_stage": stage})
-    yield Case("qwen3-0.6b's shape, checkpointing", qwen, 64, 1, {"gradient_checkpointing": True, "zero_stage": 2})
-    yield Case("qwen3-0.6b's shape, chunks", qwen, 64, 1, {"gradcache_queries": 16, "zero_stage": 1})
-    adapters = {"lora_rank": 16, "gradient_checkpointing": True, "zero_stage": 3}
-    yield Case("qwen3-0.6b's shape, LoRA, checkpointing, ZeRO 3", qwen, 64, 1, adapters)
-    yield Case("qwen3-0.6b's shape, LoRA", qwen, 16, 1, {"lora_rank": 16})
+QWEN = "qwen3-0.6b"
+EVERYTHING = {"lora_rank": 16, "gradient_checkpointing": True, "zero_stage": 3}
+GPU = {
+    "minilm": Case("minilm", "minilm", 64, 1, {}, length=64),
+    "minilm, 8192 pairs in chunks": Case(
+        "minilm, chunks of 64", "minilm", 8192, 1, {"gradcache_queries": 64}, length=64
+    ),
+    f"{QWEN}, one process": Case(f"{QWEN}'s shape", QWEN, 16, 1, {}),
+    f"{QWEN}, ZeRO 2": Case(f"{QWEN}'s shape, ZeRO 2", QWEN, 16, 1, {"zero_stage": 2}),
+    f"{QWEN}, ZeRO 3": Case(f"{QWEN}'s shape, ZeRO 3", QWEN, 16, 1, {"zero_stage": 3}),
+    f"{QWEN}, chunks": Case(f"{QWEN}'s shape, chunks of 16", QWEN, 64, 1, {"gradcache_queries": 16}),
+    f"{QWEN}, checkpointing": Case(f"{QWEN}'s shape, checkpointing", QWEN, 64, 1, {"gradient_checkpointing": True}),
+    f"{QWEN}, LoRA": Case(f"{QWEN}'s shape, LoRA", QWEN, 16, 1, {"lora_rank": 16}),
+    f"{QWEN}, LoRA and more": Case(f"{QWEN}'s shape, LoRA, checkpointing, ZeRO 3", QWEN, 64, 1, EVERYTHING),
+}
+"""A case of a GPU -> what is trained in it, one step of it."""
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """A row a case; its ratio is not of speed: the numbers are bytes."""
-    import torch
+    """None: a CPU's memory is not predicted."""
+    return iter(())
 
-    if not options.gpu:
-        return
+
+def gpu_cases(options: Options) -> Cases:
+    """A row each; it has no ratio of speeds: its numbers are bytes."""
+    return {name: functools.partial(_alone, case, options) for name, case in GPU.items()}
+
+
+def _alone(case: Case, options: Options) -> Iterator[Comparison]:
+    before = allocated()
     with models.scratch() as folder:
-        for case in cases(options, Path(folder)):
-            gc.collect()
-            torch.cuda.empty_cache()
-            before = torch.cuda.memory_allocated()
-            with ours(case, options, models.long_pairs(case.batch)) as (step, facts):
-                yield Comparison(
-                    name=f"{case.name}, {case.batch} pairs of {2 * case.length} tokens, {options.dtype}",
-                    variants={"measured": Variant(lambda step=step, before=before: measured(step, before))},
-                    amount=case.batch,
-                    unit="pairs",
-                    facts={**facts, "predicted_bytes": predicted(case, options)},
-                )
+        case = made(case, Path(folder), options)
+        with ours(case, options, models.long_pairs(case.batch)) as (step, facts):
+            yield Comparison(
+                name=f"{case.name}, {case.batch} pairs of {2 * case.length} tokens, {options.dtype}",
+                variants={"measured": Variant(lambda: measured(step, before))},
+                amount=case.batch,
+                unit="pairs",
+                facts={**facts, "predicted_bytes": predicted(case, options)},
+            )
 
 
 def measured(step: Variant, before: int) -> dict[str, float]:
-    """The most that was allocated in one step, and reserved, without what other things held before."""
+    """The most that was allocated in one step, and reserved, less what was held before; of a CPU nothing."""
     import torch
 
     step.run()
+    if not torch.cuda.is_available():
+        return {}
     return {
         "bytes": float(torch.cuda.max_memory_allocated() - before),
         "reserved_bytes": float(torch.cuda.max_memory_reserved() - before),

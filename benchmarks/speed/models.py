@@ -29,6 +29,8 @@ SHAPES = {
 }
 """Name -> model type, D, F, L, heads, key heads, head size; with few tokens in the vocabulary, since none is looked up
 twice in a layer."""
+NARROW = (64, 128, 2, 4, 2, 16)
+"""In place of any of them, to see that the cases of a GPU run."""
 
 
 def minilm(options: Options) -> Encoder:
@@ -62,7 +64,8 @@ def shaped(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
     from effir_dist.models.pretrained import Source
     from effir_dist.models.pruning import apply_plan
 
-    kind, hidden, width, blocks, heads, key_heads, head = SHAPES[name]
+    kind, *sizes_of = SHAPES[name]
+    hidden, width, blocks, heads, key_heads, head = NARROW if options.small and options.gpu else sizes_of
     sizes = {"hidden_size": hidden, "intermediate_size": width, "num_hidden_layers": blocks, "head_dim": head}
     more = {"num_attention_heads": heads, "num_key_value_heads": key_heads, "vocab_size": 300}
     config = AutoConfig.for_model(kind, **sizes, **more, max_position_embeddings=1024)
@@ -144,7 +147,7 @@ def matrix_product(options: Options, flops: float, size: int = 0) -> Variant:
     """The machine's own limit: square matrices in the same dtype, for about a quarter of a second."""
     import torch
 
-    size = size or (8192 if options.gpu else 1024)
+    size = size or (64 if options.small else 8192 if options.gpu else 1024)
     left, right = (torch.randn(size, size, device=options.device, dtype=getattr(torch, options.dtype)) for _ in "ab")
     times = 1 if options.small else (100 if options.gpu else 12)
 

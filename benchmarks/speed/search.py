@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from benchmarks.speed.frame import Comparison, Options, Variant
+from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 
 DEPTH = 100
 Result = TypeVar("Result")
@@ -21,13 +22,27 @@ FAISS_DEFAULT = 128_000
 
 def comparisons(options: Options) -> Iterator[Comparison]:
     """(queries, documents) in memory; then half-precision vectors of 1,024 dimensions in a file."""
-    small = ((20, 500),)
-    cpu = ((1, 20_000), (300, 5_000), (300, 50_000), (3_000, 20_000))
-    for queries, documents in small if options.small else ((300, 5_000), (1_000, 200_000)) if options.gpu else cpu:
+    yield from _of_sizes(((1, 20_000), (300, 5_000), (300, 50_000), (3_000, 20_000)), options)
+    yield from _of_file(100_000, options)
+
+
+def gpu_cases(options: Options) -> Cases:
+    """The same."""
+    sizes = ((300, 5_000), (1_000, 200_000))
+    return {
+        "in memory": functools.partial(_of_sizes, sizes, options),
+        "on disk": functools.partial(_of_file, 500_000, options),
+    }
+
+
+def _of_sizes(sizes: Sequence[tuple[int, int]], options: Options) -> Iterator[Comparison]:
+    for queries, documents in ((20, 500),) if options.small else sizes:
         yield _in_memory(vectors(queries, SIZE, 1), vectors(documents, SIZE, 2), options)
-    documents = 2_000 if options.small else 500_000 if options.gpu else 100_000
+
+
+def _of_file(documents: int, options: Options) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
-        yield _on_disk(Path(folder) / "vectors.npy", documents, options)
+        yield _on_disk(Path(folder) / "vectors.npy", 2_000 if options.small else documents, options)
 
 
 def vectors(count: int, size: int, seed: int) -> np.ndarray:

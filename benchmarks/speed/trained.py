@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.speed.frame import Options
 from benchmarks.speed.models import minilm_path, pydocs_path
 from effir_dist.models import pretrained
 from effir_dist.models.families.registry import backbone
@@ -43,6 +44,25 @@ def random_model(name: str, folder: Path, device: str, **changes: Any) -> str:
     tokenizer.eos_token = tokenizer.sep_token
     tokenizer.save_pretrained(path)
     return str(path)
+
+
+NARROW = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 30522,
+}
+"""Of a decoder, to see that everything runs."""
+
+
+def made(name: str, folder: Path, options: Options) -> str:
+    """MiniLM, or a named backbone's shape with random weights, as a folder in `folder`."""
+    if name == "minilm":
+        return minilm(folder)
+    return random_model(name, folder, options.device, **(NARROW if options.small else {}))
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -9,6 +9,8 @@ model so thin that hardly anything is left but Python and launches: what a GPU w
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import gc
 import sys
 import warnings
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed import trained as models
-from benchmarks.speed.frame import Comparison, Options, Variant
+from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 
 if TYPE_CHECKING:
     from effir_dist.data.pairs import TrainingPairs
@@ -37,6 +39,7 @@ class Case:
 
     name: str
     folder: str
+    """The model's; in a table of cases its name."""
     batch: int
     steps: int
     changes: Mapping[str, Any]
@@ -47,43 +50,75 @@ class Case:
     """Of sentence-transformers' CachedMultipleNegativesRankingLoss; 0 takes MultipleNegativesRankingLoss."""
 
 
+LORA = {"lora_rank": 16}
+GPU = {
+    "minilm": Case("minilm", "minilm", 64, 40, {}),
+    "minilm, large batch": Case("minilm", "minilm", 512, 8, {}),
+    "minilm, 8192 pairs in chunks": Case(
+        "minilm, in chunks", "minilm", 8192, 1, {"gradcache_tokens": 65536}, mini_batch=512
+    ),
+    "smollm2": Case("smollm2's shape", "smollm2", 64, 8, {}),
+    "qwen3-0.6b": Case("qwen3-0.6b's shape", "qwen3-0.6b", 64, 3, {}),
+    "qwen3-0.6b, LoRA": Case("qwen3-0.6b's shape, LoRA", "qwen3-0.6b", 64, 3, LORA),
+    "qwen3-0.6b, ZeRO 2": Case("qwen3-0.6b's shape, ZeRO 2", "qwen3-0.6b", 64, 3, {"zero_stage": 2}),
+    "qwen3-0.6b, ZeRO 3": Case("qwen3-0.6b's shape, ZeRO 3", "qwen3-0.6b", 64, 3, {"zero_stage": 3}),
+}
+"""A case of a GPU -> what is trained in it; with ZeRO 0 and 1 one rank trains without DeepSpeed."""
+
+
+def gpu_cases(options: Options) -> Cases:
+    """A comparison each."""
+    return {name: functools.partial(_alone, case, options) for name, case in GPU.items()}
+
+
+def _alone(case: Case, options: Options) -> Iterator[Comparison]:
+    with models.scratch() as folder:
+        yield from compared(made(case, Path(folder), options), options)
+
+
+def made(case: Case, folder: Path, options: Options) -> Case:
+    """A case of a table with its model in `folder`; narrow and with few texts where `options` say so."""
+    path = models.made(case.folder, folder, options)
+    if not options.small:
+        return dataclasses.replace(case, folder=path)
+    less = {key: min(value, 128) if "gradcache" in key else value for key, value in case.changes.items()}
+    small = {"batch": 8, "steps": 1, "changes": less, "length": 32, "mini_batch": min(case.mini_batch, 4)}
+    return dataclasses.replace(case, folder=path, **small)
+
+
 def cases(options: Options, folder: Path) -> Iterator[Case]:
-    """The most telling first: time may run out."""
+    """Those of a CPU, the most telling first: time may run out."""
     minilm = models.minilm(folder)
-    if options.small or not options.gpu:
-        batch, tokens = (8, 256) if options.small else (64, 2048)
-        yield Case("minilm", minilm, batch // 2, 1, {})
-        sizes = {"num_hidden_layers": 6, "hidden_size": 24, "intermediate_size": 48}
-        thin = models.random_model("bert-base", folder, options.device, **sizes)
-        for name, changes in (("", {}), (", by DeepSpeed's ZeRO 2", {"zero_stage": 2})):
-            label = f"6 blocks of 24 dimensions, hardly any arithmetic{name}"
-            yield Case(label, thin, 4, 4 if options.small else 40, changes, 8)
-        yield Case("minilm, in parts", minilm, batch, 1, {"gradcache_tokens": tokens}, mini_batch=batch // 4)
-        return
-    yield Case("minilm", minilm, 64, 40, {})
-    qwen = models.random_model("qwen3-0.6b", folder, options.device)
-    yield Case("qwen3-0.6b's shape", qwen, 64, 3, {})
-    yield Case("minilm, in parts", minilm, 2048, 1, {"gradcache_tokens": 65536}, mini_batch=256)
-    yield Case("minilm", minilm, 512, 8, {})
-    checkpointing = {"gradient_checkpointing": True, "lora_rank": 16, "zero_stage": 3}
-    yield Case("qwen3-0.6b's shape, LoRA, checkpointing, ZeRO 3", qwen, 64, 3, checkpointing)
+    batch, tokens = (8, 256) if options.small else (64, 2048)
+    yield Case("minilm", minilm, batch // 2, 1, {})
+    sizes = {"num_hidden_layers": 6, "hidden_size": 24, "intermediate_size": 48}
+    thin = models.random_model("bert-base", folder, options.device, **sizes)
+    for name, changes in (("", {}), (", by DeepSpeed's ZeRO 2", {"zero_stage": 2})):
+        label = f"6 blocks of 24 dimensions, hardly any arithmetic{name}"
+        yield Case(label, thin, 4, 4 if options.small else 40, changes, 8)
+    yield Case("minilm, in parts", minilm, batch, 1, {"gradcache_tokens": tokens}, mini_batch=batch // 4)
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
     """A comparison a case."""
     with models.scratch() as folder:
         for case in cases(options, Path(folder)):
-            gc.collect()  # models of the case before
-            found = models.pairs(case.batch * case.steps)
-            with ours(case, options, found) as (variant, facts), theirs(case, options, found) as others:
-                yield Comparison(
-                    name=f"{case.name}, {case.batch} pairs of up to {case.length} tokens, {options.dtype}",
-                    variants={"ours": variant, **others},
-                    amount=case.batch * case.steps,
-                    unit="pairs",
-                    goals=dict.fromkeys(others, GOAL),
-                    facts=facts,
-                )
+            yield from compared(case, options)
+            gc.collect()
+
+
+def compared(case: Case, options: Options) -> Iterator[Comparison]:
+    """Ours beside theirs; afterwards neither is left."""
+    found = models.pairs(case.batch * case.steps)
+    with ours(case, options, found) as (variant, facts), theirs(case, options, found) as others:
+        yield Comparison(
+            name=f"{case.name}, {case.batch} pairs of up to {case.length} tokens, {options.dtype}",
+            variants={"ours": variant, **others},
+            amount=case.batch * case.steps,
+            unit="pairs",
+            goals=dict.fromkeys(others, GOAL),
+            facts=facts,
+        )
 
 
 @contextmanager
@@ -125,7 +160,7 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
         computed = sum(group[0].numel() if isinstance(group, tuple) else group.ids.numel() for group in groups)
         padding = 1 - int(tokens.sum()) / computed
         facts = {"tokens": int(tokens.sum()), "padding": padding, "groups": len(groups), "packed": packs}
-        if options.gpu:
+        if options.device == "cuda":
             run(engine)
             facts["waits_a_step"] = waits(lambda: run(engine)) / case.steps
         yield Variant(lambda: run(engine)), facts
@@ -133,7 +168,10 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
 
 @contextmanager
 def theirs(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[dict[str, Variant]]:
-    """sentence-transformers' loss in a plain loop; in bfloat16 also with weights that are bfloat16 alone."""
+    """sentence-transformers' loss in a plain loop; in bfloat16 also with weights that are bfloat16 alone.
+
+    On a GPU, where minutes count, not with dropout too, which ours trains without. With LoRA theirs has adapters too.
+    """
     import torch
 
     try:
@@ -143,14 +181,27 @@ def theirs(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[dict[
         return
     found = {}
     names = {"sentence-transformers": (torch.float32, {}), "sentence-transformers, no dropout": (torch.float32, STEADY)}
-    if options.dtype == "bfloat16" and not case.mini_batch:
+    if options.gpu:
+        del names["sentence-transformers"]
+    if options.dtype == "bfloat16" and not case.mini_batch and not case.changes:
         names["sentence-transformers, no dropout, no float32 weights"] = (torch.bfloat16, STEADY)
     for name, (dtype, config) in names.items():
         kept = {"model_kwargs": {"dtype": dtype}, "config_kwargs": config}
         model = SentenceTransformer(case.folder, device=options.device, **kept)
         model.max_seq_length = case.length
+        if rank := case.changes.get("lora_rank"):
+            _add_adapters(model, rank)
         found[name] = Variant(_loop(model, case, options, pairs))
     yield found
+
+
+def _add_adapters(model: Any, rank: int) -> None:
+    """On the linear layers, as ours has them."""
+    from peft import LoraConfig
+    from torch import nn
+
+    names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names))
 
 
 def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any:
@@ -164,7 +215,8 @@ def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any
         else losses.MultipleNegativesRankingLoss(model)
     )
     autocast = options.dtype == "bfloat16"
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-5, weight_decay=0.0, fused=True)
     tokenise = getattr(model, "preprocess", None) or model.tokenize
     batches = []
     for start in range(0, case.batch * case.steps, case.batch):
@@ -180,7 +232,7 @@ def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any
             with torch.autocast(options.device, torch.bfloat16, enabled=autocast):
                 loss = loss_of(features, torch.zeros(case.batch, device=options.device))
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             values.append(loss.detach())

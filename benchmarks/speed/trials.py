@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.frame import Comparison, Options, Variant
+from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 
 GOAL_SECONDS = 2.0
 TRIAL_SECONDS = 30.0
@@ -22,13 +22,21 @@ TRIAL_SECONDS = 30.0
 
 def comparisons(options: Options) -> Iterator[Comparison]:
     """The warm process; then the driver, where Ray is installed and trials are stand-ins that wait."""
+    yield from _warm()
+    with tempfile.TemporaryDirectory() as folder:
+        found = driver_share(folder, trials=4 if options.small else 20)
+    yield Comparison("driver and Ray, trials of 2 s one at a time", {"ours": Variant(lambda: None)}, facts=found)
+
+
+def gpu_cases(options: Options) -> Cases:
+    """The warm process: no Ray."""
+    return {"warm": _warm}
+
+
+def _warm() -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         run = warm_trial(Path(folder) / "run")
         yield Comparison("a trial in a warm process", {"ours": Variant(run)}, facts={"goal_seconds": GOAL_SECONDS})
-    if not options.gpu:
-        with tempfile.TemporaryDirectory() as folder:
-            found = driver_share(folder, trials=4 if options.small else 20)
-        yield Comparison("driver and Ray, trials of 2 s one at a time", {"ours": Variant(lambda: None)}, facts=found)
 
 
 def warm_trial(folder: Path) -> Any:
