@@ -29,8 +29,9 @@ PROMPTS = ("model.query_prompt", "model.document_prompt")
 def _convert(name: str, kind: Any, value: Any) -> Any:
     """`value` (from YAML or a command line) as `kind`, or an InputError that names the setting."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
+        literals = [k for k in typing.get_args(kind) if typing.get_origin(k) is typing.Literal]
+        if value is None or any(value in typing.get_args(literal) for literal in literals):
+            return value
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if typing.get_origin(kind) is tuple:
         values = value if isinstance(value, list | tuple) else [value]

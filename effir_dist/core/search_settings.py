@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from effir_dist.core.errors import check, one_of
 from effir_dist.core.measures import DEFAULT, check_objectives, parse_constraint
@@ -11,6 +13,13 @@ from effir_dist.core.measures import DEFAULT, check_objectives, parse_constraint
 SAMPLERS = ("guided", "tpe", "nsga2", "gp", "random")
 SCHEDULERS = ("screening", "asha", "plain")
 SCREENING_COSTS = ("seconds", "flops")
+MOST_ON_A_GPU = 48
+"""Processes that CUDA's multi-process service takes on a GPU (60 from CUDA 13.1 on)."""
+
+
+def trials_on_a_gpu(gpus: float) -> int:
+    """How many processes of so many GPUs each share one: 8 for 0.125, 3 for 0.3, 1 for whole ones and for none."""
+    return math.floor(1 / gpus + 1e-6) if 0 < gpus < 1 else 1
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,9 @@ class ResourceConfig:
     """What a trial takes of the cluster. None is settled at the start, from what there is."""
 
     workers_per_trial: int = 1
-    gpus_per_trial: float | None = None
-    """GPUs of all workers of a trial together. By default one for each worker where there are GPUs."""
+    gpus_per_trial: float | Literal["auto"] | None = None
+    """GPUs of all workers of a trial together. By default one for each worker where there are GPUs. 0.125: eight trials
+    share a GPU. `auto`: as many share one, up to 8, as its memory has room for by prediction, and as it has CPUs."""
     gpus_per_worker: float | None = None
     """GPUs of each worker. Give this or `gpus_per_trial`, not both."""
     cpus_per_trial: float | None = None
@@ -104,12 +114,14 @@ class ResourceConfig:
     node_gpus: float = 0.0
     gpu_memory: float = 0.0
     """GB of a GPU's memory, which `--dry-run` compares its prediction with; 0 asks this machine's driver."""
+    mps: bool = True
+    """Start CUDA's multi-process service on this machine where trials share its GPUs and none runs yet."""
 
     def __post_init__(self) -> None:
         check(self.workers_per_trial >= 1, "resources.workers_per_trial", self.workers_per_trial, "1 or more")
         for name in ("gpus_per_trial", "gpus_per_worker", "cpus_per_trial"):
             value = getattr(self, name)
-            check(value is None or value >= 0, f"resources.{name}", value, "0 or more")
+            check(value in (None, "auto") or value >= 0, f"resources.{name}", value, "0 or more")
         check(self.gpu_memory >= 0, "resources.gpu_memory", self.gpu_memory, "0 (this machine's) or more GB")
         check(self.most_nodes >= 0, "resources.most_nodes", self.most_nodes, "0 or more")
         check(self.node_gpus >= 0, "resources.node_gpus", self.node_gpus, "0 or more")
@@ -123,8 +135,33 @@ class ResourceConfig:
             self.max_concurrent,
             "1 or more",
         )
+        self._check_fraction()
+
+    def _check_fraction(self) -> None:
+        """A part of a GPU is one worker's, and there is no part of a second one."""
+        of_all = self.gpus_per_worker is None
+        name, value = ("gpus_per_trial", self.gpus_per_trial) if of_all else ("gpus_per_worker", self.gpus_per_worker)
+        if self.gpus is None or self.gpus / self.workers_per_trial % 1 == 0:
+            return
+        name, workers = f"resources.{name}", self.workers_per_trial
+        check(workers == 1, name, value, f"whole GPUs for each of {workers} workers, which cannot share one")
+        check(self.gpus < 1, name, value, "a part of one GPU, or whole GPUs")
+        fits = trials_on_a_gpu(self.gpus) <= MOST_ON_A_GPU
+        check(fits, name, value, f"0, or 1/{MOST_ON_A_GPU} or more: a GPU takes no more processes")
 
     @property
     def gpus(self) -> float | None:
-        """GPUs of all workers of a trial together, as they were asked for; None where they were not."""
-        return self.gpus_per_trial if self.gpus_per_worker is None else self.gpus_per_worker * self.workers_per_trial
+        """GPUs of all workers of a trial together, as they were asked for; None where they were not, or by `auto`."""
+        if self.gpus_per_worker is not None:
+            return self.gpus_per_worker * self.workers_per_trial
+        return None if self.gpus_per_trial == "auto" else self.gpus_per_trial
+
+    @property
+    def on_a_gpu(self) -> int:
+        """Trials that share a GPU, as far as that is settled."""
+        return trials_on_a_gpu(self.gpus or 0.0)
+
+    @property
+    def may_share(self) -> bool:
+        """Whether trials share a GPU, or may come to."""
+        return self.on_a_gpu > 1 or self.gpus_per_trial == "auto"

@@ -6,7 +6,7 @@ import numpy as np
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.errors import InputError, suggest
-from effir_dist.core.measures import Constraint
+from effir_dist.core.measures import MEASURES, SPEED, Constraint, parse_constraint
 from effir_dist.core.settings import DataConfig, RunConfig
 from effir_dist.core.values import Point
 from effir_dist.data import beir, pairs, roles, sets
@@ -19,6 +19,7 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space
+from effir_dist.training import gpu_share
 from effir_dist.training.teacher import TeacherModel, check_dimension, find_teacher, own_teacher
 
 
@@ -52,6 +53,16 @@ def check_sets(config: RunConfig) -> None:
             raise InputError(f"data.held_out names {path}, and the search scores on a data set so named; rename one")
         if path != sets.BUILT_IN:
             beir.require_split(sets.resolve(path), config.data.test_split or DataConfig.test_split)
+
+
+def sharing_warnings(model_config: ModelDict, config: RunConfig) -> list[str]:
+    """What may go wrong where several trials share a GPU: too little memory, and speeds that others disturb."""
+    found = gpu_share.warnings(model_config, config)
+    named = [*config.search.objectives, *(parse_constraint(text).name for text in config.search.constraints)]
+    timed = [name for name in named if MEASURES[name].source == SPEED]
+    if timed and config.resources.may_share:
+        found.append(f"{timed[0]} is measured while other trials use the same GPU; whole GPUs give steadier numbers")
+    return found
 
 
 def teacher_of(config: RunConfig, space: Space, source: pretrained.Source) -> TeacherModel | None:

@@ -44,6 +44,7 @@ from effir_dist.search.faults import SearchStopped
 from effir_dist.search.model_checks import checks_of
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
+from effir_dist.training import gpu_share
 from effir_dist.training.schedule import count_steps
 
 MODEL_FROM = "model_from"
@@ -107,7 +108,8 @@ def _check_without_model(
     seed, train = config.search.seed, config.train
     scored = space.needs_scores(found, config)
     checks.check(found, config, source.config)
-    warnings = pairs.check(config.data, seed, scored)
+    gpu_share.check(source.config, config)
+    warnings = [*pairs.check(config.data, seed, scored), *checks.sharing_warnings(source.config, config)]
     if train.steps or train.epochs:
         count_steps(train, pairs.check_training(config.data, seed), config.resources.workers_per_trial)
     if config.prune.calibration_file and not any(beir.lines(Path(config.prune.calibration_file))):

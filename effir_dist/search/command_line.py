@@ -68,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--time-budget", metavar="TIME", help="such as 90s, 20m or 8h")
     p.add_argument("--seed", type=int)
     p.add_argument("--workers-per-trial", type=int)
-    p.add_argument("--gpus-per-trial", type=float, help="GPUs of all workers of a trial together")
+    what = "GPUs of all workers of a trial together; 0.125: eight trials share one, auto: as many as fit its memory"
+    p.add_argument("--gpus-per-trial", metavar="N", help=what)
     p.add_argument("--gpus-per-worker", type=float, help="the same, for each worker (default: 1 where there are GPUs)")
     p.add_argument("--cpus-per-trial", type=float, help="CPUs of all workers of a trial together")
     p.add_argument("--max-concurrent", type=int, help="trials at a time")

@@ -19,7 +19,7 @@ from effir_dist.runs.tries import Try, note_unscored, remove_unscored
 from effir_dist.search.cluster import calls, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.placement import AliveHosts
-from effir_dist.search.cluster.resources import Resources, awaited, settle
+from effir_dist.search.cluster.resources import Resources, awaited, settle_for
 from effir_dist.search.cluster.worker import logged, run_job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
@@ -27,6 +27,7 @@ from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
 from effir_dist.search.trial.faults import TrialFault, kind_of
+from effir_dist.training import gpu_share, memory
 
 
 def search(
@@ -49,15 +50,16 @@ def search(
     process does for a trial.
     Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
     """
-    resources = settle(config.resources, present, may_come)
-    if line := awaited(resources, present):
-        view.message(line)
+    resources = settle_for(config, model_config, present, may_come)
+    for line in (gpu_share.line(resources.gpus, memory.capacity_of(config)), awaited(resources, present)):
+        if line:
+            view.message(line)
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     if not has_importance(run):
         view.message("measuring the importance of layers and neurons")
         wanted, teacher = rankings(space, config), teacher_settings(space, config)
-        _prepare(run, resources, run.location, run.lease, config, wanted, teacher)
+        _prepare(run, resources.alone, run.location, run.lease, config, wanted, teacher)
     with written_locally(run.study_path) as study:
         hosts = AliveHosts(resources, may_come)
         driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)

@@ -19,14 +19,14 @@ from effir_dist.models.operations.narrow import asked_ratio
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
-from effir_dist.search.checks import spec_of, stand_ins
+from effir_dist.search.checks import sharing_warnings, spec_of, stand_ins
 from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, teacher_cost, trial_operations
 from effir_dist.search.live import duration
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.search.strategy.stopping import usual_seconds
-from effir_dist.training import memory
+from effir_dist.training import gpu_share, memory
 from effir_dist.training.teacher import find_teacher, own_teacher
 
 
@@ -90,7 +90,8 @@ def text(
         f"{name}: {full:,} parameters without LM head, {blocks} blocks, MLP width {mlp_width(model_config)}",
         *_looked_up(config.model),
         *([about] if about else []),
-        *memory.summary(model_config, config),
+        *gpu_share.summary(model_config, config),
+        *(f"warning: {each}" for each in sharing_warnings(model_config, config)),
         _checkpoint(config, model_config),
         *_teacher(space, config, pretrained.Source(name, "", model_config)),
         *gate_memory.summary(model_config, config, spaces.rankings(space, config)),

@@ -33,6 +33,8 @@ CHECKPOINT_RATE = 0.5e9
 """Bytes a second at which a checkpoint is predicted to be written: a cloud's disk, or a bucket near by."""
 SPARE = 0.1
 """Share of a GPU that is left free: the CUDA context, and what the allocator cannot use again."""
+CONTEXT = 0.5e9
+"""Bytes that CUDA takes of a GPU beside tensors for each of the processes that share it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Memory:
         """The larger of the two moments."""
         lasting = self.weights + self.gradients + self.buckets + self.optimizer
         return lasting + max(self.activations + self.scores - self.later, self.step)
+
+    @property
+    def least(self) -> float:
+        """What no smaller chunk saves."""
+        return self.weights + self.gradients + self.buckets + self.optimizer + self.step
 
 
 def predict(model: ModelDict, config: RunConfig, dtype: str, gates: int = 0) -> Memory:
@@ -150,6 +157,11 @@ def _scores(config: RunConfig) -> float:
     share = config.train.batch_size // config.resources.workers_per_trial
     passages = config.train.batch_size * (1 + config.train.hard_negatives)
     return 4.0 * SCORE_COPIES * min(share * passages, max(MOST_SCORES, passages))
+
+
+def own_bytes(capacity: float, gpus: float) -> float:
+    """Of a GPU's bytes those that a process may fill with tensors: all, or of its part what CUDA leaves."""
+    return max(0.0, capacity * gpus - CONTEXT) if 0 < gpus < 1 else capacity
 
 
 def gpu_bytes() -> int:

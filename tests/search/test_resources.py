@@ -13,10 +13,11 @@ from ray.autoscaler._private.kuberay import node_provider
 from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ResourceConfig, RunConfig
+from effir_dist.models.families.registry import backbone
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.nodes import Node, present_nodes
 from effir_dist.search.cluster.ray_train import interface
-from effir_dist.search.cluster.resources import Resources, awaited, settle
+from effir_dist.search.cluster.resources import Resources, awaited, settle, settle_for
 from tests import ROOT
 
 HEAD, SMALL, LARGE = Node(32), Node(8, 1), Node(96, 8)
@@ -32,6 +33,11 @@ HEAD, SMALL, LARGE = Node(32), Node(8, 1), Node(96, 8)
         (ResourceConfig(workers_per_trial=4), [LARGE], Resources(4, 48, 4, 2)),
         (ResourceConfig(gpus_per_trial=0.5), [SMALL], Resources(1, 4, 0.5, 2)),
         (ResourceConfig(gpus_per_trial=0.1), [SMALL], Resources(1, 0.8, 0.1, 10)),
+        (ResourceConfig(gpus_per_trial=0.125), [Node(96, 8, 2)], Resources(1, 1, 0.125, 128)),
+        (ResourceConfig(gpus_per_trial=0.125), [Node(4, 1)], Resources(1, 0.5, 0.125, 8)),
+        # A part is of one GPU: two fit each, though five would fit the sum.
+        (ResourceConfig(gpus_per_trial=0.4), [Node(8, 2)], Resources(1, 2, 0.4, 4)),
+        (ResourceConfig(gpus_per_trial=0.3333), [Node(9, 1)], Resources(1, 3, 0.3333, 3)),
         (ResourceConfig(gpus_per_trial=0), [SMALL], Resources(1, 8, 0, 1)),
         (ResourceConfig(workers_per_trial=8, gpus_per_worker=1), [Node(96, 8, 2)], Resources(8, 96, 8, 2)),
         (ResourceConfig(workers_per_trial=2, cpus_per_trial=2), [Node(2)], Resources(2, 2, 0, 1)),
@@ -160,3 +166,69 @@ def test_gpus_are_asked_for_once() -> None:
 def test_the_interface_of_an_address() -> None:
     assert interface("127.0.0.1") == "lo"
     assert interface("192.0.2.1") == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"gpus_per_trial": 1.5}, "gpus_per_trial must be a part of one GPU, or whole GPUs, got 1.5"),
+        ({"gpus_per_worker": 0.5, "workers_per_trial": 2}, "gpus_per_worker must be whole GPUs for each of 2 workers"),
+        (
+            {"gpus_per_trial": 1, "workers_per_trial": 4},
+            "gpus_per_trial must be whole GPUs for each of 4 workers",
+        ),
+        (
+            {"gpus_per_trial": 0.01},
+            "gpus_per_trial must be 0, or 1/48 or more: a GPU takes no more processes",
+        ),
+        ({"gpus_per_trial": -0.5}, "gpus_per_trial must be 0 or more, got -0.5"),
+        ({"gpus_per_trial": "all"}, "gpus_per_trial must be of type float, got 'all'"),
+    ],
+)
+def test_parts_of_gpus_that_make_no_sense(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=f"resources.{sentence}"):
+        replace(RunConfig(), {f"resources.{name}": value for name, value in values.items()})
+
+
+def test_a_part_of_a_gpu_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(InputError, match=r"asks for 0.125 GPUs, but this machine has 0"):
+        resources.check_local(ResourceConfig(gpus_per_trial=0.125))
+    with pytest.raises(InputError, match=r"asks for 1 CPU and 0.125 GPUs, but the largest node has 8 CPUs"):
+        settle(ResourceConfig(gpus_per_trial=0.125), [Node(8)])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "memory", "expected"),
+    [
+        ([Node(96, 8)], 80.0, Resources(1, 1, 0.125, 64)),
+        ([Node(96, 8)], 2.0, Resources(1, 12, 1.0, 8)),
+        ([Node(96, 8), Node(4, 1)], 80.0, Resources(1, 1, 0.25, 36)),
+        ([Node(96, 8)], 5.0, Resources(1, 6, 0.5, 16)),
+        ([Node(8)], 80.0, Resources(1, 8, 0, 1)),
+    ],
+)
+def test_how_many_share_a_gpu_may_be_left_to_memory_and_cpus(
+    nodes: list[Node], memory: float, expected: Resources
+) -> None:
+    config = replace(RunConfig(), {"resources.gpus_per_trial": "auto", "resources.gpu_memory": memory})
+    assert settle_for(config, backbone("minilm").config, nodes, ()) == expected
+
+
+def test_several_workers_share_no_gpu_by_themselves() -> None:
+    values = {"gpus_per_trial": "auto", "gpu_memory": 80, "workers_per_trial": 2}
+    config = replace(RunConfig(), {f"resources.{name}": value for name, value in values.items()})
+    assert settle_for(config, backbone("minilm").config, [LARGE], ()) == Resources(2, 24, 2, 4)
+
+
+def test_where_memory_is_not_known_a_number_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effir_dist.training.memory.gpu_bytes", lambda: 0)
+    config = replace(RunConfig(), {"resources.gpus_per_trial": "auto"})
+    with pytest.raises(InputError, match=r"no GPU of this machine tells it: say it by resources.gpu_memory=80"):
+        settle_for(config, backbone("minilm").config, [LARGE], ())
+
+
+def test_work_that_runs_alone_has_the_whole_gpu() -> None:
+    assert Resources(1, 1, 0.125, 8).alone.gpus == 1
+    assert Resources(2, 2, 2, 1).alone == Resources(2, 2, 2, 1)
+    assert Resources(1, 2, 0, 1).alone.gpus == 0

@@ -25,12 +25,12 @@ def call(function: Callable[..., Any], resources: Resources, *args: Any) -> Call
     What fails for a reason of its host is tried on others. Then the returned call raises InputError for bad input, and
     TrialFault for anything else.
     """
-    share = resources.cpus / resources.workers
+    cpus, gpus = resources.of_a_worker
 
     def submit(avoid: Collection[str]) -> Any:
         options: dict[str, Any] = {"label_selector": avoiding(sorted(avoid))} if avoid else {}
-        remote: Any = ray.remote(num_cpus=share, num_gpus=resources.gpus / resources.workers, **options)(_on_node)
-        return remote.remote(function, share, *args)
+        remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(_on_node)
+        return remote.remote(function, cpus, gpus, *args)
 
     first, avoid, hosts = submit(()), set[str](), AliveHosts(resources)
 
@@ -60,6 +60,6 @@ def shown(fault: TrialFault) -> Exception:
     return InputError(fault.reason) if fault.kind == "unfit" else fault
 
 
-def _on_node(function: Callable[..., Any], cpus: float, *args: Any) -> Any:
+def _on_node(function: Callable[..., Any], cpus: float, gpus: float, *args: Any) -> Any:
     with fault_told("", ray.get_runtime_context().get_node_id()):
-        return in_worker(function, cpus, *args)
+        return in_worker(function, cpus, gpus, *args)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from effir_dist.core.search_settings import trials_on_a_gpu
+
 
 @dataclass(frozen=True)
 class Node:
@@ -21,8 +23,11 @@ class Node:
 
     def slots(self, cpus: float, gpus: float) -> int:
         """How many workers of that many CPUs and GPUs fit one of these nodes."""
-        asked = [(self.cpus, cpus), (self.gpus, gpus)]
-        return min((math.floor(has / wanted + 1e-9) for has, wanted in asked if wanted), default=0)
+        found = [math.floor(self.cpus / cpus + 1e-9)] if cpus else []
+        if gpus:  # a part is of one GPU: two of 0.4 fit each
+            whole = int(self.gpus) * trials_on_a_gpu(gpus) + math.floor(self.gpus % 1 / gpus + 1e-9)
+            found.append(whole if gpus < 1 else math.floor(self.gpus / gpus + 1e-9))
+        return min(found, default=0)
 
     def __str__(self) -> str:
         return amounts(self.cpus, self.gpus)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.settings import ResourceConfig
+from effir_dist.core.settings import ResourceConfig, RunConfig
+from effir_dist.models.families.base import ModelDict
 from effir_dist.search.cluster.nodes import Node, amounts, at_its_largest
+from effir_dist.training import gpu_share
 
 WAITING_CPUS = 0.01
 """What the process takes that waits for a trial's several workers."""
@@ -25,6 +29,16 @@ class Resources:
     cpus: float
     gpus: float
     concurrent: int
+
+    @property
+    def of_a_worker(self) -> tuple[float, float]:
+        """CPUs and GPUs of each worker."""
+        return self.cpus / self.workers, self.gpus / self.workers
+
+    @property
+    def alone(self) -> Resources:
+        """The same for work beside which nothing runs: of a GPU all."""
+        return dataclasses.replace(self, gpus=float(math.ceil(self.gpus)))
 
 
 def local_gpus() -> int:
@@ -70,6 +84,17 @@ def settle(config: ResourceConfig, present: Iterable[Node], may_come: Iterable[N
     return Resources(workers, cpus * workers, gpus * workers, min(fits, config.max_concurrent or fits))
 
 
+def settle_for(config: RunConfig, model: ModelDict, present: Iterable[Node], may_come: Iterable[Node]) -> Resources:
+    """The same, where `resources.gpus_per_trial` may be `auto`: by the memory of a trial of this model."""
+    nodes = at_its_largest(present, may_come)
+    return settle(gpu_share.settled(config, model, cpus_a_gpu(nodes)), nodes)
+
+
+def cpus_a_gpu(nodes: Iterable[Node]) -> float:
+    """CPUs for each GPU, on the nodes with GPUs the least; 0 where there is no whole GPU."""
+    return min((node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1), default=0.0)
+
+
 def places(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
     """How many workers of that many CPUs and GPUs fit these nodes together."""
     return sum(node.count * node.slots(cpus, gpus) for node in nodes)
@@ -77,7 +102,7 @@ def places(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
 
 def awaited(resources: Resources, present: Iterable[Node]) -> str:
     """What has to come before the first trial runs, in a line; empty where it fits the nodes that are there."""
-    workers, cpus, gpus = resources.workers, resources.cpus / resources.workers, resources.gpus / resources.workers
+    workers, (cpus, gpus) = resources.workers, resources.of_a_worker
     if places(present, cpus, gpus) >= workers:
         return ""
     return f"no trial fits the nodes that are there; waiting for room for {asked_text(workers, cpus, gpus)}"

@@ -48,11 +48,14 @@ class Job:
     """Of the driver, where the run is in a bucket: the worker writes only while that driver holds it."""
 
 
-def in_worker(function: Callable[..., T], cpus: float, *args: object) -> T:
-    """Call a function in a worker process, with as many threads as it has CPUs."""
+def in_worker(function: Callable[..., T], cpus: float, gpus: float, *args: object) -> T:
+    """Call a function in a worker process, with as many threads as it has CPUs, and its part of a GPU's memory."""
     import torch
 
+    from effir_dist.training.gpu_share import limit_memory
+
     torch.set_num_threads(max(1, int(cpus)))
+    limit_memory(gpus)
     return function(*args)
 
 
@@ -69,7 +72,7 @@ def run_job(job: Job, report: Report) -> None:
             print(f"try {number} failed {text}")
         fetch(job.config, run.extra.get("data", []))
         print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
-        found = in_worker(run_trial, job.resources.cpus / job.resources.workers, run, job.config, job.spec, report)
+        found = in_worker(run_trial, *job.resources.of_a_worker, run, job.config, job.spec, report)
     report({TOLD: told(job.spec.trial, found)})
 
 

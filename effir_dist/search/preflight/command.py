@@ -18,7 +18,7 @@ from effir_dist.models import pretrained
 from effir_dist.models.pruning import count_parameters
 from effir_dist.search.cluster import calls, growth, tune
 from effir_dist.search.cluster.nodes import Node
-from effir_dist.search.cluster.resources import Resources, asked_text, awaited, settle
+from effir_dist.search.cluster.resources import Resources, asked_text, awaited, settle_for
 from effir_dist.search.cluster.worker import output_to
 from effir_dist.search.course import score_layers
 from effir_dist.search.preflight import node_checks, on_nodes, trial
@@ -73,7 +73,7 @@ def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None])
     say("starting Ray" if not asked.address else f"joining Ray at {asked.address}")
     with tune.cluster(asked.address) as present:
         may_come = growth.nodes_that_may_come(asked.config.resources) if asked.address else ()
-        takes, found = _settled(asked.config, present, may_come)
+        takes, found = _settled(asked, present, may_come)
         known = on_nodes.nodes()
         say(f"checking {len(known)} node{'s' if len(known) > 1 else ''}")
         request = _request(asked, scratch, takes)
@@ -89,14 +89,14 @@ def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None])
 
 
 def _settled(
-    config: RunConfig, present: Sequence[Node], may_come: Sequence[Node]
+    asked: Asked, present: Sequence[Node], may_come: Sequence[Node]
 ) -> tuple[Resources | None, list[Finding]]:
     """What a trial takes, and whether it fits the cluster."""
     try:
-        takes = settle(config.resources, present, may_come)
+        takes = settle_for(asked.config, asked.source.config, present, may_come)
     except InputError as error:
         return None, [Finding(CLUSTER, "resources", "failed", sentence(error))]
-    each = asked_text(takes.workers, takes.cpus / takes.workers, takes.gpus / takes.workers)
+    each = asked_text(takes.workers, *takes.of_a_worker)
     return takes, [Finding(CLUSTER, "resources", "ok", f"a trial takes {each}; {takes.concurrent} at a time")]
 
 
@@ -135,7 +135,7 @@ def _trial(asked: Asked, scratch: Path, takes: Resources, storage: str, limit: f
     config = trial.two_steps(asked.config)
     run = trial.make_run(scratch, config, {"space": space_file.to_dict(asked.space)})
     wanted, teacher = rankings(asked.space, config), teacher_settings(asked.space, config)
-    score = calls.call(score_layers, takes, run.location, "", config, wanted, teacher)
+    score = calls.call(score_layers, takes.alone, run.location, "", config, wanted, teacher)
     scored = attempt(CLUSTER, "layer scores", lambda: str(score() or ""), limit)
     if scored.state == "failed":
         return [scored, Finding(CLUSTER, "trial", "skipped", "it needs the layers' scores")]
