@@ -234,7 +234,7 @@ def _search(
 ) -> None:
     from effir_dist.report.progress import scores_without_record
     from effir_dist.runs.objectives import Goal
-    from effir_dist.search.cluster import tune
+    from effir_dist.search.cluster import mps, tune
     from effir_dist.search.course import search
     from effir_dist.search.live import LiveView
     from effir_dist.search.strategy.repeating import repeat_specs
@@ -254,7 +254,7 @@ def _search(
             view.message(about)
         view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")
         view.message("starting Ray" if not address else f"joining Ray at {address}")
-        with tune.cluster(address) as present:
+        with mps.for_search(config.resources, address, view.message), tune.cluster(address) as present:
             may_come = growth.nodes_that_may_come(config.resources) if address else ()
             storage = f"{run.location}/ray" if address else scratch
             search(run, config, found, source.config, present, may_come, view, storage, repeat=args.repeat)
