@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(arguments.threads)
     options = frame.Options(arguments.gpu, arguments.small, arguments.threads)
     seconds = 60 * (arguments.minutes or (8 if arguments.gpu else 15))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what measures ends with this process
     keys = gpu.keys(subjects)
     found = watched.rows(keys, options, seconds, _say) if options.gpu else _cpu(subjects, options, seconds)
     run_of = machine.run(" ".join(["python -m benchmarks", *sys.argv[1:]]))

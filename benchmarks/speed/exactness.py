@@ -49,6 +49,11 @@ def _data_sets() -> list[str]:
     """Those at hand, small ones first."""
     from effir_dist.data.sets import resolve
 
-    found = [path for folder in FOLDERS for path in folder.glob("*") if (path / "qrels" / "test.tsv").is_file()]
+    found = [
+        path
+        for folder in FOLDERS
+        for path in sorted(folder.resolve().glob("*"))
+        if (path / "qrels" / "test.tsv").is_file()
+    ]
     sizes = {name: (resolve(name) / "corpus.jsonl") for name in (models.pydocs_path(), *map(str, found))}
     return sorted(sizes, key=lambda name: sizes[name].stat().st_size if sizes[name].is_file() else 0)

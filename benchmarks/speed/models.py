@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.speed.frame import Options, Variant
+from effir_dist.core.mapped import cache_root, made_once
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
     from effir_dist.models.pruning import PruningPlan
 
-CARRIED = Path(".gpu")
-"""What is brought along to a machine without a network: all-MiniLM-L6-v2 and pydocs, whose packages are not there."""
+CARRIED, PACKED_DATA = Path(".gpu"), "pydocs.tar.xz"
+"""What is brought along to a machine without a network, all-MiniLM-L6-v2 and pydocs: `benchmarks.carry` makes it."""
 SHAPES = {
     "qwen3-0.6b": ("qwen3", 1024, 3072, 28, 16, 8, 128),
     "smollm2": ("llama", 576, 1536, 30, 9, 3, 64),
@@ -42,16 +46,21 @@ def minilm(options: Options) -> Encoder:
 
 def minilm_path() -> str:
     """Its folder, or its name where the package is installed."""
-    return _carried("minilm", "minilm")
+    return str(CARRIED / "minilm") if (CARRIED / "minilm").is_dir() else "minilm"
 
 
 def pydocs_path() -> str:
-    """The same of the built-in data."""
-    return _carried("data/pydocs", "pydocs")
+    """The same of the built-in data, which is unpacked once into the user's cache."""
+    packed = CARRIED / PACKED_DATA
+    if not packed.is_file():
+        return "pydocs"
+    folder = cache_root() / f"pydocs-carried-{hashlib.sha256(packed.read_bytes()).hexdigest()[:12]}"
+    return str(made_once(folder, partial(shutil.unpack_archive, packed), _whole))
 
 
-def _carried(path: str, name: str) -> str:
-    return str(CARRIED / path) if (CARRIED / path).is_dir() else name
+def _whole(folder: Path) -> Path:
+    (folder / "test" / "corpus.jsonl").stat()
+    return folder
 
 
 def shaped(name: str, options: Options, plan: PruningPlan | None = None) -> Encoder:

@@ -19,7 +19,20 @@ from benchmarks.speed.worker import ENDED
 from tests import ROOT
 
 REHEARSAL = Options(gpu=True, small=True)
-ABSENT = ("ray", "optuna", "beir", "faiss", "bm25s", "matplotlib", "plotly", "rich", "pandas", "pyarrow")
+ABSENT = (
+    "ray",
+    "optuna",
+    "beir",
+    "faiss",
+    "bm25s",
+    "matplotlib",
+    "plotly",
+    "rich",
+    "pandas",
+    "pyarrow",
+    "datasets",
+    "sentence_transformers",
+)
 """Packages that a GPU's machine may lack."""
 
 

@@ -1,0 +1,66 @@
+"""The script for a machine of eight GPUs, on two ranks of a CPU; and what is carried to such a machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import carry
+from benchmarks.speed import models, report
+from effir_dist.core.files import read_json
+from effir_dist.models.encoder import load_encoder
+from tests import ROOT
+
+PARTS = (
+    "random weights made and written",
+    "loaded by every rank",
+    "2 steps, ZeRO 3, checkpointing, chunks of 2",
+    "scored by 2 ranks",
+    "saved",
+    "loaded on one GPU",
+    "embeddings of the two beside each other",
+    "scored on one GPU",
+)
+
+
+def rows_of_a_run(folder: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.eight_gpus", "--small", "--ranks", "2"]
+    subprocess.run([*command, "--folder", str(folder), "--out", str(folder / "speed")], cwd=ROOT, check=True)
+    found: list[dict[str, Any]] = read_json(folder / "speed" / "eight-gpus.json")["rows"]
+    return found
+
+
+@pytest.mark.slow
+def test_a_narrow_model_on_two_ranks_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    rows = rows_of_a_run(tmp_path)
+    assert [row["name"] for row in rows] == [*PARTS]
+    assert not any(row["failed"] for row in rows)
+    facts = {row["name"]: row["facts"] for row in rows}
+    assert facts[PARTS[-1]]["nDCG@10"] == pytest.approx(facts["scored by 2 ranks"]["nDCG@10"], abs=0.5)
+    assert all(part in report.render(tmp_path / "speed") for part in PARTS)
+
+    (weights,) = tmp_path.glob("mistral*/model.safetensors")
+    written = weights.stat().st_mtime_ns
+    again = rows_of_a_run(tmp_path)
+    assert weights.stat().st_mtime_ns == written
+    assert {row["name"] for row in again if row not in rows} == {*PARTS[-3:]}
+
+
+@pytest.mark.slow
+def test_what_is_carried_is_the_model_and_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "CARRIED", tmp_path / "carried")
+    texts = ["returns the sum of two numbers", "a queue"]
+    installed = load_encoder(models.minilm_path()).encode(texts)
+    names = {models.minilm_path(), models.pydocs_path()}
+    carry.carry_model(models.CARRIED / "minilm")
+    carry.carry_data(models.CARRIED / models.PACKED_DATA)
+    assert names == {"minilm", "pydocs"}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert Path(models.pydocs_path()).is_relative_to(tmp_path / "cache")
+    carried = load_encoder(models.minilm_path()).encode(texts)
+    torch.testing.assert_close(torch.from_numpy(carried), torch.from_numpy(installed), atol=1e-3, rtol=0)
