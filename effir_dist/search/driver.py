@@ -9,6 +9,7 @@ from typing import Literal
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
+from effir_dist.core.search_settings import trials_on_a_gpu
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Progress
 from effir_dist.importance.store import load_importance, load_saliency
@@ -68,7 +69,8 @@ class SearchDriver:
         self.with_weights = {record.trial for record in self.records}
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
-        self.faults = Faults(run, hosts, resources.workers, config.search.equal_failures, view.message)
+        equal, together = config.search.equal_failures, trials_on_a_gpu(resources.gpus / resources.workers)
+        self.faults = Faults(run, hosts, resources.workers, equal, view.message, together)
         self.again: list[TrialSpec] = []
         """Trials that failed, not by themselves, and wait to be tried again."""
         self.aside: list[str] = []

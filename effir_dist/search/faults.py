@@ -45,10 +45,19 @@ Hosts = Callable[[], Mapping[str, Host]]
 class Faults:
     """What failed in this search so far; all of it is on disk as well."""
 
-    def __init__(self, run: Run, hosts: Hosts, workers: int, equal_limit: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        hosts: Hosts,
+        workers: int,
+        equal_limit: int,
+        say: Callable[[str], None],
+        on_a_gpu: int = 1,
+    ) -> None:
         """workers: of a trial. equal_limit: equal failures in a row that stop the search; 0 is none. say: tells the
-        user."""
-        self.run, self.hosts, self.workers, self.equal_limit, self.say = run, hosts, workers, equal_limit, say
+        user. on_a_gpu: trials that share one and fail together where it does, which counts as one failure in a row."""
+        self.run, self.hosts, self.workers, self.say = run, hosts, workers, say
+        self.host_limit, self.equal_limit = HOST_LIMIT * on_a_gpu, equal_limit * on_a_gpu
         self.tried: dict[str, list[TrialFault]] = {}
         """Trial -> how it failed since this search started."""
         self.rows: dict[str, dict[str, str]] = {}
@@ -125,7 +134,7 @@ class Faults:
         row = self.rows.setdefault(node, {})
         row[trial] = fault.reason
         known = self.hosts()
-        if node in self.excluded or node not in known or (fault.kind != "unfit" and len(row) < HOST_LIMIT):
+        if node in self.excluded or node not in known or (fault.kind != "unfit" and len(row) < self.host_limit):
             return
         fits = self._fits({node, *self.excluded})
         if not fits and fault.kind in ("lost", "other"):
