@@ -1,4 +1,4 @@
-"""Another attention within a model: how one is taken, and attention in float32 for training in bfloat16 on a CPU."""
+"""Another attention within a model: how one is taken, and which is the fastest on a CPU to encode and to train."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effir_dist.models import tiled
+from effir_dist.models.families.base import KNOWN_OPTIONS
 from effir_dist.models.families.registry import family
 
 NAME = "effir_float32"
+FAST = "effir_fast"
+OPTIONS = KNOWN_OPTIONS | {"softcap"}
+"""Options of an attention that `for_encoding` computes."""
 
 
 @contextlib.contextmanager
@@ -54,6 +59,58 @@ def for_training(backbone: Any) -> Iterator[None]:
     slow = first.device.type == "cpu" and first.dtype == torch.bfloat16 and replaceable(backbone)
     with taken(backbone, NAME, _attend, sdpa_mask) if slow else contextlib.nullcontext():
         yield
+
+
+@contextlib.contextmanager
+def for_encoding(backbone: Any) -> Iterator[None]:
+    """Within the block a model on a CPU attends in the fastest way there; without gradients or dropout, and for texts
+    that are padded on the right. A model whose attention has options that ours does not know is left as it is."""
+    from transformers.masking_utils import flash_attention_mask
+
+    known = set(family({"model_type": backbone.config.model_type}).attention_options) <= OPTIONS
+    fits = known and next(backbone.parameters()).device.type == "cpu"
+    with taken(backbone, FAST, _attend_fast, flash_attention_mask) if fits else contextlib.nullcontext():
+        yield
+
+
+def _attend_fast(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface, as `_attend`; attention_mask [B, T]: which are tokens, None where all are."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    window = window_of(module, sliding_window, is_causal)
+    window = None if window is None or window >= query.shape[2] else window
+    padding = None if attention_mask is None else ~attention_mask.bool()
+    seen = tiled.Seen(causal, window, padding, softcap=softcap)
+    return best(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling, seen), None
+
+
+def best(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: tiled.Seen) -> Tensor:
+    """[B, H, T, d], [B, K, T, d] twice -> [B, T, H, d], by tiles or by torch's kernel, whichever is the faster.
+
+    Where gradients are wanted it is torch's, which does not keep the weights of all pairs for them.
+    """
+    if not seen.plain or (not torch.is_grad_enabled() and tiled.pays(query, seen)):
+        return tiled.attend(query, key, value, scale, seen)
+    mask = tiled.mask_of(seen, query.shape[2])
+    options: dict[str, Any] = {"attn_mask": mask, "is_causal": seen.causal and mask is None, "scale": scale}
+    grouped = query.shape[1] != key.shape[1]
+    return nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **options).transpose(1, 2)
+
+
+def window_of(module: Any, window: int | None, is_causal: bool | None) -> int | None:
+    """Tokens at which a window ends. Where the config's key makes a decoder see both sides (`is_causal` is then handed
+    down), transformers' masks count the window's end in."""
+    return window if window is None or is_causal is not False else int(module.config.sliding_window) + 1
 
 
 def _attend(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from effir_dist.models import packed
+from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
@@ -107,8 +107,7 @@ def prepared(
     packs = encoder.device.type == "cuda" and packed.possible(encoder.backbone) and bool(tokens.lengths.all())
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        if packs:
-            stack.enter_context(packed.attention(encoder.backbone))
+        stack.enter_context((packed.attention if packs else attention.for_encoding)(encoder.backbone))
         if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
             stack.enter_context(compiled_blocks(encoder))
         encoder.eval()

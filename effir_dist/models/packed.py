@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effir_dist.models.attention import replaceable, taken
+from effir_dist.models.attention import best, replaceable, taken, window_of
+from effir_dist.models.tiled import Seen
 
 try:
     from torch.nn.attention import varlen
@@ -160,13 +161,7 @@ def _attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     attend = _flash if query.is_cuda else _one_by_one
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
-    return attend(q, k, v, packing, scaling, causal, _window_of(module, sliding_window, is_causal))[None], None
-
-
-def _window_of(module: Any, window: int | None, is_causal: bool | None) -> int | None:
-    """Tokens at which a window ends. Where the config's key makes a decoder see both sides (`is_causal` is then handed
-    down), transformers' masks count the window's end in."""
-    return window if window is None or is_causal is not False else int(module.config.sliding_window) + 1
+    return attend(q, k, v, packing, scaling, causal, window_of(module, sliding_window, is_causal))[None], None
 
 
 def _flash(
@@ -184,21 +179,13 @@ def _flash(
 def _one_by_one(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, causal: bool, window: int | None
 ) -> Tensor:
-    """The same by torch's own attention: texts of one length that follow each other go together."""
+    """The same on a CPU: texts of one length that follow each other go together."""
     out, start = torch.empty_like(query), 0
     for length, group in itertools.groupby(packing.lengths):
         end = start + length * len(list(group))
         q, k, v = (x[start:end].unflatten(0, (-1, length)).transpose(1, 2) for x in (query, key, value))
-        mask = _window(length, window, causal, query.device) if window and window <= length else None
-        options: dict[str, Any] = {"attn_mask": mask, "is_causal": causal and mask is None, "scale": scale}
-        found = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1], **options)
-        out[start:end] = found.transpose(1, 2).flatten(0, 1)
+        seen = Seen(causal, window if window and window < length else None)
+        found = best(q, k, v, query.shape[-1] ** -0.5 if scale is None else scale, seen)
+        out[start:end] = found.flatten(0, 1)
         start = end
     return out
-
-
-def _window(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
-    """[T, T] bool: which tokens see which."""
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    return (distance.abs() < window) & ((distance >= 0) | (not causal))

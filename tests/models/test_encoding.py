@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
-from effir_dist.models import encoding, packed
+from effir_dist.models import encoding, packed, tiled
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
@@ -72,6 +72,26 @@ def test_the_longest_text_that_a_model_takes_is_taken(name: str, checkpoints: di
     if first:
         with pytest.raises((IndexError, RuntimeError)):
             encoder.backbone(input_ids=torch.full((1, 129 - first), 5))
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_a_cpus_fast_blocks_compute_what_transformers_does(
+    name: str, pruned: bool, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention in several tiles, and by torch's kernel; texts that are padded."""
+    encoder = encoder_of(checkpoints[name], pruned)
+    tokens = encoder.tokenize(TEXTS, "document")
+    with torch.inference_mode():
+        expected = encoder(*pad(tokens, np.arange(len(tokens)), encoder.pad_id, encoder.device)).numpy()
+    monkeypatch.setattr(tiled, "MOST_ROWS", 16)
+    for tiles in (True, False):
+        monkeypatch.setattr(tiled, "pays", lambda *_, tiles=tiles: tiles)
+        found = encoder.encode_tokens(tokens, batch_tokens=10_000)
+        assert cosines(found, expected).min() >= 0.999999
+        if name in REPLACEABLE:
+            assert cosines(packed_vectors(encoder, TEXTS), expected).min() >= 0.999999
+    assert encoder.backbone.config._attn_implementation == row_of(name).attention_implementation
 
 
 def test_a_packed_text_does_not_see_its_neighbours(checkpoints: dict[str, Path]) -> None:
