@@ -1,75 +1,78 @@
-"""`reports/speed.md` from the JSON of every machine measured: ratios first."""
+"""`reports/speed.md` from the JSON of every machine measured: a table a question, the machines beside each other."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from effir_dist.core.files import read_json
+from benchmarks.speed import questions, results
+from benchmarks.speed.questions import QUESTIONS
+from benchmarks.speed.results import Machine, Result
 
 HEADER = """# Speed
 
-Made by `python -m benchmarks` from the JSON files in `reports/speed/`; do not edit. Ratios come first: our rate by the
-other's, the median over interleaved rounds, in brackets the least and the largest of a round. Rates are medians. What
-each figure means, and what was tried and did not pay, is in [docs/speed.md](../docs/speed.md).
+Made by `python -m benchmarks` from the JSON files in `reports/speed/`, which hold every variant, round and number; do
+not edit. A ratio is our rate by the other's, the median over interleaved rounds, in brackets the least and the largest
+of a round; bold where it meets its goal or has none. What the figures mean, and what was tried and did not pay:
+[docs/speed.md](../docs/speed.md).
 """
 
 
 def render(folder: Path) -> str:
     """The report of all JSON files in `folder`."""
-    return "\n".join([HEADER, *(_machine(read_json(file)) for file in sorted(folder.glob("*.json")))])
+    found = results.read(folder)
+    subjects = dict.fromkeys([*QUESTIONS, *(result.subject for result in found)])
+    of = {subject: [result for result in found if result.subject == subject] for subject in subjects}
+    sections = [_section(subject, rows) for subject, rows in of.items() if rows]
+    machines = list(dict.fromkeys(result.machine for result in found))
+    return "\n".join([HEADER, *_glance(of, machines), *sections, _machines(machines)])
 
 
-def _machine(result: dict[str, Any]) -> str:
-    found = result["machine"]
-    place = found.get("gpu") or found["cpu"]
-    units = ", ".join(found["matrix_units"]) or "none"
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines = [
-        f"## {place}",
-        "",
-        f"Processor: {found['cpu']}, {found['cores']} cores, {found['threads']} threads used, vector and matrix units: "
-        f"{units}. Python {found['python']}, {versions}.",
-    ]
-    for subject in dict.fromkeys(row["subject"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["subject"] == subject]
-        lines += ["", f"### {subject}", "", *dict.fromkeys(_run(row["run"]) for row in rows), "", *_table(rows)]
-    return "\n".join(lines) + "\n"
+def _glance(of: Mapping[str, Sequence[Result]], machines: Sequence[Machine]) -> list[str]:
+    """The least and the largest ratio of each question on each machine."""
+    rows = []
+    for subject, found in of.items():
+        asked = questions.question(subject)
+        ratios = [asked.ratios([result for result in found if result.machine == machine]) for machine in machines]
+        if any(ratios):
+            rows.append([asked.glance, *map(_span, ratios)])
+    return [_markdown([["least and largest ratio", *(machine.name for machine in machines)], *rows])] if rows else []
 
 
-def _run(run: dict[str, Any]) -> str:
-    load = f"{run['load']:.1f} processes wanted a core when it began"
-    return f"`{run['command']}`, {run['date']}, commit {run['commit'] or 'unknown'}; {load}."
+def _span(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return ""
+    least, largest = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+    return least if least == largest else f"{least} to {largest}"
 
 
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    head = ["| what | ours against | rate | per second | also |", "|---|---|---|---|---|"]
-    return [*head, *("| " + " | ".join(_cells(row)) + " |" for row in rows)]
+def _section(subject: str, rows: Sequence[Result]) -> str:
+    """What was measured, rows of one name beneath each other; then what was not."""
+    asked = questions.question(subject)
+    names = list(dict.fromkeys(row.name for row in rows))
+    measured = sorted((row for row in rows if row.per_second is not None), key=lambda row: names.index(row.name))
+    parts = [f"## {asked.title}\n", *([f"{asked.told}\n"] if asked.told else [])]
+    parts += [_markdown(asked.table(measured))] if measured else []
+    missing = _missing(rows)
+    return "\n".join([*parts, *(["Not measured:\n", *missing, ""] if missing else [])])
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    ratios = [_ratio(name, *values, row["goals"].get(name)) for name, values in row["ratios"].items()]
-    rates = [f"{name} {_rate(row, found)}" for name, found in row["variants"].items()]
-    more = [f"{name}: {_number(value)}" for name, value in row["facts"].items()]
-    for name, found in row["variants"].items():
-        more += [f"{name} {key}: {_number(value)}" for key, value in found["numbers"].items()]
-    failed = [f"{name} did not run ({why})" for name, why in row["failed"].items()]
-    ours = row["variants"].get(row["ours"])
-    share = f"{_number(ours['per_second'])} {row['unit']}/s" if ours else "-"
-    return [row["name"], "<br>".join(ratios) or "-", share, "<br>".join(rates), "<br>".join([*more, *failed])]
+def _missing(rows: Sequence[Result]) -> list[str]:
+    """A line a reason: all that did not run for it, a variant once for all rows of a machine."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for name, why in row.failed.items():
+            what = row.name if name == "all" or row.per_second is None else name
+            found.setdefault((row.machine.name, why), {})[what] = None
+    return [f"- on {machine}: {'; '.join(names)} ({why})" for (machine, why), names in found.items()]
 
 
-def _ratio(name: str, middle: float, low: float, high: float, goal: float | None) -> str:
-    verdict = "" if goal is None else f", goal {goal:g}: {'met' if middle >= goal else 'not met'}"
-    return f"**{middle:.2f}** [{low:.2f}, {high:.2f}] x {name}{verdict}"
+def _markdown(table: questions.Table) -> str:
+    head, *rows = table
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines]) + "\n"
 
 
-def _rate(row: dict[str, Any], found: dict[str, Any]) -> str:
-    flops = found["flops_per_second"]
-    return f"{_number(found['per_second'])}" + (f" ({flops / 1e12:.3g} TFLOP/s)" if flops else "")
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def _machines(machines: Sequence[Machine]) -> str:
+    rows = [[machine.name, machine.described, "<br>".join(machine.runs)] for machine in machines]
+    return "## Where and when\n\n" + _markdown([["machine", "what it is", "measured by"], *rows])
