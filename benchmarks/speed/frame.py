@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SUBJECTS = {"encoding": 4, "pruned": 3, "exactness": 1, "search": 1, "sizes": 2}
-SUBJECTS |= {"training": 4, "memory": 1, "trials": 1}
+SUBJECTS |= {"training": 4, "memory": 1, "trials": 1, "side_by_side": 1}
 """Modules of this package, in the order in which they run, and how they share the time."""
 ERRORS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError)
 ERRORS += (TypeError, ValueError)

@@ -10,11 +10,13 @@ from benchmarks.speed.frame import Cases, Options
 ORDER = (
     "training: minilm",
     "encoding: qwen3-0.6b",
+    "side_by_side: minilm",
     "training: qwen3-0.6b",
     "pruned: qwen3-0.6b",
     "memory: minilm, 8192 pairs in chunks",
     "training: smollm2",
     "memory: qwen3-0.6b, one process",
+    "side_by_side: smollm2",
     "encoding: minilm",
     "pruned: llama-3.2-1b",
     "training: qwen3-0.6b, LoRA",

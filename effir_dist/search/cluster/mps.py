@@ -128,7 +128,7 @@ def _started(say: Callable[[str], None]) -> Iterator[tuple[str, str]]:
     )
     said = (keeper.stdout.readline() if keeper.stdout else "").strip()
     try:
-        with _environment({PIPES: f"{folder}/pipes", LOGS: f"{folder}/logs"} if said == READY else {}):
+        with environment({PIPES: f"{folder}/pipes", LOGS: f"{folder}/logs"} if said == READY else {}):
             yield folder, "" if said == READY else said or "its keeper ended"
     finally:
         try:
@@ -140,7 +140,7 @@ def _started(say: Callable[[str], None]) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """These variables, in the block and for what it starts."""
     kept = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
