@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ SHAPES = {
 }
 """Name -> model type, D, F, L, heads, key heads, head size; with few tokens in the vocabulary, since none is looked up
 twice in a layer."""
+REAL = ("minilm", "mpnet", "smollm2")
+"""Models of Python packages, with their own weights."""
 NARROW = (64, 128, 2, 4, 2, 16)
 """In place of any of them, to see that the cases of a GPU run."""
 
@@ -42,6 +46,30 @@ def minilm(options: Options) -> Encoder:
     from effir_dist.models.encoder import load_encoder
 
     return load_encoder(minilm_path(), options.dtype)
+
+
+def there(*names: str) -> Iterator[str]:
+    """Those of REAL whose package is installed; of the others a sentence says how to install it."""
+    from effir_dist.core.errors import InputError
+    from effir_dist.models import pretrained
+
+    for name in names:
+        try:
+            pretrained.find(minilm_path() if name == "minilm" else name)
+        except InputError as error:
+            print(f"{name} is left out: {error}", flush=True)
+        else:
+            yield name
+
+
+def real(name: str, options: Options) -> Encoder:
+    """One of REAL, with its own lengths but for 256 tokens at most, in the dtype of this machine."""
+    from effir_dist.models.encoder import load_encoder
+
+    encoder = load_encoder(minilm_path() if name == "minilm" else name, options.dtype)
+    lengths = {"max_document_length": min(256, encoder.settings.max_document_length)}
+    encoder.settings = dataclasses.replace(encoder.settings, **lengths)
+    return encoder
 
 
 def minilm_path() -> str:

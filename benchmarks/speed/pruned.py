@@ -7,7 +7,7 @@ measured speed-up by the promised one; its goal is 0.95.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,49 +21,63 @@ if TYPE_CHECKING:
 
 GOAL = {"unpruned": 0.95}
 LENGTHS = {"documents": 256, "queries": 16}
+MISSION = ("every second MLP dropped", "all MLPs at half width", "a mixture of widths, multiples of 64")
+OTHERS = ("every second block dropped", "all MLPs near half width, odd", "the same as multiples of 8")
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """Dropped MLPs and blocks, and widths that suit the hardware and that do not, of documents and of queries."""
-    for name in ("qwen3-9m",) if options.small else ("minilm", "qwen3-40m"):
-        for kind in LENGTHS:
-            yield from _of_model(name, kind, options)
+    """MLPs dropped and widths that suit the hardware, of documents and of queries; then what else a plan may do, of the
+    smallest model."""
+    names = ["qwen3-9m"] if options.small else list(models.there("smollm2", "mpnet", "minilm"))
+    for kind in LENGTHS:
+        for name in names:
+            yield from _of_model(name, kind, options, MISSION)
+    for kind in LENGTHS:
+        for name in names[-1:]:
+            yield from _of_model(name, kind, options, OTHERS)
 
 
 def gpu_cases(options: Options) -> Cases:
     """Decoders of random weights, their first two plans: each shape of a block is compiled, which takes most of the
     time."""
     shapes = ("qwen3-0.6b", "llama-3.2-1b")
-    return {name: functools.partial(_of_model, name, "documents", options, 2) for name in shapes}
+    return {name: functools.partial(_of_model, name, "documents", options, MISSION[:2]) for name in shapes}
 
 
-def _of_model(name: str, kind: str, options: Options, most: int | None = None) -> Iterator[Comparison]:
+def _of_model(name: str, kind: str, options: Options, plans: Sequence[str]) -> Iterator[Comparison]:
     whole = _model(name, options)
-    for plan_name, plan in list(_plans(whole.model_config).items())[:most]:
-        pruned = _model(name, options, plan)
+    for plan_name in plans:
+        pruned = _model(name, options, _plan(plan_name, whole.model_config))
         yield _comparison(f"{name}, {plan_name}", kind, LENGTHS[kind], whole, pruned, options)
 
 
-def _plans(config: Mapping[str, Any]) -> dict[str, PruningPlan]:
+def _plan(name: str, config: Mapping[str, Any]) -> PruningPlan:
     every, full = range(config["num_hidden_layers"]), config["intermediate_size"]
-    odd = tuple((block, full // 2 - 37 - 2 * block) for block in every)
-    return {
-        "every second MLP dropped": PruningPlan(dropped_mlp=tuple(every[::2])),
-        "all MLPs at half width": PruningPlan(widths=tuple((block, full // 2) for block in every)),
-        "every second block dropped": PruningPlan(dropped_mlp=tuple(every[::2]), dropped_attention=tuple(every[::2])),
-        "all MLPs near half width, odd": PruningPlan(widths=odd),
-        "the same as multiples of 8": PruningPlan(widths=tuple((block, round(w / 8) * 8) for block, w in odd)),
-        "the same as multiples of 64": PruningPlan(widths=tuple((block, round(w / 64) * 64) for block, w in odd)),
+    widths = {
+        "all MLPs at half width": [full // 2 for _ in every],
+        "a mixture of widths, multiples of 64": [_multiple(full * (0.75 - 0.5 * i / every[-1]), 64) for i in every],
+        "all MLPs near half width, odd": [full // 2 - 37 - 2 * block for block in every],
+        "the same as multiples of 8": [_multiple(full // 2 - 37 - 2 * block, 8) for block in every],
     }
+    dropped = tuple(every[::2])
+    return {
+        "every second MLP dropped": PruningPlan(dropped_mlp=dropped),
+        "every second block dropped": PruningPlan(dropped_mlp=dropped, dropped_attention=dropped),
+        **{each: PruningPlan(widths=tuple(enumerate(found))) for each, found in widths.items()},
+    }[name]
+
+
+def _multiple(width: float, of: int) -> int:
+    return round(width / of) * of
 
 
 def _model(name: str, options: Options, plan: PruningPlan | None = None) -> Encoder:
     """The model, pruned; which neurons stay makes no difference to the time."""
     from effir_dist.models.encoder import prune_encoder
 
-    if name != "minilm":
+    if name in models.SHAPES and (options.gpu or name not in models.REAL):
         return models.shaped(name, options, plan)
-    encoder = models.minilm(options)
+    encoder = models.real(name, options)
     scores = np.zeros((encoder.model_config["num_hidden_layers"], encoder.model_config["intermediate_size"]))
     return prune_encoder(encoder, plan, scores) if plan else encoder
 
@@ -71,8 +85,9 @@ def _model(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
 def _comparison(label: str, kind: str, length: int, whole: Encoder, pruned: Encoder, options: Options) -> Comparison:
     from effir_dist.models.flops import count_flops
 
-    count = max(4, (65_536 if options.gpu and not options.small else 2_048) // length)
-    texts = [("word " * (length - 2)).strip()] * count if "minilm" in label else models.letters(count, length)
+    real = label.partition(",")[0] in models.REAL and not options.gpu
+    count = max(4, (65_536 if options.gpu and not options.small else 1_024) // length)
+    texts = [("word " * (length - 2)).strip()] * count if real else models.letters(count, length)
     tokens = whole.tokenize(texts, "document")
     work = {e: count_flops(e.model_config, tokens.lengths, e.plan) for e in (whole, pruned)}
 
