@@ -16,7 +16,7 @@ NAMED = re.compile(r"(?P<model>[^,]+), (?P<plan>.+), (?P<dtype>bfloat16|float32)
 SHOWN = {
     "every second MLP dropped": "every second MLP dropped",
     "all MLPs at half width": "all MLPs at half width",
-    "the same as multiples of 64": "all MLPs near half width, multiples of 64",
+    "a mixture of widths, multiples of 64": "a mixture of widths, multiples of 64",
     "every second block dropped": "every second block dropped",
 }
 """Plan -> its column. Widths that do not suit the hardware are in the JSON alone."""
