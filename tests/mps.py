@@ -10,6 +10,11 @@ import pytest
 STAND_IN = """#!/bin/sh
 pipes=${CUDA_MPS_PIPE_DIRECTORY:-/nowhere}
 daemon=$pipes/nvidia-cuda-mps-control.pid
+if [ "$1" = -d ]; then
+    setsid "$0" -f > /dev/null 2>&1 < /dev/null &
+    while ! [ -e "$daemon" ]; do sleep 0.1; done
+    exit 0
+fi
 if [ "$1" = -f ]; then
     if [ -n "$MPS_FAILS" ]; then
         echo "$MPS_FAILS" >> "$CUDA_MPS_LOG_DIRECTORY/control.log"
@@ -18,6 +23,7 @@ if [ "$1" = -f ]; then
     ([ -z "${MPS_IGNORES+set}" ] || trap "" TERM; exec sleep 600) & server=$!
     trap "${MPS_IGNORES-kill $server; rm -f $daemon; exit 0}" TERM
     echo $server > "$pipes/server.pid"
+    echo started >> "$pipes/started"
     echo "${CUDA_VISIBLE_DEVICES-all}" > "$pipes/gpus"
     echo $$ > "$daemon.new"
     mv "$daemon.new" "$daemon"
@@ -31,6 +37,7 @@ fi
 case $question in
     quit) kill -TERM "$(cat "$daemon")" ;;
     get_default_active_thread_percentage) echo 100.0 ;;
+    get_server_list) cat "$(dirname "$daemon")/server.pid" ;;
     *) exit 1 ;;
 esac
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from effir_dist.search.cluster import mps
 from tests import ROOT
+from tests.mps import install
 
 CLUSTERS = ROOT / "clusters"
 RAY_FILES = sorted(path.name for path in CLUSTERS.glob("*.yaml") if path.name != "kuberay.yaml")
@@ -93,6 +96,33 @@ def test_a_node_installs_the_wheel_that_lies_there_or_the_checkout(name: str, wh
     place, extras = done.stdout.strip().rstrip("]").split("[")
     assert Path(place) == tmp_path / "effir_dist" / wheel
     assert "gpu" in extras.split(",")
+
+
+@pytest.mark.parametrize("name", RAY_FILES)
+def test_the_multi_process_service_is_there_once_its_lines_are_no_comment(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment of `ray start` says, and started once, however often the commands run."""
+    text = (CLUSTERS / name).read_text()
+    lines = re.search(r"^  # - .*MPS.*\n  #   .*mps-control.*\n", text, re.MULTILINE)
+    assert lines
+    config = yaml.safe_load(text.replace(lines[0], lines[0].replace("  # ", "  ")))
+    commands = config["worker_start_ray_commands"]
+    (start,) = [number for number, command in enumerate(commands) if "mps-control" in command]
+    assert start < min(number for number, command in enumerate(commands) if "ray start" in command)
+    install(tmp_path, monkeypatch)
+    (tmp_path / "effir_dist").mkdir()
+    written = [command for command in config["setup_commands"] if command.endswith("> ~/.effir")]
+    told = [command.replace("/tmp/effir-mps", f"{tmp_path}/mps") for command in (*written, commands[start])]
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    try:
+        for _ in range(2):
+            subprocess.run(["bash", "-c", "; ".join(told)], env=environment, check=True, timeout=60)
+        assert mps.answers(tmp_path / "mps")
+        assert (tmp_path / "mps" / "started").read_text() == "started\n"
+    finally:
+        monkeypatch.setenv(mps.PIPES, str(tmp_path / "mps"))
+        subprocess.run([mps.TOOL], input=b"quit\n", check=True)
 
 
 @pytest.mark.parametrize("name", RAY_FILES)

@@ -97,6 +97,21 @@ def test_somebody_elses_is_used_and_left(
     assert others.poll() is None
 
 
+def test_a_folder_that_is_named_and_in_which_nobody_answers_is_not_used(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless its tool is not here, as in a container that was given the pipes alone."""
+    monkeypatch.setenv(mps.PIPES, str(tmp_path))
+    with mps.service(lambda _: None) as shared:
+        assert shared
+        assert pipes() != tmp_path
+    assert pipes() == tmp_path
+    (programs / mps.TOOL).unlink()
+    with mps.service(lambda _: None) as shared:
+        assert shared
+        assert pipes() == tmp_path
+
+
 def test_the_files_of_a_daemon_that_died_are_no_daemon(programs: Path, tmp_path: Path) -> None:
     (tmp_path / "nvidia-mps").mkdir()
     (tmp_path / "nvidia-mps" / f"{mps.TOOL}.pid").write_text("2147483647\n")

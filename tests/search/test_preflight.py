@@ -19,6 +19,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.data import sets
 from effir_dist.models import pretrained
 from effir_dist.search import command as search_command
+from effir_dist.search.cluster import mps
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
@@ -32,6 +33,7 @@ from effir_dist.search.strategy.space import Space
 from effir_dist.search.trial.faults import TrialFault
 from effir_dist.training import memory
 from tests import ROOT
+from tests.mps import install
 
 
 @pytest.fixture
@@ -161,6 +163,18 @@ def test_what_is_predicted_of_a_gpu(request_here: Request, tmp_path: Path) -> No
     untrained = {"train__epochs": 0, "train__steps": 0}
     assert predicted(whole, **untrained) == 0
     assert predicted(whole, **untrained, prune__ranking="slimming") > 0
+
+
+def test_how_trials_that_share_a_gpu_compute_is_told_of_each_node(
+    request_here: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu_checks.shared_by(request_here) == ""
+    config = config_module.replace(request_here.config, {"resources.gpus_per_trial": 0.25})
+    shared = dataclasses.replace(request_here, config=config)
+    install(tmp_path, monkeypatch)
+    assert gpu_checks.shared_by(shared) == ", no multi-process service: trials take turns"
+    with mps.service(lambda _: None):
+        assert gpu_checks.shared_by(shared) == f", multi-process service in {mps.pipes()}"
 
 
 def test_fewer_gpus_than_ray_counts(request_here: Request) -> None:

@@ -55,9 +55,8 @@ def service(say: Callable[[str], None]) -> Iterator[bool]:
     Yields whether there is one. Without one programs take turns, which is said with the reason; raises InputError where
     they cannot even do that.
     """
-    there = os.environ.get(PIPES) or (DEFAULT_PIPES if shutil.which(TOOL) and answers(DEFAULT_PIPES) else "")
-    if there:
-        say(f"trials share a GPU by the multi-process service of {there}, which is there and stays")
+    if answers(pipes()) or (os.environ.get(PIPES) and not shutil.which(TOOL)):  # a container may have the pipes alone
+        say(f"trials share a GPU by the multi-process service of {pipes()}, which is there and stays")
         yield True
         return
     reason = _why_not()
@@ -71,6 +70,11 @@ def service(say: Callable[[str], None]) -> Iterator[bool]:
         else:
             say(f"trials share a GPU by CUDA's multi-process service, started for this search in {folder}")
         yield not reason
+
+
+def pipes() -> str:
+    """The folder in which programs that are started here look for the service."""
+    return os.environ.get(PIPES) or DEFAULT_PIPES
 
 
 def answers(folder: str | Path) -> bool:

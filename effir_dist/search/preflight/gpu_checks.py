@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Json
+from effir_dist.search.cluster import mps
 from effir_dist.search.preflight.node_checks import Request
 from effir_dist.training.memory import SPARE, advice
 
@@ -14,7 +15,15 @@ def run(tree: Json, count: int) -> str:
     Raises InputError where CUDA does not work, or a GPU has less memory free than the trials on it take.
     """
     request = Request.read(tree)
-    return check_memory(request, [_memory(index) for index in range(_found(count))])
+    return check_memory(request, [_memory(index) for index in range(_found(count))]) + shared_by(request)
+
+
+def shared_by(request: Request) -> str:
+    """How trials that share a GPU would compute on it, in words; empty where none does."""
+    if not request.config.resources.may_share:
+        return ""
+    there = mps.answers(mps.pipes())
+    return f", multi-process service in {mps.pipes()}" if there else ", no multi-process service: trials take turns"
 
 
 def _found(count: int) -> int:
