@@ -16,7 +16,7 @@ from effir_dist.data import sets
 from effir_dist.importance import gate_memory
 from effir_dist.models import pretrained
 from effir_dist.models.pruning import count_parameters
-from effir_dist.search.cluster import calls, growth, tune
+from effir_dist.search.cluster import calls, growth, mps, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.resources import Resources, asked_text, awaited, settle_for
 from effir_dist.search.cluster.worker import output_to
@@ -71,7 +71,7 @@ def preflight(asked: Asked, record: str | None = None) -> None:
 def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None]) -> list[Finding]:
     """All findings. local: a folder of this machine; scratch: one that all nodes should see."""
     say("starting Ray" if not asked.address else f"joining Ray at {asked.address}")
-    with tune.cluster(asked.address) as present:
+    with mps.for_search(asked.config.resources, asked.address, say), tune.cluster(asked.address) as present:
         may_come = growth.nodes_that_may_come(asked.config.resources) if asked.address else ()
         takes, found = _settled(asked, present, may_come)
         known = on_nodes.nodes()
