@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seconds", help=argparse.SUPPRESS)
     result.add_argument("--only", default=",".join(frame.SUBJECTS), help="subjects (default: %(default)s)")
     result.add_argument("--small", action="store_true", help="tiny sizes, to see that everything runs; on any machine")
+    result.add_argument(
+        "--missing", action="store_true", help="with --gpu: the cases alone that the JSON does not have"
+    )
     result.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     result.add_argument("--out", type=Path, help=f"folder of the JSON (default: {FOLDER}; with --small {SMALL})")
     result.add_argument("--table", action="store_true", help="measure nothing: write the report of what is there")
@@ -64,27 +67,46 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     options = frame.Options(arguments.gpu, arguments.small, arguments.threads)
     seconds = 60 * (arguments.minutes or (8 if arguments.gpu else 15))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what measures ends with this process
-    keys = gpu.keys(subjects)
+    kept = Kept(folder / f"{'gpu' if options.gpu else 'cpu'}.json")
+    keys = [key for key in gpu.keys(subjects) if not (arguments.missing and key in kept.measured)]
     found = watched.rows(keys, options, seconds, _say) if options.gpu else _cpu(subjects, options, seconds)
     run_of = machine.run(" ".join(["python -m benchmarks", *sys.argv[1:]]))
-    file = folder / f"{'gpu' if options.gpu else 'cpu'}.json"
-    rows, begun = read_json(file)["rows"] if file.is_file() else [], set()
     for row in found:
-        if (what := _measured(row)) not in begun:
-            rows = [old for old in rows if not _replaced(old, row)]
-            begun.add(what)
-        rows.append(row | {"run": run_of | {"load_after": machine.load()}})
-        _write(file, {"machine": machine.describe(), "rows": rows})
+        kept.add(row | {"run": run_of | {"load_after": machine.load()}})
 
 
-def _measured(row: dict[str, Any]) -> str:
-    """What a row is of: a case on a GPU, a subject on a CPU. Earlier rows of it go when its first one comes."""
+class Kept:
+    """The rows of a file: those of earlier runs until what they are of is measured anew."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: list[dict[str, Any]] = read_json(file)["rows"] if file.is_file() else []
+        self.measured = {_of(row) for row in self.rows if row["variants"]}
+        self._anew: set[str] = set()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write the file with one more row. What there was no time for leaves earlier figures as they are."""
+        what = _of(row)
+        if not row.get("begun", True) and what in self.measured:
+            return
+        if what not in self._anew:
+            self.rows = [old for old in self.rows if not _replaced(old, row)]
+            self._anew.add(what)
+        order = list(frame.SUBJECTS)
+        self.rows = sorted([*self.rows, row], key=lambda each: order.index(each["subject"]))
+        write_json_atomic(self.file, {"machine": machine.describe(), "rows": self.rows})
+
+
+def _of(row: dict[str, Any]) -> str:
+    """What a row is of: a case on a GPU, a subject on a CPU."""
     return str(row.get("key", row["subject"]))
 
 
 def _replaced(old: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Rows of versions that named no cases are of their whole subject."""
-    return old["subject"] == row["subject"] and _measured(old) in (row["subject"], _measured(row))
+    """Whether a row takes an earlier one's place. Those of versions that named no cases are of their whole subject."""
+    if old["subject"] != row["subject"]:
+        return False
+    return _of(old) == _of(row) or (_of(old) == row["subject"] and row.get("begun", True))
 
 
 def _cpu(subjects: list[str], options: frame.Options, seconds: float) -> Iterator[dict[str, Any]]:
@@ -100,12 +122,6 @@ def _cpu(subjects: list[str], options: frame.Options, seconds: float) -> Iterato
             yield from frame.rows(subject, options, share, _say)
         except frame.ERRORS as error:
             _say(f"{subject}: stopped by {frame.reason(error)}")
-
-
-def _write(file: Path, result: dict[str, Any]) -> None:
-    order = list(frame.SUBJECTS)
-    rows = sorted(result["rows"], key=lambda row: order.index(row["subject"]))
-    write_json_atomic(file, {**result, "rows": rows})
 
 
 def _say(line: str) -> None:

@@ -128,20 +128,22 @@ class Measuring:
         import torch
         import torch.distributed as dist
 
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.set_num_threads(1)
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if not torch.cuda.is_available():
+            dist.init_process_group("gloo")
+            return
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
 
     def base(self) -> Path:
         """The folder of the random weights; rank 0 makes them where they are not whole."""
         import torch.distributed as dist
 
         folder = self.arguments.folder / "base" / self.arguments.shape
-        if self.rank == 0 and not (folder / "whole").is_file():
+        if self.rank == 0 and not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
             with self.part("random weights made and written") as row:
                 trained.made(self.arguments.shape, folder.parent, self.options)
-                (folder / "whole").touch()
                 row.facts["GB"] = _gigabytes(folder)
             _free()
         dist.barrier()

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 SUBJECTS = {"encoding": 4, "pruned": 3, "exactness": 1, "search": 1, "sizes": 2}
@@ -43,6 +44,8 @@ class Options:
     small: bool = False
     """Tiny sizes: to see that everything runs, not how fast."""
     threads: int = 1
+    kept: Path | None = None
+    """A folder in which models that one case has made wait for the next."""
 
     @property
     def device(self) -> str:

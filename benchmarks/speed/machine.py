@@ -12,7 +12,7 @@ from typing import Any
 
 UNITS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512f", "avx2")
 """Of a processor's flags, those that decide how fast matrices are multiplied."""
-PACKAGES = ("torch", "transformers", "sentence-transformers", "deepspeed", "faiss-cpu", "faiss-gpu")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "deepspeed", "faiss-cpu", "faiss-gpu", "peft")
 
 
 def describe() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Result:
     unit: str
     per_second: float | None
     """Of ours; None where it did not run."""
+    preparing: float
+    """Seconds that its first call took longer than those after it: compiling, mostly."""
     peers: tuple[Peer, ...]
     numbers: Mapping[str, Mapping[str, float]]
     """Variant -> what it returned."""
@@ -105,6 +108,7 @@ def _result(machine: Machine, row: dict[str, Any]) -> Result:
         name=row["name"],
         unit=row["unit"],
         per_second=ours["per_second"] if ours else None,
+        preparing=ours["first_seconds"] - statistics.median(ours["seconds"]) if ours else 0.0,
         peers=tuple(
             Peer(name, row["variants"][name]["per_second"], Ratio(*ratio), row["goals"].get(name))
             for name, ratio in row["ratios"].items()

@@ -59,10 +59,15 @@ NARROW = {
 
 
 def made(name: str, folder: Path, options: Options) -> str:
-    """MiniLM, or a named backbone's shape with random weights, as a folder in `folder`."""
+    """MiniLM, or a named backbone's shape with random weights, as a folder: in `options.kept`, or else in `folder`."""
     if name == "minilm":
         return minilm(folder)
-    return random_model(name, folder, options.device, **(NARROW if options.small else {}))
+    path = (options.kept or folder) / name
+    if not path.is_dir():
+        with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+            changes = NARROW if options.small else {}
+            Path(random_model(name, Path(unfinished), options.device, **changes)).rename(path)
+    return str(path)
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -197,11 +197,11 @@ def theirs(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[dict[
 
 def _add_adapters(model: Any, rank: int) -> None:
     """On the linear layers, as ours has them."""
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
     from torch import nn
 
     names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), model)
 
 
 def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any:

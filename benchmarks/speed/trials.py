@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
+from benchmarks.speed.models import minilm_path, pydocs_path
 
 GOAL_SECONDS = 2.0
 TRIAL_SECONDS = 30.0
@@ -43,6 +44,7 @@ def warm_trial(folder: Path) -> Any:
     """A function that runs the next of many equal trials of the built-in search, cut to almost no work."""
     from effir_dist.core import config as c
     from effir_dist.core.settings import RunConfig
+    from effir_dist.models import pretrained
     from effir_dist.models.pruning import PruningPlan
     from effir_dist.runs.records import TrialSpec
     from effir_dist.runs.run_folder import Run
@@ -53,7 +55,8 @@ def warm_trial(folder: Path) -> Any:
     space = space_file.read_space(space_file.default_file("minilm", "bert"))
     less = {"train.steps": 1, "train.batch_size": 4, "data.max_documents": 100, "data.max_queries": 20}
     lengths = {"model.max_document_length": 8, "model.max_query_length": 8, "prune.calibration_texts": 4}
-    config = c.replace(RunConfig(), {**space.settings, **less, **lengths})
+    here = {"model.path": pretrained.find(minilm_path()).location, "data.paths": (pydocs_path(),)}
+    config = c.replace(RunConfig(), {**space.settings, **less, **lengths, **here})
     run = Run.create(folder, c.to_dict(config))
     prepare(run, config, ["activation"])
     number = 0

@@ -14,10 +14,12 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.speed import frame, gpu
+from benchmarks.speed import frame, gpu, trained
 from benchmarks.speed.frame import Options
 from benchmarks.speed.worker import ENDED, UNUSABLE, Find, measure_all
 
@@ -32,14 +34,17 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of the cases `wanted`, as they come; those for which there was no time too. Each has its `key`."""
     left, until = deque(wanted), time.monotonic() + seconds
-    while left and until - time.monotonic() > WORTH_STARTING:
-        with Worker(list(left), options, until, find) as worker:
-            for row in _heard(worker, left, until, math.inf if options.small else CASE_SECONDS):
-                say(f"{row['key']}: {frame.summary(row)}")
-                yield row
+    most = math.inf if options.small else CASE_SECONDS
+    with trained.scratch() as kept:
+        options = replace(options, kept=Path(kept))
+        while left and until - time.monotonic() > WORTH_STARTING:
+            with Worker(list(left), options, until, find) as worker:
+                for row in _heard(worker, left, until, most):
+                    say(f"{row['key']}: {frame.summary(row)}")
+                    yield row
     for key in left:
         say(f"{key}: not begun")
-        yield _failed(key, f"not begun: {seconds:.0f} s were over")
+        yield _failed(key, f"not begun: {seconds:.0f} s were over") | {"begun": False}
 
 
 def _heard(worker: Worker, left: deque[str], until: float, most: float) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ ENDED = "ended"
 UNUSABLE = 3
 """Its exit code where the GPU answers with errors only, as after an illegal access."""
 LIBRARIES = ("transformers", "sentence_transformers", "deepspeed", "peft")
-ROUND_SECONDS = 12.0
+ROUND_SECONDS = 8.0
 """For the rounds of a comparison at most; the frame's LEAST rounds are always run."""
 
 
