@@ -1,1 +1,1 @@
-"""What `python -m benchmarks` measures: a module a subject, each with `comparisons(options)`; `frame` runs them."""
+"""What `python -m benchmarks` measures: a module a subject, each as `frame` has it."""

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from benchmarks import __main__ as main
 from benchmarks.speed import frame, models
 from benchmarks.speed.frame import Comparison, Options, Variant
 from effir_dist.models.families.base import head_size
@@ -65,6 +66,15 @@ def test_time_that_is_over_ends_the_rounds(clock: Clock) -> None:
     assert len(row["variants"]["ours"]["seconds"]) == 4
     row = frame.measure(Comparison("x", {"ours": clock.taking(1)}), 0, Options())
     assert len(row["variants"]["ours"]["seconds"]) == frame.LEAST
+
+
+def test_the_option_of_earlier_versions_is_told_its_new_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--seconds", "480"])
+    with pytest.raises(SystemExit, match="2"):
+        main.main()
+    assert "--seconds 480 is now --minutes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("subject", frame.SUBJECTS)
