@@ -127,11 +127,10 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
     import numpy as np
 
     from effir_dist.core.settings import ModelConfig, TrainConfig
-    from effir_dist.models import packed, pretrained
+    from effir_dist.models import pretrained
     from effir_dist.models.encoder import build_encoder, make_settings
     from effir_dist.training import trainer
     from effir_dist.training.batches import batches, examples_of
-    from effir_dist.training.collate import Collator
     from effir_dist.training.engine import running_engine, start_distributed
     from effir_dist.training.lora import adapted
 
@@ -152,14 +151,14 @@ def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[V
 
     with adapted(encoder, config), running_engine(encoder, config) as engine:
         batch = next(batches(examples, config))
-        packs = packed.possible(engine.module.encoder.backbone)
-        collated = Collator(encoder, examples, config, packs=packs).fitted(batch).collate(batch)
+        collator = trainer.fitted_collator(engine, encoder, examples, config, None)
+        collated = collator.collate(batch)
         groups = [group for chunk in collated.chunks for group in chunk]
         lengths = examples.queries.lengths[batch.queries], examples.passages.lengths[batch.passages[:, 0]]
         tokens = np.concatenate(lengths)
         computed = sum(group[0].numel() if isinstance(group, tuple) else group.ids.numel() for group in groups)
         padding = 1 - int(tokens.sum()) / computed
-        facts = {"tokens": int(tokens.sum()), "padding": padding, "groups": len(groups), "packed": packs}
+        facts = {"tokens": int(tokens.sum()), "padding": padding, "groups": len(groups), "packed": collator.packs}
         if options.device == "cuda":
             run(engine)
             facts["waits_a_step"] = waits(lambda: run(engine)) / case.steps

@@ -28,10 +28,9 @@ def _costs(lengths: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.n
     return np.array(found), np.array(froms), sizes
 
 
-def group_count(lengths: np.ndarray, overhead: float) -> int:
-    """How many groups are cheapest, where each costs as much as `overhead` tokens on top of its padded ones."""
-    padded, _, _ = _costs(lengths, MOST_GROUPS)
-    return int(np.argmin(padded + overhead * np.arange(1, MOST_GROUPS + 1))) + 1
+def padded_tokens(lengths: np.ndarray, most: int) -> np.ndarray:
+    """Tokens, padding included, of the best 1 to `most` groups: [most]; infinite where there are fewer lengths."""
+    return _costs(lengths, most)[0]
 
 
 def least_padding(lengths: np.ndarray, count: int) -> list[np.ndarray]:

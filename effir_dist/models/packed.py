@@ -6,6 +6,7 @@ end from the keyword argument `packing` of the model's forward pass. transformer
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from effir_dist.models import exact_attention
 from effir_dist.models.attention import best, replaceable, taken, window_of
 from effir_dist.models.tiled import Seen
 
@@ -28,7 +30,7 @@ except ImportError:  # torch before 2.10
 if TYPE_CHECKING:
     from effir_dist.models.tokens import Tokens
 
-NAME = "effir_packed"
+NAME, TRAINING = "effir_packed", "effir_packed_training"
 varlen_attn: Any = None if varlen is None else varlen.varlen_attn
 OPTIONS = frozenset(() if varlen_attn is None else inspect.signature(varlen_attn).parameters)
 """Of torch's attention: 2.10 has no `window_size`, and 2.13 wants `enable_gqa` said where 2.11 knows no such word."""
@@ -101,9 +103,19 @@ def possible(backbone: Any) -> bool:
     return torch.cuda.get_device_capability(first.device) >= (8, 0)
 
 
+def trainable(backbone: Any) -> bool:
+    """Whether a model can train on texts without padding: on a GPU as `possible` says, on a CPU in any dtype."""
+    return possible(backbone) or (next(backbone.parameters()).device.type == "cpu" and replaceable(backbone))
+
+
 def attention(backbone: Any) -> AbstractContextManager[None]:
     """Within the block the model takes packed batches, and no others."""
     return taken(backbone, NAME, _attend)
+
+
+def for_training(backbone: Any) -> AbstractContextManager[None]:
+    """The same with a backward pass: on a CPU attention is computed in float32, as in `attention.for_training`."""
+    return taken(backbone, TRAINING, functools.partial(_attend, trains=True))
 
 
 def pool(pooling: str, hidden: Tensor, batch: Batch) -> Tensor:
@@ -154,12 +166,13 @@ def _attend(
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     packing: Packing | None = None,
+    trains: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, H, N, d], key and value [1, K, N, d] -> [1, N, H, d]."""
     assert packing is not None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    attend = _flash if query.is_cuda else _one_by_one
+    attend = _flash if query.is_cuda else (_exact if trains else _one_by_one)
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
     return attend(q, k, v, packing, scaling, causal, window_of(module, sliding_window, is_causal))[None], None
 
@@ -174,6 +187,13 @@ def _flash(
     window_size = (left, 0 if causal else right)
     found: Tensor = varlen_attn(query, key, value, *sizes, scale=scale, window_size=window_size, **grouped)
     return found
+
+
+def _exact(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, causal: bool, window: int | None
+) -> Tensor:
+    """The same in float32, for a backward pass on a CPU."""
+    return exact_attention.attend(query, key, value, packing.lengths, scale, causal, window)
 
 
 def _one_by_one(

@@ -17,21 +17,18 @@ from torch import Tensor
 
 from effir_dist.core.settings import TrainConfig
 from effir_dist.models import packed
-from effir_dist.models.encoder import Encoder, pad_rows
-from effir_dist.models.families.base import mlp_width
-from effir_dist.models.families.registry import family
-from effir_dist.models.grouping import filled, group_count, least_padding, split, within
+from effir_dist.models.encoder import Encoder, pad_rows, resolve_dtype
+from effir_dist.models.grouping import filled, least_padding, split, within
 from effir_dist.training.batches import Batch, Examples, Teacher, distils_itself
 from effir_dist.training.losses import Targets, not_negatives
-from effir_dist.training.memory import MOST_SCORES
+from effir_dist.training.memory import MOST_SCORES, lora_parameters
+from effir_dist.training.step_cost import Model, device_of, grouping
 
 T = TypeVar("T")
 Group = tuple[Tensor, Tensor] | packed.Batch
 """Texts that pass through the model at once: input ids and attention mask, [G, T] each, or packed without padding."""
 AHEAD = 2
 """Batches that are collated while one trains."""
-IDLE_FLOPS = {"cuda": 1e11, "cpu": 1e8}
-"""What the device could compute while the operators of one block, forward and backward, are started."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,24 @@ class Collator:
     config: TrainConfig
     teacher: Teacher | None = None
     packs: bool = False
-    """Whether texts are packed. The model must then be within `packed.attention`."""
+    """Whether texts are packed. The model must then be within `packed.for_training`."""
     groups: int = 1
     """Groups in a chunk. It stays the same for a training: ZeRO 3 expects the modules in the order of the step
     before."""
 
-    def fitted(self, batch: Batch) -> Collator:
-        """With the number of groups that is fastest on this device for texts such as those of `batch`."""
-        if self.config.gradcache_tokens or self.packs:
-            return self
-        row, model = family(self.encoder.model_config), self.encoder.model_config
-        of_block = row.attention_parameters(model) + row.mlp_parameters(model, mlp_width(model))
-        overhead = IDLE_FLOPS[self.encoder.device.type] / (6 * of_block)  # a token takes 6 FLOPs a parameter
+    def fitted(self, batch: Batch, packable: bool) -> Collator:
+        """With the way and the number of groups that are fastest on this device for texts such as those of `batch`.
+
+        packable: whether the model can train on packed texts. On a GPU, and in chunks by tokens, they then are.
+        """
+        encoder = self.encoder
+        if self.config.gradcache_tokens or (packable and encoder.device.type == "cuda"):
+            return replace(self, packs=packable)
+        size = 2 if resolve_dtype(self.config.dtype) == "bfloat16" else 4
+        model = Model.of(encoder.model_config, size, lora_parameters(encoder.model_config, self.config.lora_rank))
         rows = np.arange(len(batch.queries))[: self.config.gradcache_queries or None]
-        return replace(self, groups=group_count(self._lengths(batch, rows), overhead))
+        packs, groups = grouping(self._lengths(batch, rows), model, device_of(encoder.device), packable)
+        return replace(self, packs=packs, groups=groups)
 
     def collate(self, batch: Batch, rank: int = 0, ranks: int = 1) -> CollatedBatch:
         """This rank's share of a batch, in main memory."""
@@ -126,7 +127,8 @@ class Collator:
             part = filled if self.packs else within
             everyone = (self._lengths(batch, batch.share(rank, ranks)) for rank in range(ranks))
             most = max(len(part(of_rank, budget)) for of_rank in everyone)
-            return [[group] for group in split(part(lengths, budget), most)]
+            groups = split(part(lengths, budget), most)
+            return [[group[np.argsort(lengths[group], kind="stable")]] for group in groups]
         b, size = batch.passages[rows].shape
         queries = self.config.gradcache_queries or b
         found = []

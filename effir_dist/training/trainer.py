@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -128,10 +128,14 @@ def run_steps(
     teacher: Teacher | None,
     progress: Progress,
     total: int = 0,
+    collator: Collator | None = None,
 ) -> None:
-    """The steps that `progress` still lacks. total: steps of the schedule, where `progress` ends before them."""
+    """The steps that `progress` still lacks. total: steps of the schedule, where `progress` ends before them.
+
+    collator: how texts are grouped; None takes what is fastest here.
+    """
     first = len(progress.losses)
-    with shares(engine, encoder, examples, config, teacher, first, progress.steps) as found:
+    with shares(engine, encoder, examples, config, teacher, first, progress.steps, collator) as found:
         _run_steps(engine, found, first, config, progress, total or progress.steps)
 
 
@@ -144,15 +148,28 @@ def shares(
     teacher: Teacher | None,
     first: int,
     end: int,
+    collator: Collator | None = None,
 ) -> Iterator[Iterable[CollatedBatch]]:
     """This rank's shares of the batches of steps `first` to `end` - 1; within the block the engine's model has the
-    attention that they need."""
+    attention that they need. collator: as in `run_steps`."""
     backbone = engine.module.encoder.backbone
-    packs = not config.dropout and packed.possible(backbone)  # packed attention has no dropout
-    collator = Collator(encoder, examples, config, teacher, packs).fitted(next(batches(examples, config)))
+    collator = collator or fitted_collator(engine, encoder, examples, config, teacher)
     wanted = itertools.islice(batches(examples, config), first, end)
-    with packed.attention(backbone) if packs else attention.for_training(backbone):
+    with packed.for_training(backbone) if collator.packs else attention.for_training(backbone):
         yield collated(collator, wanted, dist.get_rank(), dist.get_world_size())
+
+
+def fitted_collator(
+    engine: Any, encoder: Encoder, examples: Examples, config: TrainConfig, teacher: Teacher | None
+) -> Collator:
+    """What groups texts as is fastest for this engine, the same on every rank."""
+    whole = bool(examples.queries.lengths.all() and examples.passages.lengths.all())  # no text is empty
+    packable = whole and not config.dropout and packed.trainable(engine.module.encoder.backbone)
+    found = Collator(encoder, examples, config, teacher).fitted(next(batches(examples, config)), packable)
+    choice = torch.tensor([found.packs, found.groups], device=encoder.device)
+    dist.broadcast(choice, 0)  # hosts may differ in what is fastest there
+    packs, groups = choice.tolist()
+    return replace(found, packs=bool(packs), groups=groups)
 
 
 def _run_steps(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from effir_dist.models.grouping import filled, group_count, least_padding, split, within
+from effir_dist.models.grouping import filled, least_padding, padded_tokens, split, within
 from effir_dist.training.collate import ahead
 
 
@@ -29,12 +29,12 @@ def test_no_other_way_of_cutting_pads_less() -> None:
         assert padded(found, lengths) == min(sum((b - a) * rising[b - 1] for a, b in way) for way in ways)
 
 
-def test_more_groups_where_each_costs_less() -> None:
+def test_more_groups_pad_less() -> None:
     lengths = np.random.default_rng(0).integers(5, 256, 128)
-    counts = [group_count(lengths, overhead) for overhead in (0.0, 500.0, 2000.0, 1e6)]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[0] == 8
-    assert counts[-1] == 1
+    found = padded_tokens(lengths, 8)
+    assert found[0] == 128 * lengths.max()
+    assert (np.diff(found) < 0).all()
+    assert [found[count - 1] for count in (1, 3, 8)] == [padded(least_padding(lengths, n), lengths) for n in (1, 3, 8)]
 
 
 @pytest.mark.parametrize("budget", [1, 60, 300, 10**6])

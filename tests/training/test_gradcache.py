@@ -64,7 +64,7 @@ def test_gradients_are_those_of_the_whole_batch(
         monkeypatch.setattr(collate, "MOST_SCORES", scores)
         step = Collator(encoder, examples, config, teacher, packs=not groups, groups=groups).collate(batch)
         assert len(step.targets) == (1 if scores > 50 else 4)
-        with contextlib.nullcontext() if groups else packed.attention(encoder.backbone):
+        with contextlib.nullcontext() if groups else packed.for_training(encoder.backbone):
             loss = backward(engine, step, config)
         found.append((loss.item(), [p.grad.clone() for p in encoder.parameters()]))
 

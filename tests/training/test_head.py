@@ -64,7 +64,7 @@ def test_gradients_of_chunks_are_those_of_single_texts(folder: Path, packs: bool
         wanted = text_by_text(encoder, examples, batch)
         expected = torch.autograd.grad(wanted, list(encoder.parameters()))
         step = Collator(encoder, examples, config, packs=packs, groups=2).collate(batch)
-        with packed.attention(encoder.backbone) if packs else contextlib.nullcontext():
+        with packed.for_training(encoder.backbone) if packs else contextlib.nullcontext():
             loss = backward(engine, step, config)
         found = [p.grad.clone() for p in encoder.parameters()]
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
