@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from effir_dist.models import attention, packed
+from effir_dist.models import packed
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
+from effir_dist.models.fast_blocks import fast_blocks
 from effir_dist.models.flops import count_flops
 from effir_dist.models.grouping import within
 from effir_dist.models.pruning import mlp_widths
@@ -107,7 +108,7 @@ def prepared(
     packs = encoder.device.type == "cuda" and packed.possible(encoder.backbone) and bool(tokens.lengths.all())
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        stack.enter_context((packed.attention if packs else attention.for_encoding)(encoder.backbone))
+        stack.enter_context((packed.attention if packs else fast_blocks)(encoder.backbone))
         if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
             stack.enter_context(compiled_blocks(encoder))
         encoder.eval()

@@ -8,6 +8,7 @@ size; a tile is [B, H, rows, keys].
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -95,17 +96,23 @@ def _finish(scores: Tensor, start: int, first: int, hidden: Tensor | None, seen:
         scores += seen.bias[:, :, start : start + rows, first:last]
     if hidden is not None:
         scores += hidden[:, None, None, first:last]
-    if seen.causal or seen.window is not None:
-        # Without a window a row sees all keys before the tile's first row.
-        masked = first if seen.window is not None else start
-        scores[..., masked - first :] += _lowest(_unseen(start, rows, masked, last, seen, scores.device), scores.dtype)
+    if seen.window is not None:
+        scores += _lowest(_unseen(rows, last - first, start - first, seen.causal, seen.window), scores.dtype)
+    elif seen.causal:  # a row sees all keys before the tile's first row
+        scores[..., start:] += _triangle(rows, scores.dtype)
 
 
-def _unseen(start: int, rows: int, first: int, last: int, seen: Seen, device: torch.device) -> Tensor:
-    """[rows, keys] bool: which keys a row does not see."""
-    distance = torch.arange(start, start + rows, device=device)[:, None] - torch.arange(first, last, device=device)
-    unseen = distance < 0 if seen.causal else torch.zeros_like(distance, dtype=torch.bool)
-    return unseen if seen.window is None else unseen | (distance.abs() >= seen.window)
+@functools.lru_cache(maxsize=64)
+def _triangle(rows: int, dtype: torch.dtype) -> Tensor:
+    """[rows, rows]: what hides the keys behind a row."""
+    return _lowest(_unseen(rows, rows, 0, True, None), dtype)
+
+
+def _unseen(rows: int, keys: int, behind: int, causal: bool, window: int | None) -> Tensor:
+    """[rows, keys] bool: which keys a row does not see, where the first row is `behind` the first key."""
+    distance = torch.arange(behind, behind + rows)[:, None] - torch.arange(keys)
+    unseen = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
+    return unseen if window is None else unseen | (distance.abs() >= window)
 
 
 def mask_of(seen: Seen, length: int) -> Tensor | None:
@@ -113,7 +120,7 @@ def mask_of(seen: Seen, length: int) -> Tensor | None:
     found = None if seen.causal or seen.padding is None else ~seen.padding[:, None, None]
     if seen.window is None:
         return found
-    inside = ~_unseen(0, length, 0, length, seen, torch.device("cpu"))[None, None]
+    inside = ~_unseen(length, length, 0, seen.causal, seen.window)[None, None]
     return inside if found is None else inside & found
 
 
