@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import frame, gpu, machine, report, watched
+from benchmarks.speed import frame, gpu, machine, models, report, watched
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import read_json, write_json_atomic, write_text_atomic
 
@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         raise InputError(f"--only names {unknown[0]!r}; known: {', '.join(frame.SUBJECTS)}")
     if arguments.gpu and not (arguments.small or torch.cuda.is_available()):
         raise InputError("--gpu needs a CUDA GPU, and torch sees none; leave it out, or add --small to rehearse it")
+    if arguments.gpu:
+        models.check_here()
     torch.set_num_threads(arguments.threads)
     options = frame.Options(arguments.gpu, arguments.small, arguments.threads)
     seconds = 60 * (arguments.minutes or (8 if arguments.gpu else 15))

@@ -86,6 +86,7 @@ def start(arguments: argparse.Namespace) -> None:
     ranks = arguments.ranks or torch.cuda.device_count()
     if ranks < 2 or (torch.cuda.device_count() < ranks and not arguments.small):
         raise InputError(f"{ranks} GPUs for {ranks} ranks are not here; use --small --ranks 2 to rehearse on CPUs")
+    models.check_here()
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [sys.executable, *launcher, "-m", "benchmarks.eight_gpus", *sys.argv[1:]]
     ended = subprocess.run(command, check=False).returncode

