@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from effir_dist.core.settings import ResourceConfig
 from effir_dist.search.cluster import mps, mps_keeper
 from tests import ROOT
 from tests.mps import install, program
+from tests.search.test_search import OPTIONS, finish, start, wait_for
 
 SHARED = ResourceConfig(gpus_per_trial=0.125)
 HOLDER = """
@@ -212,3 +214,37 @@ def test_the_daemon_counts_the_gpus_as_trials_do() -> None:
         found = mps_keeper.environment(folder, {"CUDA_VISIBLE_DEVICES": chosen, "A": "b"})
         assert found.get("CUDA_VISIBLE_DEVICES") == kept
         assert (found["A"], found[mps.PIPES], found[mps.LOGS]) == ("b", "/f/pipes", "/f/logs")
+
+
+@pytest.mark.slow
+def test_a_search_has_it_and_leaves_nothing_of_it(
+    programs: Path, tmp_path: Path, checkpoints: dict[str, Path], collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command itself, two trials at a time on a GPU that only Ray believes in; killed, and gone on with."""
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
+    run, space = tmp_path / "runs" / "mine", tmp_path / "space.yaml"
+    space.write_text("drop_mlp: {max: 2}\nwidth_ratio: {low: 0.5, high: 1.0, step: 0.25}\n")
+    where = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space), "--name", "mine"]
+    process = start(tmp_path, *where, "--trials", "4", "--gpus-per-trial", "0.5", *OPTIONS)
+    try:
+        wait_for(process, lambda: len([*run.glob("trials/*/log")]) >= 2, tmp_path)
+        first = service_of(tmp_path)
+        found = processes(first / "pipes")
+    finally:
+        process.kill()
+        process.wait()
+    assert ended(found)
+    until(lambda: not first.exists())
+
+    output = finish(start(tmp_path, "--resume", "runs/mine"), tmp_path)
+    second = service_of(tmp_path)
+    assert second != first
+    assert not second.exists()
+    assert "2 trials share a GPU" in output
+    records = [json.loads(file.read_text()) for file in run.glob("trials/*/result.json")]
+    assert [(record["state"], record["gpus"]) for record in records] == [("complete", 0.5)] * 4
+
+
+def service_of(folder: Path) -> Path:
+    """The folder of the last service that a command in `folder` said it started; its lines are wrapped."""
+    return Path(re.findall(r"/tmp/effir-mps-\w{8}", (folder / "output").read_text().replace("\n", ""))[-1])
