@@ -19,7 +19,7 @@ from effir_dist.runs.tries import Try, note_unscored, remove_unscored
 from effir_dist.search.cluster import calls, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.placement import AliveHosts
-from effir_dist.search.cluster.resources import Resources, awaited, settle_for
+from effir_dist.search.cluster.resources import Resources, awaited, settle_for, sharing
 from effir_dist.search.cluster.worker import logged, run_job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
@@ -27,7 +27,7 @@ from effir_dist.search.live import LiveView
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
 from effir_dist.search.trial.faults import TrialFault, kind_of
-from effir_dist.training import gpu_share, memory
+from effir_dist.training import memory
 
 
 def search(
@@ -51,7 +51,7 @@ def search(
     Raises InputError where no trial fits the cluster or the disk is full; what was finished is on disk.
     """
     resources = settle_for(config, model_config, present, may_come)
-    for line in (gpu_share.line(resources.gpus, memory.capacity_of(config)), awaited(resources, present)):
+    for line in (sharing(resources, memory.capacity_of(config)), awaited(resources, present)):
         if line:
             view.message(line)
     if config.search.gpu_hours and not resources.gpus:

@@ -17,7 +17,7 @@ from effir_dist.models.families.registry import backbone
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.nodes import Node, present_nodes
 from effir_dist.search.cluster.ray_train import interface
-from effir_dist.search.cluster.resources import Resources, awaited, settle, settle_for
+from effir_dist.search.cluster.resources import Resources, awaited, settle, settle_for, sharing
 from tests import ROOT
 
 HEAD, SMALL, LARGE = Node(32), Node(8, 1), Node(96, 8)
@@ -226,6 +226,13 @@ def test_where_memory_is_not_known_a_number_is_asked_for(monkeypatch: pytest.Mon
     config = replace(RunConfig(), {"resources.gpus_per_trial": "auto"})
     with pytest.raises(InputError, match=r"no GPU of this machine tells it: say it by resources.gpu_memory=80"):
         settle_for(config, backbone("minilm").config, [LARGE], ())
+
+
+def test_what_trials_share_is_said() -> None:
+    assert sharing(Resources(1, 1, 0.125, 8), 80e9) == "8 trials share a GPU of 80.0 GB, each may fill 9.5 GB"
+    short = sharing(Resources(1, 0.5, 0.125, 8), 0)
+    assert short == "8 trials share a GPU; each has 0.5 of a CPU, for which it then waits"
+    assert sharing(Resources(1, 0.5, 1, 8), 80e9) == sharing(Resources(1, 0.5, 0, 8), 0) == ""
 
 
 def test_work_that_runs_alone_has_the_whole_gpu() -> None:

@@ -108,6 +108,13 @@ def awaited(resources: Resources, present: Iterable[Node]) -> str:
     return f"no trial fits the nodes that are there; waiting for room for {asked_text(workers, cpus, gpus)}"
 
 
+def sharing(resources: Resources, gpu_bytes: float) -> str:
+    """How trials share a GPU of so many bytes (0: not known), and what of a CPU each has where it is less than one."""
+    cpus, gpus = resources.of_a_worker
+    line = gpu_share.line(gpus, gpu_bytes)
+    return f"{line}; each has {cpus:g} of a CPU, for which it then waits" if line and cpus < 1 else line
+
+
 def asked_text(workers: int, cpus: float, gpus: float) -> str:
     """What a trial asks for, in words."""
     return f"{workers} workers of {amounts(cpus, gpus)} each" if workers > 1 else amounts(cpus, gpus)
