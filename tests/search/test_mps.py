@@ -173,6 +173,34 @@ def test_one_that_does_not_start_is_said_and_trials_take_turns(programs: Path, m
     assert said == [f"trials that share a GPU take turns on it: {reason}"]
 
 
+DRIVER = """
+#include <stdlib.h>
+int cuInit(int flags) { return 0; }
+int cuDeviceGet(int *device, int number) { *device = 7; return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    return device == 7 && getenv("CUDA_MPS_PIPE_DIRECTORY") ? atoi(getenv("CUDA_ANSWERS")) : 1;
+}
+"""
+
+
+@pytest.mark.parametrize("number", ["0", "805"])
+def test_one_by_which_cuda_does_not_start_is_not_used(
+    number: str, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every trial would fail; the driver is a stand-in."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    library = ["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(tmp_path / "driver.c")]
+    subprocess.run(library, check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_ANSWERS", number)
+    said: list[str] = []
+    with mps.service(said.append) as shared:
+        assert shared == (number == "0")
+    if not shared:
+        reason = "nvidia-cuda-mps-control answers, but cuDevicePrimaryCtxRetain fails with error 805"
+        assert said == [f"trials that share a GPU take turns on it: {reason}"]
+
+
 @pytest.mark.parametrize(
     ("smi", "tool", "sentence"),
     [

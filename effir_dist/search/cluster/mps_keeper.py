@@ -23,6 +23,8 @@ import psutil
 from effir_dist.search.cluster.mps import LOGS, PIPES, READY, TOOL, answers
 
 START_SECONDS = 20.0
+PROBE_SECONDS = 60.0
+"""For CUDA to start, on a machine of many GPUs."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 """Of Linux's prctl: a signal when the parent dies, and descendants become ours when theirs does."""
 _KERNEL = ctypes.CDLL(None)
@@ -60,9 +62,24 @@ def wait(daemon: subprocess.Popen[bytes], folder: Path) -> str:
         if daemon.poll() is not None:
             return f"{TOOL} ended with {daemon.returncode}{_last_line(folder)}"
         if answers(folder / "pipes"):
-            return READY
+            return _tried(folder) or READY
         time.sleep(0.1)
     return f"{TOOL} did not answer in {START_SECONDS:g} s{_last_line(folder)}"
+
+
+def _tried(folder: Path) -> str:
+    """Why CUDA does not start by a daemon that answers, as where a container may not start its server; empty where it
+    does. Every trial would fail so."""
+    command = [sys.executable, "-m", "effir_dist.search.cluster.cuda_probe"]
+    variables = {PIPES: str(folder / "pipes"), LOGS: str(folder / "logs")}
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"{TOOL} answers, but CUDA does not start by it in {PROBE_SECONDS:g} s{_last_line(folder)}"
+    said = (done.stderr.strip().splitlines() or ["it ended"])[-1]
+    return f"{TOOL} answers, but {said}{_last_line(folder)}" if done.returncode else ""
 
 
 def _last_line(folder: Path) -> str:
