@@ -64,6 +64,7 @@ class NoMirror:
     def __init__(self, *_: Any) -> None: ...
 
     def add(self, record: TrialRecord) -> None: ...
+    def close(self) -> None: ...
 
 
 def drive(
@@ -85,6 +86,7 @@ def drive(
         driver.started(spec.trial)
         end(run, config, spec, outcome, len(driver.records))
         driver.ended(spec.trial, None)
+    driver.close()
     return driver
 
 

@@ -7,6 +7,7 @@ texts, so that nearly all of it is what every trial pays: `overhead_seconds` is 
 from __future__ import annotations
 
 import datetime
+import os
 import statistics
 import tempfile
 import time
@@ -19,6 +20,9 @@ from benchmarks.speed.models import minilm_path, pydocs_path
 
 GOAL_SECONDS = 2.0
 TRIAL_SECONDS = 30.0
+SHORT_SECONDS = 5.0
+GOAL_SHARE = 0.05
+"""Of its time in which a worker may wait for the driver, the cost of suggestions left out."""
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
@@ -27,6 +31,11 @@ def comparisons(options: Options) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         found = driver_share(folder, trials=4 if options.small else 20)
     yield Comparison("driver and Ray, trials of 2 s one at a time", {"ours": Variant(lambda: None)}, facts=found)
+    workers = 8 if options.small else 64
+    with tempfile.TemporaryDirectory() as folder:
+        found = waiting(folder, workers, trials=(2 if options.small else 20) * workers)
+    name = f"driver, {workers} simulated workers, trials of {SHORT_SECONDS:g} s"
+    yield Comparison(name, {"ours": Variant(lambda: None)}, facts=found)
 
 
 def gpu_cases(options: Options) -> Cases:
@@ -78,10 +87,34 @@ def driver_share(folder: str, trials: int, seconds: float = 2.0) -> dict[str, fl
     """Seconds from the end of one trial to the start of the next, and their share where trials take TRIAL_SECONDS."""
     from benchmarks import cluster
 
-    run, config = cluster.make_run(folder, trials, cpus=2.0)
+    run, config = cluster.make_run(folder, trials, cpus=os.cpu_count() or 1)
     cluster.measure(run, config, seconds, None)
     records = sorted(run.results(), key=lambda record: record.started)
     times = [[datetime.datetime.fromisoformat(getattr(r, key)) for r in records] for key in ("finished", "started")]
     gaps = [(start - end).total_seconds() for end, start in zip(times[0], times[1][1:], strict=False)]
     gap = statistics.median(gaps)
     return {"seconds_between_trials": gap, "most": max(gaps), "share_at_30_s": gap / (TRIAL_SECONDS + gap)}
+
+
+def waiting(folder: str, workers: int, trials: int) -> dict[str, float]:
+    """The share of its time that a simulated worker waits for the driver: of the median worker and the worst one."""
+    from benchmarks import cluster, simulated_actors
+    from effir_dist.core.files import now
+
+    run, config = cluster.make_run(folder, trials, (os.cpu_count() or 1) / workers, sampler="random")
+    with simulated_actors.simulated(
+        SHORT_SECONDS, lambda job, number: cluster.write_record(job, SHORT_SECONDS, now(), number)
+    ) as begun:
+        used = time.process_time()
+        cluster.measure(run, config, SHORT_SECONDS, None)
+        used = time.process_time() - used
+    shares = [worker.share for worker in begun[0].workers.values()]
+    gaps = [gap for worker in begun[0].workers.values() for gap in worker.waited]
+    return {
+        "goal_share": GOAL_SHARE,
+        "most_share": max(shares),
+        "median_share": statistics.median(shares),
+        "median_seconds_between_trials": statistics.median(gaps),
+        "driver_seconds_a_trial": begun[0].charged / trials,
+        "cpu_seconds_a_trial": used / trials,
+    }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,32 +88,66 @@ def parameter_importances(records: Iterable[TrialRecord], goal: Goal | None = No
 
 
 class Mirror:
-    """`study.db`: the finished trials in Optuna's own format, each exactly once, rebuilt from records at the start."""
+    """`study.db`: the finished trials in Optuna's own format, each exactly once, rebuilt from records at the start.
+
+    A thread of its own writes it, as a record takes Optuna 10 ms and more: trials do not wait for that. What it has not
+    written when the process dies is in the records. A context manager, which closes it.
+    """
 
     def __init__(self, path: Path, name: str, records: Iterable[TrialRecord], goal: Goal | None = None) -> None:
-        self.path, fresh = path, path.with_suffix(".db.tmp")
-        self.goal, records = goal or Goal(), [r for r in records if not r.spec.repeat_of]
-        self.baseline = unpruned(records)
-        fresh.unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{fresh}")
-        study = optuna.create_study(storage=storage, study_name=name, directions=self.goal.directions)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(list(self.goal.objectives))
-        for record in records:
-            study.add_trial(frozen_trial(record, self.goal, self.baseline))
-        storage.engine.dispose()
-        os.replace(fresh, path)
-        self.study = optuna.load_study(storage=f"sqlite:///{path}", study_name=name)
+        warnings.filterwarnings("ignore", ".*set_metric_names is experimental")
+        self.path, self.goal = path, goal or Goal()
+        known = [r for r in records if not r.spec.repeat_of]
+        self.baseline = unpruned(known)
+        self._thread = ThreadPoolExecutor(1, "study.db")
+        self._writes: deque[Future[None]] = deque([self._thread.submit(self._create, name, known)])
+        self._study: optuna.Study
 
     def add(self, record: TrialRecord) -> None:
-        """One more finished trial, unless it is a repeat. Raises InputError where the file cannot be written; resuming
-        makes it anew."""
+        """One more finished trial, unless it is a repeat. Raises InputError where the file could not be written, this
+        time or before; resuming makes it anew."""
         if record.spec.repeat_of:
             return
         self.baseline = self.baseline or unpruned([record])
+        self._writes.append(self._thread.submit(self._write, record, self.baseline))
+        self._raise_failed()
+
+    def close(self) -> None:
+        """Wait until all is written. Raises InputError as `add`."""
+        self._thread.shutdown()
+        self._raise_failed()
+
+    def __enter__(self) -> Mirror:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _raise_failed(self) -> None:
+        while self._writes and self._writes[0].done():
+            self._writes.popleft().result()
+
+    def _create(self, name: str, records: Sequence[TrialRecord]) -> None:
+        fresh, baseline = self.path.with_suffix(".db.tmp"), unpruned(records)
+        fresh.unlink(missing_ok=True)
+        with self._full_disks():
+            storage = optuna.storages.RDBStorage(f"sqlite:///{fresh}")
+            study = optuna.create_study(storage=storage, study_name=name, directions=self.goal.directions)
+            study.set_metric_names(list(self.goal.objectives))
+            for record in records:
+                study.add_trial(frozen_trial(record, self.goal, baseline))
+            storage.engine.dispose()
+            os.replace(fresh, self.path)
+            self._study = optuna.load_study(storage=f"sqlite:///{self.path}", study_name=name)
+
+    def _write(self, record: TrialRecord, baseline: TrialRecord | None) -> None:
+        with self._full_disks():
+            self._study.add_trial(frozen_trial(record, self.goal, baseline))
+
+    @contextlib.contextmanager
+    def _full_disks(self) -> Iterator[None]:
         try:
-            self.study.add_trial(frozen_trial(record, self.goal, self.baseline))
+            yield
         except optuna.exceptions.StorageInternalError as error:
             reason = str(error.__cause__).splitlines()[0]
             raise InputError(f"cannot write {self.path}: {reason}; free some space and go on with --resume") from None

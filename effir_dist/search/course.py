@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from effir_dist.core.config import to_dict
 from effir_dist.core.errors import InputError
@@ -62,9 +63,9 @@ def search(
         _prepare(run, resources.alone, run.location, run.lease, config, wanted, teacher)
     with written_locally(run.study_path) as study:
         hosts = AliveHosts(resources, may_come)
-        driver = SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)
-        if driver.left and not driver.ended_by:
-            tune.run_trials(driver, resources, config.search.time_budget, storage, work)
+        with closing(SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)) as driver:
+            if driver.left and not driver.ended_by:
+                tune.run_trials(driver, resources, config.search.time_budget, storage, work)
     if isinstance(driver.failure, SearchStopped) and driver.records:
         run.write_config(to_dict(config), {**run.extra, "ended": str(driver.failure)})
     if driver.failure:

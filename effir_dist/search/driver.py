@@ -15,6 +15,7 @@ from effir_dist.core.values import Progress
 from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.models.families.base import ModelDict
 from effir_dist.report.study_db import Mirror
+from effir_dist.runs.front_so_far import FrontSoFar
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import plan_text
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
@@ -59,6 +60,9 @@ class SearchDriver:
         self.resources, self.view = resources, view
         self.goal = Goal.of(config.search)
         self.records = run.results()
+        self.best = FrontSoFar(self.goal, self.records)
+        self.searched = sum(not record.spec.repeat_of for record in self.records)
+        """Records of trials that are no repeats."""
         self.repeat = repeat
         self.repeats = repeat_specs(run, config, repeat) if repeat else pending_repeats(run)
         self.queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
@@ -66,7 +70,10 @@ class SearchDriver:
         self.mirror = Mirror(study, run.name, self.records, self.goal)
         self.stopped = stopped_trials(run)
         """Trials that scored on lower rungs and have no record: they cost as well."""
-        self.with_weights = {record.trial for record in self.records}
+        self.with_weights = {record.trial: record.spec.repeat_of for record in self.records}
+        """Trial whose model may be on disk -> the trial that it repeats, if any."""
+        self.number = max([run.next_number(), *(spec.number + 1 for spec in self.repeats)])
+        """The next new trial's."""
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
         equal, together = config.search.equal_failures, trials_on_a_gpu(resources.gpus / resources.workers)
@@ -91,8 +98,7 @@ class SearchDriver:
     @property
     def left(self) -> int:
         """Trials still to run."""
-        searched = len([r for r in self.records if not r.spec.repeat_of])
-        return len(self.repeats) + (0 if self.repeat else max(0, self.config.search.trials - searched))
+        return len(self.repeats) + (0 if self.repeat else max(0, self.config.search.trials - self.searched))
 
     @property
     def why(self) -> str:
@@ -102,6 +108,10 @@ class SearchDriver:
         if self.ended_by or self.repeat:
             return self.ended_by or f"each trial of the front was given {self.repeat} repeats"
         return f"all {self.config.search.trials} trials are done" if not self.left else "it was stopped"
+
+    def close(self) -> None:
+        """Wait for what is still written to `study.db`. Raises InputError where it could not be."""
+        self.mirror.close()
 
     def next_job(self) -> Job | Literal["wait"] | None:
         """The next trial for a worker; None when there is none, or no time for it; "wait" when there is none before
@@ -143,7 +153,7 @@ class SearchDriver:
         if self.repeat or self.left <= self._to_full_training():
             return None
         known = self.queue.repeats
-        spec = self.queue.next(self.run.next_number())
+        spec = self.queue.next(self.number)
         for _ in range(self.queue.repeats - known):
             self.view.repeat_saved()
         if spec is None:
@@ -166,6 +176,7 @@ class SearchDriver:
         except InputError as error:
             self.failure = error
             return None
+        self.number = max(self.number, spec.number + 1)
         self.specs[spec.trial] = spec
         self.running.add(spec.trial)
         if self.faults.elsewhere(spec.trial):
@@ -265,6 +276,8 @@ class SearchDriver:
 
     def _learn(self, record: TrialRecord) -> None:
         self.records.append(record)
+        self.best.add(record)
+        self.searched += not record.spec.repeat_of
         self.stopped.pop(record.trial, None)
         self.queue.ended(record)
         self.mirror.add(record)
@@ -272,18 +285,18 @@ class SearchDriver:
         if not self.repeat:
             self.ended_by = self.ended_by or stale(self.config.search, self.goal, self.records)
         if self.config.search.keep_weights == "front":
-            self._remove_weights(record.trial)
+            self._remove_weights(record)
 
-    def _remove_weights(self, newest: str) -> None:
+    def _remove_weights(self, newest: TrialRecord) -> None:
         """Of the models that are not on the front."""
-        best = self.goal.kept(self.records)
-        kept = {r.trial for r in self.records if {r.trial, r.spec.repeat_of} & best}
-        for trial in {*self.with_weights, newest} - kept:
+        best = self.goal.kept(self.best.records)
+        self.with_weights[newest.trial] = newest.spec.repeat_of
+        for trial in [t for t, repeated in self.with_weights.items() if not {t, repeated} & best]:
             self.run.remove_weights(trial)
-        self.with_weights = kept
+            del self.with_weights[trial]
 
     def _out_of_means(self) -> str:
         """Why there is no time or no GPU for another trial; empty where there is."""
-        if time.monotonic() + usual_seconds(self.records) > self.deadline:
+        if self.config.search.time_budget and time.monotonic() + usual_seconds(self.records) > self.deadline:
             return f"search.time_budget: no time is left for another trial in {self.config.search.time_budget:g} s"
         return spent(self.config.search, self.records, len(self.running), self.resources.gpus, self.stopped)

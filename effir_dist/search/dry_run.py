@@ -21,7 +21,7 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
 from effir_dist.search.checks import sharing_warnings, spec_of, stand_ins
 from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, teacher_cost, trial_operations
-from effir_dist.search.live import duration
+from effir_dist.search.live_text import duration
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.space import Space

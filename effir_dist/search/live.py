@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import statistics
 import sys
 import threading
@@ -15,12 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, SIZE, TRIAL_SECONDS
+from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, SIZE
 from effir_dist.core.values import Progress
-from effir_dist.models.facts import PlanFacts
+from effir_dist.runs.front_so_far import FrontSoFar
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import parameters_text
 from effir_dist.runs.records import RungScore, TrialRecord, Values
+from effir_dist.search.live_text import dropped_text, duration, progress_text, reason_text, seconds_of, seconds_text
 from effir_dist.search.screened import Screened
 
 QUIET_SECONDS = 60.0
@@ -55,6 +57,8 @@ class LiveView:
         `time_budget` in seconds, 0 is none."""
         self.console, self.title, self.total, self.full_parameters = console, title, total, full_parameters
         self._records, self._goal = list(known), goal or Goal()
+        self._best = FrontSoFar(self._goal, self._records)
+        self._times = sorted(seconds_of(record) for record in self._records if _timed(record))
         self._known, self._saved, self._most_running = len(self._records), 0, 1
         self._screened = Screened([*(rung for record in self._records for rung in record.rungs), *stopped])
         self._budget, self._clock = time_budget, clock
@@ -113,10 +117,10 @@ class LiveView:
             if progress.get("phase", running.progress.get("phase")) != running.progress.get("phase"):
                 running.progress = {}
             running.progress.update(progress)
-            quiet = self._clock() - self._last_line >= QUIET_SECONDS
-            text = "; ".join(f"{t} {_progress_text(r.progress)}" for t, r in self._running.items())
-        if quiet and not self._live:
-            self._line(f"        running {text}")
+            if self._live or self._clock() - self._last_line < QUIET_SECONDS:
+                return
+            text = "; ".join(f"{t} {progress_text(r.progress)}" for t, r in self._running.items())
+        self._line(f"        running {text}")
 
     def trial_stopped(self, trial_id: str) -> None:
         """A trial runs no more, and has no score; it may be tried again."""
@@ -128,8 +132,11 @@ class LiveView:
         with self._lock:
             self._running.pop(record.trial, None)
             self._records.append(record)
-            line = self._finished_text(record)
-        if not self._live:
+            self._best.add(record)
+            if _timed(record):
+                bisect.insort(self._times, seconds_of(record))
+            line = "" if self._live else self._finished_text(record)
+        if line:
             self._line(line)
 
     def rung_finished(self, trial_id: str, score: RungScore, fidelity: str) -> None:
@@ -141,7 +148,7 @@ class LiveView:
             for line in scale:
                 self._line(line)
             indent = " " * (2 * len(str(self.total)) + 4)
-            self._line(f"{indent}{trial_id}  " + "  ".join([*self._plan_parts(score), found, _seconds(score)]))
+            self._line(f"{indent}{trial_id}  " + "  ".join([*self._plan_parts(score), found, seconds_text(score)]))
 
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
@@ -153,10 +160,9 @@ class LiveView:
         with self._lock:
             now = self._clock()
             limit = max(0.0, self._started + self._budget - now) if self._budget else float("inf")
-            times = [seconds for r in self._records if r.complete and (seconds := _seconds_of(r))]
-            if not times:
+            if not self._times:
                 return None
-            trial = statistics.median(times)
+            trial = statistics.median(self._times)
             under_way = [max(0.0, trial - (now - r.started)) for r in self._running.values()]
             waiting = max(0, self.total - len(self._records) - len(under_way))
             slots = max(1, min(self._most_running, waiting + len(under_way)))
@@ -170,14 +176,14 @@ class LiveView:
         width = len(str(self.total))
         start = f"[{len(self._records):{width}d}/{self.total}] {record.trial}  "
         if not record.complete:
-            return f"{start}failed after {duration(_seconds_of(record))}: {_one_line(record)}"
+            return f"{start}failed after {duration(seconds_of(record))}: {reason_text(record)}"
         parts = [
             *self._plan_parts(record),
             *(f"{name} {value}" for name, value in self._others(record).items()),
             self._measure(record.values, QUALITY),
-            _seconds(record),
+            seconds_text(record),
             "* front" if self._on_front(record) else "       ",
-            f"hv {self._goal.hypervolume(self._records):.3f}",
+            f"hv {self._goal.hypervolume(self._best.records):.3f}",
         ]
         left = self.seconds_left() if len(self._records) < self.total else None
         return start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
@@ -186,7 +192,7 @@ class LiveView:
         size = scored.values[SIZE]
         share = 100 * size / self.full_parameters
         width = f"width {scored.facts.width_ratio:<4.3g}"
-        return [f"{_dropped(scored.facts):<16}", width, f"{parameters_text(size)} ({share:3.0f} %)"]
+        return [f"{dropped_text(scored.facts):<16}", width, f"{parameters_text(size)} ({share:3.0f} %)"]
 
     def _measure(self, values: Values, name: str) -> str:
         return f"{MEASURES[name].label} {values[name]:.4f}"
@@ -197,7 +203,7 @@ class LiveView:
         return {MEASURES[n].label: f"{record.values[n]:.4g}" for n in names if n in record.values}
 
     def _on_front(self, record: TrialRecord) -> bool:
-        return record.trial in {r.trial for r in self._goal.front(self._records)}
+        return record.trial in {r.trial for r in self._goal.front(self._best.records)}
 
     def picture(self) -> RenderableType:
         """The whole view, not taller than the terminal."""
@@ -214,7 +220,7 @@ class LiveView:
             if rows:
                 parts += [Text(), self._running_table(rows)]
             if failed:
-                text = f"{failed[-1].trial} failed: {_one_line(failed[-1])}"
+                text = f"{failed[-1].trial} failed: {reason_text(failed[-1])}"
                 parts.append(Text(text, style="red", no_wrap=True, overflow="ellipsis"))
             return Group(*parts)
 
@@ -233,7 +239,7 @@ class LiveView:
         return grid
 
     def _front_table(self, room: int) -> RenderableType:
-        best = self._goal.front(self._records)
+        best = self._goal.front(self._best.records)
         if not best:
             found = "no feasible trial" if any(r.complete for r in self._records) else "no trial"
             return Text(f"front: {found} is complete yet", style="dim")
@@ -247,11 +253,11 @@ class LiveView:
         for r in shown:
             size = r.values[SIZE]
             share = f"{100 * size / self.full_parameters:.0f} %"
-            others = (*self._others(r).values(), f"{r.values[QUALITY]:.4f}", f"{_seconds_of(r):.0f}")
+            others = (*self._others(r).values(), f"{r.values[QUALITY]:.4f}", f"{seconds_of(r):.0f}")
             width = f"{r.facts.width_ratio:.3g}"
-            table.add_row(r.trial, _dropped(r.facts), width, parameters_text(size), share, *others)
+            table.add_row(r.trial, dropped_text(r.facts), width, parameters_text(size), share, *others)
         more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
-        return Group(table, Text(f"hypervolume {self._goal.hypervolume(self._records):.3f}{more}", style="dim"))
+        return Group(table, Text(f"hypervolume {self._goal.hypervolume(self._best.records):.3f}{more}", style="dim"))
 
     def _running_table(self, rows: list[tuple[str, _Running]]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -259,40 +265,10 @@ class LiveView:
             table.add_column(name, no_wrap=True, overflow="ellipsis")
         for trial, running in rows:
             spent = duration(self._clock() - running.started)
-            table.add_row(trial, running.label, _progress_text(running.progress), spent)
+            table.add_row(trial, running.label, progress_text(running.progress), spent)
         return table
 
 
-def duration(seconds: float, coarse: bool = False) -> str:
-    """192 -> '3m12s', or '3m' if `coarse`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{round(whole / 60)}m" if coarse else f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def _seconds_of(scored: TrialRecord | RungScore) -> float:
-    return float(scored.values.get(TRIAL_SECONDS) or 0.0)
-
-
-def _seconds(scored: TrialRecord | RungScore) -> str:
-    return f"{_seconds_of(scored):.0f} s"
-
-
-def _dropped(facts: PlanFacts) -> str:
-    kinds = (("MLP", facts.dropped_mlp), ("attn", facts.dropped_attention))
-    gone = [f"-{len(n)} {kind} ({','.join(map(str, n))})" for kind, n in kinds if n]
-    return " ".join([*gone, *facts.other_operations]) or "none"
-
-
-def _one_line(record: TrialRecord) -> str:
-    return " ".join((record.reason or "no reason given").split())
-
-
-def _progress_text(progress: Progress) -> str:
-    step = progress.get("step")
-    steps = "" if step is None else f"{step}/{progress['steps']}" if progress.get("steps") else f"{step}"
-    loss = f"loss {progress['loss']:.3f}" if progress.get("loss") is not None else ""
-    return " ".join(filter(None, [str(progress.get("phase", "starting")), steps, loss]))
+def _timed(record: TrialRecord) -> bool:
+    """Whether a record tells how long a trial takes."""
+    return record.complete and seconds_of(record) > 0

@@ -14,10 +14,11 @@ from tests.search.test_samplers import queue, run
 
 def test_study_db_opens_in_optuna_with_each_trial_once(tmp_path: Path) -> None:
     records = run(queue(), range(6), failing=(2,))
-    mirror = Mirror(tmp_path / "study.db", "mine", records[:4])
-    mirror.add(records[4])
+    with Mirror(tmp_path / "study.db", "mine", records[:4]) as mirror:
+        mirror.add(records[4])
     # A driver killed here is followed by one that rebuilds the study from the records.
-    Mirror(tmp_path / "study.db", "mine", records)
+    with Mirror(tmp_path / "study.db", "mine", records[:5]) as mirror:
+        mirror.add(records[5])
     study = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [t.user_attrs["trial"] for t in study.trials] == [r.trial for r in records]
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
@@ -29,7 +30,8 @@ def test_study_db_opens_in_optuna_with_each_trial_once(tmp_path: Path) -> None:
 def test_study_db_names_what_it_shows_with_units(tmp_path: Path) -> None:
     more = {"documents_per_second": 500.0, "parameters_fraction": 0.5}
     records = [dataclasses.replace(r, values={**r.values, **more}) for r in run(queue(), range(3))]
-    Mirror(tmp_path / "study.db", "mine", records)
+    with Mirror(tmp_path / "study.db", "mine", records):
+        pass
     study = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path / 'study.db'}")
     shown = study.trials[1].user_attrs
     assert shown["dropped_mlp (blocks)"] == list(records[1].facts.dropped_mlp)

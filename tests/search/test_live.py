@@ -14,7 +14,8 @@ from rich.console import Console
 
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.sizes import SetSize
-from effir_dist.search.live import LiveView, duration
+from effir_dist.search.live import LiveView
+from effir_dist.search.live_text import duration
 from tests import ROOT, synthetic
 from tests.synthetic import FULL
 
