@@ -57,7 +57,7 @@ def test_eight_trials_share_a_gpu_and_its_service(tmp_path: Path, monkeypatch: p
     folder.mkdir()
     monkeypatch.setattr(cluster, "stand_in", AllAtOnce(folder))
     run, config = cluster.make_run(str(tmp_path / "run"), trials=10, cpus=0)
-    config = config_module.replace(config, {"resources.gpus_per_trial": 0.125})
+    config = config_module.replace(config, {"resources.gpus_per_trial": "auto", "resources.gpu_memory": 80.0})
     with mps.for_search(config.resources, None, lambda _: None):
         pipes = os.environ[mps.PIPES]
         node = {"num_cpus": TOGETHER, "num_gpus": 1, "include_dashboard": False}

@@ -13,6 +13,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.families.registry import backbone
 from effir_dist.search.checks import sharing_warnings
+from effir_dist.search.cluster.worker import in_worker
 from effir_dist.training import gpu_share, memory
 
 MODEL = backbone("minilm").config
@@ -33,7 +34,7 @@ def test_a_process_is_kept_to_its_part_of_the_memory(gpus: float, share: float, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=640 * GB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
-    gpu_share.limit_memory(gpus)
+    assert in_worker(abs, 1, gpus, -2) == 2
     assert limits == [share / 640]
 
 
