@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from effir_dist.models import packed
+from effir_dist.models import packed, prepacked
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
 from effir_dist.models.fast_blocks import fast_blocks
@@ -111,6 +111,8 @@ def prepared(
         stack.enter_context((packed.attention if packs else fast_blocks)(encoder.backbone))
         if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
             stack.enter_context(compiled_blocks(encoder))
+        else:
+            stack.enter_context(prepacked.linear_layers(encoder.backbone, int(share * tokens.lengths.sum())))
         encoder.eval()
         try:
             yield unpadded if packs else padded

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
-from effir_dist.models import encoding, packed, tiled
+from effir_dist.models import encoding, packed, prepacked, tiled
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
@@ -92,6 +92,43 @@ def test_a_cpus_fast_blocks_compute_what_transformers_does(
         if name in REPLACEABLE:
             assert cosines(packed_vectors(encoder, TEXTS), expected).min() >= 0.999999
     assert encoder.backbone.config._attn_implementation == row_of(name).attention_implementation
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["whole", "pruned"])
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_reordered_weights_give_the_same_embeddings_and_are_let_go(
+    name: str, pruned: bool, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoder_of(checkpoints[name], pruned)
+    tokens = encoder.tokenize(TEXTS, "document")
+    expected = encoder.encode_tokens(tokens)
+    monkeypatch.setattr(prepacked, "LEAST_TOKENS", 0)
+    with prepacked.linear_layers(encoder.backbone, 1):
+        changed = [module for module in encoder.backbone.modules() if "forward" in vars(module)]
+        gated = [module for module in changed if not isinstance(module, torch.nn.Linear)]
+        assert len(changed) > len(gated)
+        assert bool(gated) == any(
+            type(m).__name__.endswith("MLP") and hasattr(m, "act_fn") and hasattr(m, "gate_proj")
+            for m in encoder.backbone.modules()
+        )
+    assert cosines(encoder.encode_tokens(tokens), expected).min() >= 0.99999
+    assert not any("forward" in vars(module) for module in encoder.backbone.modules())
+
+
+def test_reordered_weights_are_those_of_the_moment(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that went on training is encoded with what it learned; too few tokens, and nothing is reordered."""
+    encoder = encoder_of(checkpoints["llama"])
+    monkeypatch.setattr(prepacked, "LEAST_TOKENS", 0)
+    before = encoder.encode(TEXTS)
+    with torch.no_grad():
+        for parameter in encoder.backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    found = encoder.encode(TEXTS)
+    monkeypatch.setattr(prepacked, "LEAST_TOKENS", 10**9)
+    assert cosines(found, encoder.encode(TEXTS)).min() >= 0.99999
+    assert cosines(found, before).min() < 0.999
 
 
 def test_a_packed_text_does_not_see_its_neighbours(checkpoints: dict[str, Path]) -> None:
