@@ -99,6 +99,19 @@ def test_somebody_elses_is_used_and_left(
     assert others.poll() is None
 
 
+def test_another_users_is_not_used(
+    others: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.getuid() == 0:
+        os.chown(tmp_path / "nvidia-mps" / f"{mps.TOOL}.pid", 4242, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 4242)
+    with mps.service(lambda _: None) as shared:
+        assert shared
+        assert pipes().parent.name.startswith("effir-mps-")
+    assert others.poll() is None
+
+
 def test_a_folder_that_is_named_and_in_which_nobody_answers_is_not_used(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,9 @@ def service(say: Callable[[str], None]) -> Iterator[bool]:
     Yields whether there is one. Without one programs take turns, which is said with the reason; raises InputError where
     they cannot even do that.
     """
-    if answers(pipes()) or (os.environ.get(PIPES) and not shutil.which(TOOL)):  # a container may have the pipes alone
+    named = bool(os.environ.get(PIPES))
+    if (answers(pipes()) and (named or _lets_us_in(pipes()))) or (named and not shutil.which(TOOL)):
+        # Without the tool as well, since a container may have the pipes alone.
         say(f"trials share a GPU by the multi-process service of {pipes()}, which is there and stays")
         yield True
         return
@@ -88,6 +90,14 @@ def answers(folder: str | Path) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and as_float((done.stdout.split() or [""])[-1]) is not None
+
+
+def _lets_us_in(folder: str) -> bool:
+    """Whether a daemon is root's, or of this user: another's keeps CUDA waiting for ever."""
+    try:
+        return Path(folder, f"{TOOL}.pid").stat().st_uid in (0, os.getuid())
+    except OSError:
+        return False
 
 
 def _why_not() -> str:
