@@ -86,14 +86,15 @@ def predict(model: ModelDict, config: RunConfig, dtype: str, gates: int = 0) -> 
     optimizer = (8 if size == 4 and (single or not stage) else 12) * shard
     later = 0.0
     if single:
-        gradients, buckets, step = 4.0 * trained, 0.0, 0.0
+        # In half precision the gradients of the last chunk stay until they are added to the sums in float32.
+        gradients, buckets, step = 4.0 * trained, 0.0, 2.0 * trained if size == 2 else 0.0
         later = 0.0 if _chunked(config) else gradients
     else:
         # Sums in float32. Where ZeRO does not part them, those of the last chunk stay beside them.
         gradients = 4 * shard if stage >= 2 else (6 if size == 2 else 4) * trained
         buckets = 4 * min(BUCKET, trained) if stage else 0
         step = 4 * (min(shard, LIVE) * (stage == 3) + shard * (stage == 2 or (stage == 1 and size == 4)))
-    activations = _activations(model, config, size, trained == everything)
+    activations = _activations(model, config, size, trained == everything and not single)
     return Memory(weights, gradients, buckets, optimizer, step, activations, _scores(config), later)
 
 
@@ -139,7 +140,8 @@ def _mask_row(model: ModelDict, config: RunConfig, size: int, longest: int) -> i
     return 0 if packs else longest
 
 
-def _activations(model: ModelDict, config: RunConfig, size: int, trains_embeddings: bool) -> float:
+def _activations(model: ModelDict, config: RunConfig, size: int, whole_table: bool) -> float:
+    """whole_table: whether a look-up's gradient is of the whole table of embeddings."""
     tokens, longest, _ = _texts(config)
     hidden, width = int(model["hidden_size"]), mlp_width(model)
     block = family(model).saved_bytes(model, size, _mask_row(model, config, size, longest))
@@ -148,7 +150,7 @@ def _activations(model: ModelDict, config: RunConfig, size: int, trains_embeddin
         saved += block
     ends = (2 * size + 8) * hidden  # embeddings, the last norm, and pooling in float32
     flowing = size * (2 * hidden + 3 * width)  # gradients on their way through a block
-    table = size * int(model["vocab_size"]) * hidden if trains_embeddings else 0
+    table = size * int(model["vocab_size"]) * hidden if whole_table else 0
     return tokens * (saved + ends + flowing) + table
 
 

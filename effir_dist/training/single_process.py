@@ -6,12 +6,14 @@ third of the time of a model that is small for its device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from effir_dist.core.settings import TrainConfig
+from effir_dist.training.embedding_rows import into_rows
 
 
 class SingleProcess:
@@ -19,6 +21,7 @@ class SingleProcess:
 
     Trained parameters in half precision have float32 copies. AdamW updates the copies, and their gradients add up in
     float32 over all GradCache chunks. Parameters in float32 are updated themselves. Nothing waits for the device.
+    The gradients of embedded tokens' rows are added to float32 rows, and to no others.
     """
 
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
@@ -26,9 +29,10 @@ class SingleProcess:
         trained = [p for p in module.parameters() if p.requires_grad]
         self.device = trained[0].device
         self.masters = {p: p if p.dtype == torch.float32 else p.detach().float() for p in trained}
-        for parameter, master in self.masters.items():
-            if master is not parameter:
-                parameter.register_post_accumulate_grad_hook(self._collect)
+        self._halves = [p for p, master in self.masters.items() if master is not p]
+        tables = into_rows(self, module)
+        self._ours = [master for p, master in self.masters.items() if master is not p or p in tables]
+        self._spare: dict[Tensor, Tensor] = {}
         values: Any = list(self.masters.values())
         self.optimizer = torch.optim.AdamW(
             values, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -44,21 +48,45 @@ class SingleProcess:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those since the last step."""
         loss.backward()
+        self._collect()
 
-    def _collect(self, parameter: Any) -> None:
-        """Add a gradient that was just computed to the sum in float32."""
-        master, found = self.masters[parameter], parameter.grad
-        assert found is not None
-        master.grad = found.float() if master.grad is None else master.grad.add_(found)
-        parameter.grad = None
+    def _collect(self) -> None:
+        """Add gradients in half precision to their sums in float32, all at once: the first ones are only converted."""
+        found = [(self.masters[p], p.grad) for p in self._halves if p.grad is not None]
+        for parameter in self._halves:
+            parameter.grad = None
+        first = [(master, gradient) for master, gradient in found if master.grad is None]
+        more = [(master.grad, gradient) for master, gradient in found if master.grad is not None]
+        for master, _ in first:
+            master.grad = self._spare_of(master)
+        _each(torch._foreach_copy_, [(master.grad, gradient) for master, gradient in first])
+        _each(torch._foreach_add_, more)
+
+    def _spare_of(self, master: Tensor) -> Tensor:
+        """Memory for a gradient: on a CPU that of the step before, as fresh pages cost more than to write them."""
+        found = self._spare.pop(master, None)
+        return torch.empty_like(master) if found is None else found
+
+    def rows_of(self, parameter: nn.Parameter) -> Tensor:
+        """The float32 gradient [V, D] of an embedding's table, to add rows to."""
+        master = self.masters[parameter]
+        if master.grad is None:
+            master.grad = self._spare_of(master).zero_()
+        return master.grad
 
     def step(self) -> None:
         """Clip the gradient to `max_grad_norm` and take AdamW's step."""
         if self.config.max_grad_norm:
             nn.utils.clip_grad_norm_(self.masters.values(), self.config.max_grad_norm)
         self.optimizer.step()
+        if self.device.type == "cpu":
+            self._spare = {master: master.grad for master in self._ours if master.grad is not None}
         self.optimizer.zero_grad()
         with torch.no_grad():
-            for parameter, master in self.masters.items():
-                if master is not parameter:
-                    parameter.copy_(master)
+            _each(torch._foreach_copy_, [(p, self.masters[p]) for p in self._halves])
+
+
+def _each(combine: Any, pairs: Sequence[tuple[Any, Tensor]]) -> None:
+    """combine(lists of the first and the second ones of all pairs), one of torch's functions of lists."""
+    if pairs:
+        combine([into for into, _ in pairs], [value for _, value in pairs])
