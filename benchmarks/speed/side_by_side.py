@@ -9,6 +9,7 @@ so is Ray. Where there is no GPU there is nothing to share: it is rehearsed with
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import multiprocessing
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 from benchmarks.speed import trained as models
 from benchmarks.speed.frame import ERRORS, LEAST, Cases, Comparison, Options, Variant, reason
+from benchmarks.speed.models import passages
 from effir_dist.search.cluster import mps
 
 GOAL = 4.0
@@ -63,9 +65,9 @@ def gpu_cases(options: Options) -> Cases:
 def _compared(name: str, trial: Trial, options: Options) -> Iterator[Comparison]:
     together, said = 2 if options.small else 8, list[str]()
     if options.small:
-        trial = Trial(trial.model, 4, 2, 8, 32)
+        trial = dataclasses.replace(trial, batch=4, steps=2, documents=8, length=32)
     with models.scratch() as folder, contextlib.ExitStack() as stack:
-        trial = Trial(models.made(trial.model, Path(folder), options), *_numbers(trial))
+        trial = dataclasses.replace(trial, model=models.made(trial.model, Path(folder), options))
         with mps.environment({mps.PIPES: NO_SERVICE}):
             turns = stack.enter_context(Processes(together, trial, options))
         pools = {f"{together} at once, taking turns": turns}
@@ -84,10 +86,6 @@ def _compared(name: str, trial: Trial, options: Options) -> Iterator[Comparison]
             wall=True,
             facts={"service": "; ".join(said)},
         )
-
-
-def _numbers(trial: Trial) -> tuple[int, int, int, int]:
-    return trial.batch, trial.steps, trial.documents, trial.length
 
 
 class Processes:
@@ -177,10 +175,3 @@ def run_trial(trial: Trial, options: Options, pairs: Any, texts: list[str]) -> d
     del encoder
     release_memory()
     return found
-
-
-def passages(count: int) -> list[str]:
-    """Of the built-in data, as the benchmark of encoding has them."""
-    from benchmarks.speed.models import passages as made
-
-    return made(count)

@@ -19,6 +19,8 @@ from effir_dist.training.memory import CONTEXT, SPARE
 
 MOST = 8
 """Trials that `auto` lets share a GPU: with more at a time, more plans are proposed before the others' scores."""
+FEW = 4
+"""Trials that have room on a GPU from which on `--dry-run` points that out."""
 
 
 def limit_memory(gpus: float) -> None:
@@ -73,15 +75,24 @@ def line(gpus: float, capacity: float) -> str:
 def summary(model: ModelDict, config: RunConfig) -> list[str]:
     """Lines for `--dry-run`: what a trial takes of a GPU, and how many share one."""
     resources = config.resources
-    if not resources.may_share or not (config.train.steps or config.train.epochs):
-        return memory.summary(model, config)
+    if not (config.train.steps or config.train.epochs):
+        return []
     dtype, capacity = memory.dtype_of(config), memory.capacity_of(config)
     found = memory.predict(model, config, dtype)
+    if not resources.may_share:
+        return [*memory.summary(model, config), *_hint(resources, fitting(found.peak, capacity))]
     lines = [memory.line("memory", found, dtype)]
     if resources.gpus_per_trial == "auto":
         return [*lines, _automatic(found.peak, capacity)]
     needs = "" if capacity else f", which then needs {_gb(resources.on_a_gpu * (found.peak / (1 - SPARE) + CONTEXT))}"
     return [*lines, line(resources.gpus or 0.0, capacity) + needs]
+
+
+def _hint(resources: ResourceConfig, trials: int) -> list[str]:
+    """That a GPU is large for a trial of one worker, where it is: so many have room on it."""
+    if trials < FEW or resources.workers_per_trial > 1 or resources.gpus not in (None, 1):
+        return []
+    return [f"{trials} such trials have room on a GPU: --gpus-per-trial auto shares it"]
 
 
 def _automatic(peak: float, capacity: float) -> str:

@@ -55,8 +55,11 @@ def test_the_plan_says_how_many_share_a_gpu_and_what_each_may_fill() -> None:
     lines = gpu_share.summary(MODEL, config_of(gpus_per_trial=0.125, gpu_memory=80))
     assert lines[0].startswith("memory: at most ")
     assert lines[1] == "8 trials share a GPU of 80.0 GB, each may fill 9.5 GB"
-    whole = config_of(gpus_per_trial=1, gpu_memory=80)
-    assert gpu_share.summary(MODEL, whole) == memory.summary(MODEL, whole)
+    small, large = (config_of(gpus_per_trial=1, gpu_memory=size) for size in (4, 80))
+    assert gpu_share.summary(MODEL, small) == memory.summary(MODEL, small)
+    room = gpu_share.fitting(peak_of(large), 80 * GB)
+    hint = f"{room} such trials have room on a GPU: --gpus-per-trial auto shares it"
+    assert gpu_share.summary(MODEL, large) == [*memory.summary(MODEL, large), hint]
     auto = gpu_share.summary(MODEL, config_of(gpus_per_trial="auto", gpu_memory=2))
     assert auto[1] == "resources.gpus_per_trial=auto: 1 on a GPU of 2.0 GB, or as many as it has CPUs, if fewer"
 
