@@ -23,6 +23,7 @@ from effir_dist.data.sets import load_collection
 EOS = "<eos>"
 VOCABULARY = 24576
 
+
 def tokenizer(texts: list[str]) -> Any:
     """A byte-level BPE of VOCABULARY tokens, learned from `texts`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

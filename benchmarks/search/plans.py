@@ -85,4 +85,3 @@ def distinct_plans(
         if plan not in seen:
             seen.add(plan)
             yield each, plan
-

@@ -123,9 +123,7 @@ class Optuna:
                 return samplers.NSGAIISampler(seed=seed, population_size=max(8, self.begun))
             if self.sampler == "gp":
                 return samplers.GPSampler(seed=seed, n_startup_trials=self.begun, deterministic_objective=False)
-            return samplers.TPESampler(
-                seed=seed, n_startup_trials=self.begun, multivariate=True, constant_liar=True
-            )
+            return samplers.TPESampler(seed=seed, n_startup_trials=self.begun, multivariate=True, constant_liar=True)
 
     def ask(self) -> tuple[int, int] | None:
         self.asked += 1

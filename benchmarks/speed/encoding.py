@@ -1,23 +1,101 @@
-"""Encoding, from texts to vectors, against sentence-transformers, plain transformers and the matrix product."""
+"""Encoding, from texts to vectors: on a CPU against the best that a user could pick (peers.py) and the model's own
+matrix products, on a GPU against sentence-transformers, plain transformers and the matrix product."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.speed import models
+from benchmarks.speed import models, peers
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
 
+OWN = "its own matrices"
+"""The limit of a model's rate: its linear layers, and nothing else."""
+EXACT = "least cosine with float32"
+"""A fact of each row: of each tool's embeddings with ours in float32."""
+COUNTS = {
+    "documents": {"smollm2": 16, "mpnet": 24, "minilm": 64},
+    "queries": {"smollm2": 64, "mpnet": 96, "minilm": 256},
+}
+"""Texts of a comparison, so that a call takes some seconds at most."""
+
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """MiniLM."""
-    yield _comparison("all-MiniLM-L6-v2", models.minilm(options), models.passages(8 if options.small else 64), options)
+    """Documents and queries of real models in this machine's dtype, then documents in float32."""
+    names = ["qwen3-9m"] if options.small else list(models.there("smollm2", "mpnet", "minilm"))
+    dtypes = dict.fromkeys([options.dtype, "float32"])
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            model = peers.Model(_mean_of_tokens(name, options, "float32"), Path(folder), options)
+            yield _on_cpu(name, model, options.dtype, "documents")
+            yield _on_cpu(name, model, options.dtype, "queries")
+            yield from (_on_cpu(name, model, dtype, "documents") for dtype in [*dtypes][1:])
+
+
+def _mean_of_tokens(name: str, options: Options, dtype: str) -> Encoder:
+    """A model that all tools pool alike: the mean of a text's tokens, without `<eos>` and prompts."""
+    from effir_dist.models.encoder import cast
+
+    encoder = models.shaped(name, options) if name in models.SHAPES else models.real(name, options, dtype)
+    settings = {"pooling": "mean", "append_eos": False, "document_prompt": ""}
+    encoder.settings = dataclasses.replace(encoder.settings, **settings)
+    return cast(encoder, dtype)
+
+
+def _on_cpu(name: str, model: peers.Model, dtype: str, kind: str) -> Comparison:
+    """Ours against all that a user could pick, and against the model's own matrix products."""
+    from effir_dist.models.encoding import auto_tokens
+    from effir_dist.models.flops import count_flops
+    from effir_dist.models.grouping import within
+
+    options = model.options
+    encoder = model.float32 if dtype == "float32" else _mean_of_tokens(name, options, dtype)
+    texts = _texts(COUNTS[kind].get(name, 8), kind)
+    tokens = encoder.tokenize(texts, "document")
+    flops = count_flops(encoder.model_config, tokens.lengths)
+    plan = [int(tokens.lengths[places].sum()) for places in within(tokens.lengths, auto_tokens(encoder))]
+    variants = {
+        "ours": Variant(lambda: _finite(encoder.encode(texts))),
+        OWN: Variant(peers.own_matrices(encoder, plan)),
+        "matrix product": models.matrix_product(options, flops, dtype=dtype),
+    }
+    vectors = encoder.encode(texts)
+    exact = vectors if encoder is model.float32 else model.float32.encode(texts)
+    facts: dict[str, Any] = {EXACT: {"ours": _least(vectors, exact)}, "least cosine with ours": {}}
+    goals = {OWN: 0.5}
+    for peer in peers.peers(model, dtype, texts, kind):
+        if isinstance(peer, str):
+            facts.setdefault("left out", []).append(peer)
+            continue
+        theirs = peer.encode(texts, peer.batch)
+        facts[EXACT][peer.name] = _least(theirs, exact)
+        facts["least cosine with ours"][peer.name] = _least(theirs, vectors)
+        variants[peer.name] = Variant(lambda peer=peer: peer.encode(texts, peer.batch))
+        goals |= {} if "int8" in peer.name else {peer.name: 1.2 if name == "smollm2" else 1.0}
+    mean = tokens.lengths.mean()
+    batch = f"batches of {auto_tokens(encoder)} tokens"
+    label = f"{name}, {dtype}, {len(texts)} {kind} of {mean:.0f} tokens, {options.threads} thread(s), ours in {batch}"
+    return Comparison(label, variants, len(texts), kind, goals, flops=flops, facts=facts)
+
+
+def _texts(count: int, kind: str) -> list[str]:
+    """Passages, cut at 256 tokens by the models; or the first words of them."""
+    found = models.passages(count)
+    return found if kind == "documents" else [" ".join(text.split()[:9]) for text in found]
+
+
+def _least(one: np.ndarray, other: np.ndarray) -> float:
+    """The least cosine of two embeddings of one text."""
+    return float((one * other).sum(1).min())
 
 
 def gpu_cases(options: Options) -> Cases:
@@ -53,13 +131,8 @@ def _comparison(name: str, encoder: Encoder, texts: list[str], options: Options)
         "plain transformers": Variant(lambda: models.plain_transformers(encoder, texts)),
         "matrix product": models.matrix_product(options, flops),
     }
-    if options.gpu:
-        variants["ours, not compiled"] = ours("never")
-    else:
-        variants["ours, packed"] = Variant(lambda: _finite(_packed(encoder, texts)))
-        variants["ours, batches of 4096 tokens"] = ours("never", 4096)
-    wanted = (1.5,) if options.gpu else (6.0, 1.5)
-    goals = {**dict(zip(theirs, wanted, strict=False)), "matrix product": 0.5}
+    variants["ours, not compiled"] = ours("never")
+    goals = {**dict(zip(theirs, (1.5,), strict=False)), "matrix product": 0.5}
     label = f"{name}, {options.dtype}, {len(texts)} passages of {tokens.lengths.mean():.0f} tokens"
     return Comparison(label, variants, len(texts), "passages", goals, flops=flops, facts=facts)
 
@@ -70,32 +143,16 @@ def _theirs(encoder: Encoder, texts: list[str], options: Options) -> tuple[dict[
         sentences = models.sentence_model(encoder, options)
     except ImportError:
         return {}, {}
-    # On a CPU sentence-transformers computes in float32 unless it is told otherwise.
-    untold = sentences if options.gpu else models.sentence_model(encoder, options, "float32")
-    best = 256 if options.gpu else 8
+    best = 256
 
     def variant(model: Any, batch: int) -> Variant:
         return Variant(lambda: model.encode(texts, batch_size=batch, normalize_embeddings=True))
 
     variants = {
-        "sentence-transformers, its defaults": variant(untold, 32),
+        "sentence-transformers, its defaults": variant(sentences, 32),
         f"sentence-transformers, {options.dtype}, batches of {best}": variant(sentences, best),
     }
     return variants, {"least cosine with sentence-transformers": _agreement(encoder, sentences, texts[:64])}
-
-
-def _packed(encoder: Encoder, texts: list[str]) -> np.ndarray:
-    """Without padding, which is not done on a CPU. [N, D] in the order of batches"""
-    import torch
-
-    from effir_dist.models import encoding, packed
-    from effir_dist.models.grouping import within
-
-    tokens = encoder.tokenize(texts, "document")
-    plan = within(tokens.lengths, encoding.CPU_TOKENS)
-    with torch.inference_mode(), packed.attention(encoder.backbone):
-        found = [encoding.encode_packed(encoder, packed.pack(tokens, indices, encoder.device)) for indices in plan]
-    return torch.cat(found).numpy()
 
 
 def _finite(vectors: np.ndarray) -> None:

@@ -63,11 +63,11 @@ def there(*names: str) -> Iterator[str]:
             yield name
 
 
-def real(name: str, options: Options) -> Encoder:
-    """One of REAL, with its own lengths but for 256 tokens at most, in the dtype of this machine."""
+def real(name: str, options: Options, dtype: str = "") -> Encoder:
+    """One of REAL, with its own lengths but for 256 tokens at most, in this machine's dtype unless one is given."""
     from effir_dist.models.encoder import load_encoder
 
-    encoder = load_encoder(minilm_path() if name == "minilm" else name, options.dtype)
+    encoder = load_encoder(minilm_path() if name == "minilm" else name, dtype or options.dtype)
     lengths = {"max_document_length": min(256, encoder.settings.max_document_length)}
     encoder.settings = dataclasses.replace(encoder.settings, **lengths)
     return encoder
@@ -194,12 +194,13 @@ def plain_transformers(encoder: Encoder, texts: list[str], batch: int = 32) -> n
     return np.concatenate(found)
 
 
-def matrix_product(options: Options, flops: float, size: int = 0) -> Variant:
+def matrix_product(options: Options, flops: float, size: int = 0, dtype: str = "") -> Variant:
     """The machine's own limit: square matrices in the same dtype, for about a quarter of a second."""
     import torch
 
     size = size or (64 if options.small else 8192 if options.gpu else 1024)
-    left, right = (torch.randn(size, size, device=options.device, dtype=getattr(torch, options.dtype)) for _ in "ab")
+    kind = getattr(torch, dtype or options.dtype)
+    left, right = (torch.randn(size, size, device=options.device, dtype=kind) for _ in "ab")
     times = 1 if options.small else (100 if options.gpu else 12)
 
     def run() -> None:
