@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GOAL = {"unpruned": 0.95}
 LENGTHS = {"documents": 256, "queries": 16}
+TOKENS = {"documents": 2048, "queries": 1024}
+"""Of a call on a CPU: so many that an encoding of documents prepares its linear layers."""
 MISSION = ("every second MLP dropped", "all MLPs at half width", "a mixture of widths, multiples of 64")
 OTHERS = ("every second block dropped", "all MLPs near half width, odd", "the same as multiples of 8")
 
@@ -86,7 +88,7 @@ def _comparison(label: str, kind: str, length: int, whole: Encoder, pruned: Enco
     from effir_dist.models.flops import count_flops
 
     real = label.partition(",")[0] in models.REAL and not options.gpu
-    count = max(4, (65_536 if options.gpu and not options.small else 1_024) // length)
+    count = max(4, (65_536 if options.gpu and not options.small else TOKENS[kind]) // length)
     texts = [("word " * (length - 2)).strip()] * count if real else models.letters(count, length)
     tokens = whole.tokenize(texts, "document")
     work = {e: count_flops(e.model_config, tokens.lengths, e.plan) for e in (whole, pruned)}

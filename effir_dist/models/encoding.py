@@ -21,6 +21,7 @@ from effir_dist.models import packed, prepacked
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
 from effir_dist.models.fast_blocks import fast_blocks
+from effir_dist.models.fused_blocks import fused_blocks
 from effir_dist.models.flops import count_flops
 from effir_dist.models.grouping import within
 from effir_dist.models.pruning import mlp_widths
@@ -113,6 +114,7 @@ def prepared(
             stack.enter_context(compiled_blocks(encoder))
         else:
             stack.enter_context(prepacked.linear_layers(encoder.backbone, int(share * tokens.lengths.sum())))
+            stack.enter_context(fused_blocks(encoder.backbone))
         encoder.eval()
         try:
             yield unpadded if packs else padded

@@ -1,14 +1,11 @@
-"""What a block computes beside its linear layers, in fewer passes over memory: attention, and norms by mean square.
+"""What a block computes beside its linear layers, in fewer passes over a CPU's memory: attention, and norms.
 
-Modules are known by their code, not by their names: whatever computes exactly what Llama's norm does is taken for it.
-Any other stays as it is. Nothing here keeps anything of a model's weights.
+Nothing here keeps anything of a model's weights. Modules that are not known stay as they are (known_blocks.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,49 +13,25 @@ import torch
 from torch import Tensor
 
 from effir_dist.models import attention, tiled
+from effir_dist.models.known_blocks import Norm, is_biased_attention, norm_of, replaced
 
 
 @contextlib.contextmanager
 def fast_blocks(backbone: Any) -> Iterator[None]:
     """Within the block a model on a CPU computes the same faster: in evaluation mode, without gradients, and texts that
     are padded on the right or packed (the attention of packed texts is `packed.attention`'s, to be entered as well)."""
-    changed = []
     on_cpu = next(backbone.parameters()).device.type == "cpu"
-    try:
-        for module in backbone.modules() if on_cpu else ():
-            kind: Any = type(module)
-            make = _known().get(_code(kind))
-            if make and "forward" not in vars(module):
-                module.forward = make(module)
-                changed.append(module)
-        with attention.for_encoding(backbone):
-            yield
-    finally:
-        for module in changed:
-            del module.forward
+    with (
+        replaced(backbone, _forward_of) if on_cpu else contextlib.nullcontext(),
+        attention.for_encoding(backbone),
+    ):
+        yield
 
 
-@functools.cache
-def _known() -> dict[Any, Callable[[Any], Callable[..., Any]]]:
-    """Code of a class's forward pass -> what makes another for a module of it."""
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-    from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
-    from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
-
-    return {
-        _code(LlamaRMSNorm): _rounded_norm,
-        _code(Olmo2RMSNorm): lambda norm: _exact_norm(norm, norm.variance_epsilon, 0.0),
-        _code(Gemma2RMSNorm): lambda norm: _exact_norm(norm, norm.eps, 1.0),
-        _code(MPNetSelfAttention): _biased_attention,
-    }
-
-
-@functools.cache
-def _code(kind: Any) -> Any:
-    """What a class computes: equal for classes whose methods are equal but for the names of variables."""
-    codes = [inspect.unwrap(method).__code__ for name in ("forward", "_norm") if (method := vars(kind).get(name))]
-    return tuple((code.co_code, code.co_names, code.co_consts) for code in codes)
+def _forward_of(module: Any) -> Callable[..., Any] | None:
+    if norm := norm_of(module):
+        return _normalising(module, norm)
+    return _attending(module) if is_biased_attention(module) else None
 
 
 def _root_mean_square(states: Tensor, epsilon: float) -> Tensor:
@@ -74,26 +47,20 @@ def _scaled(states: Tensor, epsilon: float) -> Tensor:
     return exact * scale if exact is states else exact.mul_(scale)
 
 
-def _rounded_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    """Llama's: rounded to the states' dtype before it is multiplied by the weight."""
+def _normalising(module: Any, norm: Norm) -> Callable[[Tensor], Tensor]:
+    """The forward pass of a norm. The weight is read at each call: a training may have gone on."""
 
-    def forward(states: Tensor) -> Tensor:
-        found = _scaled(states, norm.variance_epsilon).to(states.dtype)
-        return found.mul_(norm.weight) if norm.weight.dtype == states.dtype else norm.weight * found
+    def exact(states: Tensor) -> Tensor:
+        return _scaled(states, norm.epsilon).mul_(module.weight.float() + norm.offset).to(states.dtype)
 
-    return forward
+    def rounded(states: Tensor) -> Tensor:
+        found = _scaled(states, norm.epsilon).to(states.dtype)
+        return found.mul_(module.weight) if module.weight.dtype == states.dtype else module.weight * found
 
-
-def _exact_norm(norm: Any, epsilon: float, offset: float) -> Callable[[Tensor], Tensor]:
-    """OLMo 2's and Gemma's: multiplied in float32 by the weight (plus 1), then rounded."""
-
-    def forward(states: Tensor) -> Tensor:
-        return _scaled(states, epsilon).mul_(norm.weight.float() + offset).to(states.dtype)
-
-    return forward
+    return rounded if norm.rounded else exact
 
 
-def _biased_attention(module: Any) -> Callable[..., Any]:
+def _attending(module: Any) -> Callable[..., Any]:
     """MPNet's: to the scores it adds position_bias [B, H, T, T], of equal texts, and attention_mask [B, 1, T, T], of
     equal rows: 0, or the lowest number for padding."""
     heads, size = module.num_attention_heads, module.attention_head_size
