@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from effir_dist.models.pruning import PruningPlan
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
+    from effir_dist.models.tokens import Tokens
 
 GOAL = {"unpruned": 0.95}
 LENGTHS = {"documents": 256, "queries": 16}
 TOKENS = {"documents": 2048, "queries": 1024}
 """Of a call on a CPU: so many that an encoding of documents prepares its linear layers."""
 MISSION = ("every second MLP dropped", "all MLPs at half width", "a mixture of widths, multiples of 64")
+WAYS = ("", " not compiled", " not compiled with liger-kernel")
+"""How a GPU computes, behind the model's name."""
 OTHERS = ("every second block dropped", "all MLPs near half width, odd", "the same as multiples of 8")
 
 
@@ -40,17 +44,22 @@ def comparisons(options: Options) -> Iterator[Comparison]:
 
 
 def gpu_cases(options: Options) -> Cases:
-    """Decoders of random weights, their first two plans: each shape of a block is compiled, which takes most of the
-    time."""
-    shapes = ("qwen3-0.6b", "llama-3.2-1b")
-    return {name: functools.partial(_of_model, name, "documents", options, MISSION[:2]) for name in shapes}
+    """Decoders of random weights: compiled, which takes most of the time, as each shape of a block is; then not
+    compiled, without liger-kernel and with it."""
+    return {name: functools.partial(_of_shape, name, options) for name in ("qwen3-0.6b", "llama-3.2-1b")}
 
 
-def _of_model(name: str, kind: str, options: Options, plans: Sequence[str]) -> Iterator[Comparison]:
+def _of_shape(name: str, options: Options) -> Iterator[Comparison]:
+    yield from _of_model(name, "documents", options, MISSION[:2])
+    for way in WAYS[1:]:
+        yield from _of_model(name, "documents", options, MISSION[:1], way)
+
+
+def _of_model(name: str, kind: str, options: Options, plans: Sequence[str], way: str = WAYS[0]) -> Iterator[Comparison]:
     whole = _model(name, options)
     for plan_name in plans:
         pruned = _model(name, options, _plan(plan_name, whole.model_config))
-        yield _comparison(f"{name}, {plan_name}", kind, LENGTHS[kind], whole, pruned, options)
+        yield _comparison(name, plan_name, kind, way, (whole, pruned), options)
 
 
 def _plan(name: str, config: Mapping[str, Any]) -> PruningPlan:
@@ -84,20 +93,36 @@ def _model(name: str, options: Options, plan: PruningPlan | None = None) -> Enco
     return prune_encoder(encoder, plan, scores) if plan else encoder
 
 
-def _comparison(label: str, kind: str, length: int, whole: Encoder, pruned: Encoder, options: Options) -> Comparison:
+def _comparison(
+    name: str, plan_name: str, kind: str, way: str, encoders: tuple[Encoder, Encoder], options: Options
+) -> Comparison:
+    """encoders: the unpruned and the pruned one."""
     from effir_dist.models.flops import count_flops
 
-    real = label.partition(",")[0] in models.REAL and not options.gpu
+    length, (whole, pruned) = LENGTHS[kind], encoders
+    real = name in models.REAL and not options.gpu
     count = max(4, (65_536 if options.gpu and not options.small else TOKENS[kind]) // length)
     texts = [("word " * (length - 2)).strip()] * count if real else models.letters(count, length)
     tokens = whole.tokenize(texts, "document")
-    work = {e: count_flops(e.model_config, tokens.lengths, e.plan) for e in (whole, pruned)}
-
-    def encoding(encoder: Encoder) -> Variant:
-        share = work[encoder] / work[whole]
-        return Variant(lambda: encoder.encode_tokens(tokens, compiled=options.compiled), share)
-
-    variants = {"pruned": encoding(pruned), "unpruned": encoding(whole)}
+    work = {e: count_flops(e.model_config, tokens.lengths, e.plan) for e in encoders}
+    variants = {
+        label: Variant(functools.partial(_encode, encoder, tokens, way, options), work[encoder] / work[whole])
+        for label, encoder in (("pruned", pruned), ("unpruned", whole))
+    }
     facts = {"promised speed-up": work[whole] / work[pruned]}
-    name = f"{label}, {options.dtype}, {count} {kind} of {tokens.lengths.mean():.0f} tokens"
-    return Comparison(name, variants, count, kind, GOAL, flops=work[whole], facts=facts)
+    label = f"{name}{way}, {plan_name}, {options.dtype}, {count} {kind} of {tokens.lengths.mean():.0f} tokens"
+    return Comparison(label, variants, count, kind, GOAL, flops=work[whole], facts=facts)
+
+
+def _encode(encoder: Encoder, tokens: Tokens, way: str, options: Options) -> None:
+    """Once; without liger-kernel but where the way says so."""
+    from effir_dist.models import fused_blocks
+
+    if way == WAYS[-1]:
+        kernels = fused_blocks.installed()
+        if kernels is None and not options.small:
+            raise ImportError("liger-kernel is not installed: pip install liger-kernel")
+    else:
+        kernels = None
+    with mock.patch.object(fused_blocks, "installed", return_value=kernels):
+        encoder.encode_tokens(tokens, compiled="never" if way != WAYS[0] else options.compiled)

@@ -21,8 +21,8 @@ from effir_dist.models import packed, prepacked
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
 from effir_dist.models.fast_blocks import fast_blocks
-from effir_dist.models.fused_blocks import fused_blocks
 from effir_dist.models.flops import count_flops
+from effir_dist.models.fused_blocks import fused_blocks
 from effir_dist.models.grouping import within
 from effir_dist.models.pruning import mlp_widths
 
