@@ -42,7 +42,7 @@ class Options:
     gpu: bool = False
     """The cases of a GPU; with `small` they run on a CPU too."""
     small: bool = False
-    """Tiny sizes: to see that everything runs, not how fast."""
+    """Tiny sizes, once: to see that everything runs, not how fast."""
     threads: int = 1
     kept: Path | None = None
     """A folder in which models that one case has made wait for the next."""
@@ -119,11 +119,12 @@ def measure(comparison: Comparison, seconds: float, options: Options) -> dict[st
             failed[name] = reason(error)
     times: dict[str, list[float]] = {name: [] for name in firsts}
     numbers: dict[str, list[Mapping[str, float]]] = {name: [] for name in firsts}
-    for done in range(comparison.rounds):
+    rounds = 1 if options.small else comparison.rounds
+    for done in range(rounds):
         if done >= LEAST and time.perf_counter() - begun > seconds:
             break
         for name, first in firsts.items():
-            taken, found = first if comparison.rounds == 1 else _timed(comparison.variants[name], clock)
+            taken, found = first if rounds == 1 else _timed(comparison.variants[name], clock)
             times[name].append(taken)
             numbers[name].append(found)
     return _row(comparison, firsts, times, numbers) | {"failed": failed}

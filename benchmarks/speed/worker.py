@@ -32,8 +32,7 @@ def measure_all(sender: Connection, keys: list[str], options: Options, until: fl
     _begin(options)
     sender.send(ENDED)
     for number, key in enumerate(keys):
-        share = (until - time.monotonic()) / (len(keys) - number)
-        seconds = 0.0 if options.small else min(ROUND_SECONDS, share)
+        seconds = min(ROUND_SECONDS, (until - time.monotonic()) / (len(keys) - number))
         for row in _rows(key, options, seconds, find):
             sender.send(row)
             if row["failed"] and not _usable():

@@ -1,4 +1,4 @@
-"""The script for a machine of eight GPUs, on two ranks of a CPU; and what is carried to such a machine."""
+"""The script for a machine of eight GPUs, on two ranks of a CPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from benchmarks import carry
-from benchmarks.speed import models, report
+from benchmarks.speed import report
 from effir_dist.core.files import read_json
-from effir_dist.models.encoder import load_encoder
 from tests import ROOT
 
 PARTS = (
@@ -49,18 +46,3 @@ def test_a_narrow_model_on_two_ranks_goes_on_where_it_was_cut_off(tmp_path: Path
     again = rows_of_a_run(tmp_path)
     assert weights.stat().st_mtime_ns == written
     assert {row["name"] for row in again if row not in rows} == {*PARTS[-3:]}
-
-
-@pytest.mark.slow
-def test_what_is_carried_is_the_model_and_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "CARRIED", tmp_path / "carried")
-    texts = ["returns the sum of two numbers", "a queue"]
-    installed = load_encoder(models.minilm_path()).encode(texts)
-    names = {models.minilm_path(), models.pydocs_path()}
-    carry.carry_model(models.CARRIED / "minilm")
-    carry.carry_data(models.CARRIED / models.PACKED_DATA)
-    assert names == {"minilm", "pydocs"}
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert Path(models.pydocs_path()).is_relative_to(tmp_path / "cache")
-    carried = load_encoder(models.minilm_path()).encode(texts)
-    torch.testing.assert_close(torch.from_numpy(carried), torch.from_numpy(installed), atol=1e-3, rtol=0)
