@@ -22,6 +22,8 @@ from effir_dist.core.errors import command
 
 WHEELS = ("hjson", "pydantic", "pydantic-core", "annotated-types", "typing-inspection")
 """Of what DeepSpeed requires, what comes with neither torch nor transformers; in the versions installed here."""
+MORE = ("liger-kernel>=0.5.5,<1",)
+"""What the benchmarks use where it is there."""
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 
 
@@ -68,7 +70,7 @@ def carry_wheels(folder: Path, python: str) -> None:
     where = [option for platform in PLATFORMS for option in ("--platform", platform)]
     wanted = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp", *where]
     others = [*pip, "download", "--quiet", "--no-deps", *wanted, "--dest", str(folder)]
-    subprocess.run([*others, *map(_pinned, WHEELS)], check=True)
+    subprocess.run([*others, *map(_pinned, WHEELS), *MORE], check=True)
 
 
 def _pinned(name: str) -> str:

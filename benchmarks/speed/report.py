@@ -64,6 +64,9 @@ def _missing(rows: Sequence[Result]) -> list[str]:
         for name, why in row.failed.items():
             what = row.name if name == "all" or row.per_second is None else name
             found.setdefault((row.machine.name, why), {})[what] = None
+        for told in row.facts.get("left out", []):
+            what, _, why = told.partition(": ")
+            found.setdefault((row.machine.name, why), {})[what] = None
     return [f"- on {machine}: {'; '.join(names)} ({why})" for (machine, why), names in found.items()]
 
 

@@ -46,10 +46,13 @@ def rendered(folder: Path, *rows: dict[str, Any], name: str = "cpu") -> str:
 def test_the_fastest_way_of_a_peer_counts_and_a_goal_that_is_missed_is_told(tmp_path: Path) -> None:
     rates = {"ours": 30.0, "sentence-transformers, its defaults": 10.0, "sentence-transformers, batches of 8": 25.0}
     goals = {"sentence-transformers, its defaults": 2.0, "sentence-transformers, batches of 8": 1.5}
-    text = rendered(tmp_path, row("encoding", "minilm", rates | {"OpenVINO, bfloat16": 20.0}, goals=goals))
+    facts = {"left out": ["onnxruntime, float32: left out, as the package onnxruntime is not installed"]}
+    named = {"goals": goals, "facts": facts}
+    text = rendered(tmp_path, row("encoding", "minilm", rates | {"OpenVINO, bfloat16": 20.0}, **named))
     cells = ["1.20 [1.20,\u00a01.20], goal 1.5<br>batches of 8: 25/s", "**1.50** [1.50,\u00a01.50]<br>bfloat16: 20/s"]
     assert f"| minilm | EPYC, avx2 | {' | '.join(cells)} | 30\u00a0texts/s |" in text
-    assert "| encoding, against the fastest of sentence-transformers | 1.20 |" in text
+    assert "| encoding, against the fastest peer | 1.20 |" in text
+    assert "- on EPYC, avx2: onnxruntime, float32 (left out, as the package onnxruntime is not installed)" in text
 
 
 def test_plans_of_a_model_stand_beside_each_other(tmp_path: Path) -> None:
