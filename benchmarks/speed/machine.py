@@ -6,6 +6,10 @@ import datetime
 import os
 import platform
 import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,3 +70,36 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def waits(work: Callable[[], object]) -> int:
+    """How often Python waits for the GPU in a piece of work, by torch's own count; where, goes to stderr."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = Counter(f"{w.filename}:{w.lineno}" for w in found if "synchroniz" in str(w.message))
+    print("waits:", dict(places.most_common(12)), file=sys.stderr, flush=True)
+    return places.total()
+
+
+def allocated() -> int:
+    """Bytes of tensors on the GPU; from now on their most is looked for. 0 without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def used_since(begin: int) -> dict[str, float]:
+    """What was in use at most on top of the `begin` bytes of weights and optimizers; nothing without a GPU."""
+    import torch
+
+    return {"working_bytes": float(torch.cuda.max_memory_allocated() - begin)} if torch.cuda.is_available() else {}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks.speed import trained as models
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
-from benchmarks.speed.training import Case, allocated, made, ours
+from benchmarks.speed.machine import allocated
+from benchmarks.speed.training import Case, made, ours
 
 QWEN = "qwen3-0.6b"
 EVERYTHING = {"lora_rank": 16, "gradient_checkpointing": True, "zero_stage": 3}

@@ -29,6 +29,15 @@ def minilm(folder: Path) -> str:
     return str(path)
 
 
+def real(name: str, folder: Path) -> str:
+    """The backbone of an installed model (`models.REAL`) with its weights and tokenizer, as a bare folder."""
+    source = pretrained.find(minilm_path() if name == "minilm" else name)
+    base, path = pretrained.load_base(source, "float32"), folder / name
+    base.model.save_pretrained(path)
+    base.tokenizer.save_pretrained(path)
+    return str(path)
+
+
 def random_model(name: str, folder: Path, device: str, **changes: Any) -> str:
     """A named backbone's shape with random weights and MiniLM's tokenizer, in bfloat16 as a folder."""
     import torch

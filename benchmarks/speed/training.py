@@ -12,10 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
-import sys
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed import trained as models
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
+from benchmarks.speed.machine import allocated, used_since, waits
 
 if TYPE_CHECKING:
     from effir_dist.data.pairs import TrainingPairs
@@ -100,7 +98,10 @@ def cases(options: Options, folder: Path) -> Iterator[Case]:
 
 
 def comparisons(options: Options) -> Iterator[Comparison]:
-    """A comparison a case."""
+    """A comparison a case: real models first."""
+    from benchmarks.speed import real_training
+
+    yield from real_training.comparisons(options)
     with models.scratch() as folder:
         for case in cases(options, Path(folder)):
             yield from compared(case, options)
@@ -121,48 +122,74 @@ def compared(case: Case, options: Options) -> Iterator[Comparison]:
         )
 
 
-@contextmanager
-def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[Variant, dict[str, Any]]]:
-    """Steps within one engine, and how much of a batch is padding."""
-    import numpy as np
+@dataclass(frozen=True)
+class Prepared:
+    """Ours, ready for steps."""
 
+    case: Case
+    engine: Any
+    encoder: Any
+    examples: Any
+    config: Any
+
+    def steps(self, collator: Any = None, teacher: Any = None, **changes: float) -> dict[str, float]:
+        """All steps of the case. collator: None groups texts as the product does; changes: of the loss."""
+        from effir_dist.training import trainer
+
+        begin, config = allocated(), dataclasses.replace(self.config, **changes)
+        progress = trainer.Progress(lambda _: None, self.case.steps, config, None)
+        trainer.run_steps(self.engine, self.encoder, self.examples, config, teacher, progress, collator=collator)
+        return {"loss": progress.last_loss, **used_since(begin)}
+
+    def collator(self, **changes: Any) -> Any:
+        """How the product groups texts, with changes."""
+        from effir_dist.training import trainer
+
+        found = trainer.fitted_collator(self.engine, self.encoder, self.examples, self.config, None)
+        return dataclasses.replace(found, **changes)
+
+    def facts(self) -> dict[str, Any]:
+        """How many tokens and groups the first batch has, and how much of it is padding."""
+        from effir_dist.training.batches import batches
+
+        collator, batch = self.collator(), next(batches(self.examples, self.config))
+        groups = [group for chunk in collator.collate(batch).chunks for group in chunk]
+        queries, passages = self.examples.queries.lengths, self.examples.passages.lengths
+        tokens = int(queries[batch.queries].sum() + passages[batch.passages[:, 0]].sum())
+        computed = sum(group[0].numel() if isinstance(group, tuple) else group.ids.numel() for group in groups)
+        return {"tokens": tokens, "padding": 1 - tokens / computed, "groups": len(groups), "packed": collator.packs}
+
+
+@contextmanager
+def prepared(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[Prepared]:
+    """Ours within one engine, the mean of tokens pooled, without prompts."""
     from effir_dist.core.settings import ModelConfig, TrainConfig
     from effir_dist.models import pretrained
     from effir_dist.models.encoder import build_encoder, make_settings
-    from effir_dist.training import trainer
-    from effir_dist.training.batches import batches, examples_of
+    from effir_dist.training.batches import examples_of
     from effir_dist.training.engine import running_engine, start_distributed
     from effir_dist.training.lora import adapted
 
     config = TrainConfig(steps=case.steps, batch_size=case.batch, learning_rate=2e-5, **case.changes)
     base = pretrained.load_base(pretrained.find("", case.folder), options.dtype)
-    lengths = ModelConfig(
-        pooling="mean", query_prompt="", max_query_length=case.length, max_document_length=case.length
-    )
-    encoder = build_encoder(base, make_settings(lengths, base.source), options.dtype)
+    lengths = {"max_query_length": case.length, "max_document_length": case.length}
+    settings = make_settings(ModelConfig(pooling="mean", query_prompt="", **lengths), base.source)
+    encoder = build_encoder(base, settings, options.dtype)
     examples = examples_of(encoder, pairs, config, None)
     start_distributed()
-
-    def run(engine: Any) -> dict[str, float]:
-        begin = allocated()
-        progress = trainer.Progress(lambda _: None, case.steps, config, None)
-        trainer.run_steps(engine, encoder, examples, config, None, progress)
-        return {"loss": progress.last_loss, **used_since(begin)}
-
     with adapted(encoder, config), running_engine(encoder, config) as engine:
-        batch = next(batches(examples, config))
-        collator = trainer.fitted_collator(engine, encoder, examples, config, None)
-        collated = collator.collate(batch)
-        groups = [group for chunk in collated.chunks for group in chunk]
-        lengths = examples.queries.lengths[batch.queries], examples.passages.lengths[batch.passages[:, 0]]
-        tokens = np.concatenate(lengths)
-        computed = sum(group[0].numel() if isinstance(group, tuple) else group.ids.numel() for group in groups)
-        padding = 1 - int(tokens.sum()) / computed
-        facts = {"tokens": int(tokens.sum()), "padding": padding, "groups": len(groups), "packed": collator.packs}
+        yield Prepared(case, engine, encoder, examples, config)
+
+
+@contextmanager
+def ours(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[tuple[Variant, dict[str, Any]]]:
+    """Steps within one engine, and how much of a batch is padding."""
+    with prepared(case, options, pairs) as found:
+        facts = found.facts()
         if options.device == "cuda":
-            run(engine)
-            facts["waits_a_step"] = waits(lambda: run(engine)) / case.steps
-        yield Variant(lambda: run(engine)), facts
+            found.steps()
+            facts["waits_a_step"] = waits(found.steps) / case.steps
+        yield Variant(found.steps), facts
 
 
 @contextmanager
@@ -190,7 +217,7 @@ def theirs(case: Case, options: Options, pairs: TrainingPairs) -> Iterator[dict[
         model.max_seq_length = case.length
         if rank := case.changes.get("lora_rank"):
             _add_adapters(model, rank)
-        found[name] = Variant(_loop(model, case, options, pairs))
+        found[name] = Variant(loop(model, case, options, pairs))
     yield found
 
 
@@ -203,7 +230,7 @@ def _add_adapters(model: Any, rank: int) -> None:
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), model)
 
 
-def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any:
+def loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any:
     import torch
     from sentence_transformers import losses
 
@@ -242,36 +269,3 @@ def _loop(model: Any, case: Case, options: Options, pairs: TrainingPairs) -> Any
 
 def _to(value: Any, device: str) -> Any:
     return value.to(device, non_blocking=True) if hasattr(value, "to") else value
-
-
-def waits(work: Callable[[], object]) -> int:
-    """How often Python waits for the GPU in a piece of work, by torch's own count; where, goes to stderr."""
-    import torch
-
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            work()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    places = Counter(f"{w.filename}:{w.lineno}" for w in found if "synchroniz" in str(w.message))
-    print("waits:", dict(places.most_common(12)), file=sys.stderr, flush=True)
-    return places.total()
-
-
-def allocated() -> int:
-    """Bytes of tensors on the GPU; from now on their most is looked for. 0 without one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return 0
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
-
-
-def used_since(begin: int) -> dict[str, float]:
-    """What was in use at most on top of the `begin` bytes of weights and optimizers; nothing without a GPU."""
-    import torch
-
-    return {"working_bytes": float(torch.cuda.max_memory_allocated() - begin)} if torch.cuda.is_available() else {}
