@@ -53,16 +53,15 @@ def _mean_of_tokens(name: str, options: Options, dtype: str) -> Encoder:
 
 def _on_cpu(name: str, model: peers.Model, dtype: str, kind: str) -> Comparison:
     """Ours against all that a user could pick, and against the model's own matrix products."""
-    from effir_dist.models.encoding import auto_tokens
+    from effir_dist.models.encoding import batches
     from effir_dist.models.flops import count_flops
-    from effir_dist.models.grouping import within
 
     options = model.options
     encoder = model.float32 if dtype == "float32" else _mean_of_tokens(name, options, dtype)
     texts = _texts(COUNTS[kind].get(name, 8), kind)
     tokens = encoder.tokenize(texts, "document")
     flops = count_flops(encoder.model_config, tokens.lengths)
-    plan = [int(tokens.lengths[places].sum()) for places in within(tokens.lengths, auto_tokens(encoder))]
+    plan = [int(tokens.lengths[places].sum()) for places in batches(encoder, tokens.lengths)]
     variants = {
         "ours": Variant(lambda: _finite(encoder.encode(texts))),
         OWN: Variant(peers.own_matrices(encoder, plan)),
@@ -82,7 +81,7 @@ def _on_cpu(name: str, model: peers.Model, dtype: str, kind: str) -> Comparison:
         variants[peer.name] = Variant(lambda peer=peer: peer.encode(texts, peer.batch))
         goals |= {} if "int8" in peer.name else {peer.name: 1.2 if name == "smollm2" else 1.0}
     mean = tokens.lengths.mean()
-    batch = f"batches of {auto_tokens(encoder)} tokens"
+    batch = f"{len(plan)} batches"
     label = f"{name}, {dtype}, {len(texts)} {kind} of {mean:.0f} tokens, {options.threads} thread(s), ours in {batch}"
     return Comparison(label, variants, len(texts), kind, goals, flops=flops, facts=facts)
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CPU_TOKENS = 1024
 GPU_TOKENS = 32768
 """Tokens of a batch where nobody says: docs/speed.md has the measurements."""
+CPU_ROWS, CPU_FLOPS = 256, 1.2e10
+"""What a batch on a CPU is worth its start with: rows of which a matrix product is at its full rate, and work beside
+which starting the operators of all blocks is little."""
 MEMORY_SHARE = 0.2
 """Of a GPU's memory for a batch's activations."""
 CHUNK_BYTES = 256 * 2**20
@@ -65,7 +68,7 @@ def encode(
     chosen = np.arange(len(tokens)) if rows is None else rows
     if out is None:
         out = np.empty((len(chosen), encoder.dimension), np.float32)
-    plan = within(tokens.lengths[chosen], batch_tokens or auto_tokens(encoder))
+    plan = batches(encoder, tokens.lengths[chosen], batch_tokens)
     with prepared(encoder, tokens, compiled, len(chosen) / max(1, len(tokens))) as vectors_of:
         for places, vectors in fetched(plan, lambda places: vectors_of(chosen[places])):
             out[places] = vectors
@@ -144,6 +147,17 @@ def fetched(
         if number == len(plan) or not vectors.is_cuda or size > CHUNK_BYTES:
             yield np.concatenate([i for i, _ in waiting]), torch.cat([v for _, v in waiting]).cpu().numpy()
             waiting.clear()
+
+
+def batches(encoder: Encoder, lengths: np.ndarray, batch_tokens: int = 0) -> list[np.ndarray]:
+    """Indices of the texts of each batch: of `batch_tokens` when padded; where that is 0, what suits the device.
+
+    On a CPU a batch then ends where texts get shorter, once it is large enough to be worth a start.
+    """
+    if batch_tokens or encoder.device.type == "cuda":
+        return within(lengths, batch_tokens or auto_tokens(encoder))
+    a_token = max(1.0, count_flops(encoder.model_config, np.ones(1), encoder.plan))
+    return within(lengths, CPU_TOKENS, int(min(CPU_TOKENS, max(CPU_ROWS, CPU_FLOPS / a_token))))
 
 
 def auto_tokens(encoder: Encoder) -> int:

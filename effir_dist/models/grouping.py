@@ -45,12 +45,19 @@ def least_padding(lengths: np.ndarray, count: int) -> list[np.ndarray]:
     return split(np.split(order, sorted(cuts)), count)
 
 
-def within(lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
-    """Indices of texts, longest first, in groups of at most `tokens` when padded (one text at least)."""
+def within(lengths: np.ndarray, tokens: int, enough: int | None = None) -> list[np.ndarray]:
+    """Indices of texts, longest first, in groups of at most `tokens` when padded (one text at least).
+
+    enough: padded tokens from which on a group takes no text that is shorter than its first; None fills all groups.
+    """
     order = np.argsort(-lengths, kind="stable")
-    groups, start = [], 0
+    falling, groups, start = -lengths[order], [], 0
     while start < len(order):
-        size = max(1, tokens // max(1, int(lengths[order[start]])))
+        longest = max(1, int(-falling[start]))
+        size = max(1, tokens // longest)
+        if enough is not None:
+            alike = int(np.searchsorted(falling, falling[start], "right")) - start
+            size = min(size, max(alike, -(-enough // longest)))
         groups.append(order[start : start + size])
         start += size
     return groups

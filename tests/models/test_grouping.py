@@ -63,3 +63,21 @@ def test_what_a_thread_makes_ahead_comes_in_order_with_its_error() -> None:
         next(steps)
     assert list(ahead(iter(range(1, 4)))) == [1, 2, 3]
     assert next(ahead(itertools.count(1))) == 1  # and the thread ends with it
+
+
+def test_a_group_that_is_large_enough_ends_where_texts_get_shorter() -> None:
+    lengths = np.array([4, 9, 9, 9, 4, 4, 4, 1, 2, 3])
+    found = [lengths[group].tolist() for group in within(lengths, 20, 8)]
+    assert found == [[9, 9], [9], [4, 4, 4, 4], [3, 2, 1]]
+    assert [lengths[group].tolist() for group in within(lengths, 20, 10**6)] == [
+        lengths[group].tolist() for group in within(lengths, 20)
+    ]
+
+
+def test_such_groups_of_many_short_texts_are_hardly_padded() -> None:
+    lengths = np.random.default_rng(0).integers(12, 40, 400)
+    padded = {
+        enough: sum(int(lengths[group].max()) * len(group) for group in within(lengths, 1024, enough))
+        for enough in (256, None)
+    }
+    assert padded[256] < 1.01 * lengths.sum() < padded[None]
