@@ -83,9 +83,12 @@ def start(arguments: argparse.Namespace) -> None:
     """Start the ranks, by torch's own launcher, and write the report when they have ended."""
     import torch
 
-    ranks = arguments.ranks or torch.cuda.device_count()
-    if ranks < 2 or (torch.cuda.device_count() < ranks and not arguments.small):
-        raise InputError(f"{ranks} GPUs for {ranks} ranks are not here; use --small --ranks 2 to rehearse on CPUs")
+    there = torch.cuda.device_count()
+    ranks = arguments.ranks or there
+    if ranks < 2 or (there < ranks and not arguments.small):
+        raise InputError(
+            f"a GPU a rank and two at least are needed; torch sees {there}. Rehearse with --small --ranks 2"
+        )
     models.check_here()
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [sys.executable, *launcher, "-m", "benchmarks.eight_gpus", *sys.argv[1:]]
@@ -184,6 +187,7 @@ class Measuring:
             row.amount, row.unit = config.train.steps * config.train.batch_size, "pairs"
             row.facts |= {"seconds a step": steps / outcome.steps, "engine_seconds": outcome.engine_seconds}
             row.facts |= {"first loss told": losses[0], "last loss": outcome.last_loss}
+            row.facts |= {"model": f"{self.arguments.shape}'s shape{', narrow' if self.arguments.small else ''}"}
             row.facts |= {"predicted_bytes": predict(source.config, config, dtype).peak, **self.most()}
         return encoder
 
@@ -249,7 +253,7 @@ class Measuring:
             raise
         seconds = time.perf_counter() - begun
         if self.rank == 0:
-            self.write(_row(self.arguments, name, seconds, row))
+            self.write(_row(name, seconds, row))
 
     def write(self, row: dict[str, Any]) -> None:
         """Put a row in the place of an earlier one of its name."""
@@ -260,12 +264,11 @@ class Measuring:
         print(f"{time.strftime('%H:%M:%S')} {frame.summary(row)} {row['facts']}", flush=True)
 
 
-def _row(arguments: argparse.Namespace, name: str, seconds: float, row: Row) -> dict[str, Any]:
+def _row(name: str, seconds: float, row: Row) -> dict[str, Any]:
     measured = {"seconds": [seconds], "first_seconds": seconds, "per_second": row.amount / seconds}
     found = frame.failed_row(SUBJECT, name, "")
     found |= {"amount": row.amount, "unit": row.unit, "ours": "ours", "facts": {"seconds": seconds, **row.facts}}
     return found | {
-        "model": f"{arguments.shape}'s shape{', narrow' if arguments.small else ''}",
         "variants": {"ours": {**measured, "flops_per_second": 0.0, "numbers": {}}},
         "failed": {},
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import eight_gpus
 from benchmarks.speed import report
 from effir_dist.core.files import read_json
 from tests import ROOT
@@ -30,6 +31,19 @@ def rows_of_a_run(folder: Path) -> list[dict[str, Any]]:
     subprocess.run([*command, "--folder", str(folder), "--out", str(folder / "speed")], cwd=ROOT, check=True)
     found: list[dict[str, Any]] = read_json(folder / "speed" / "eight-gpus.json")["rows"]
     return found
+
+
+def test_a_part_that_fails_is_a_row_whichever_rank_it_fails_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    measuring = eight_gpus.Measuring(eight_gpus.parser().parse_args(["--small", "--out", str(tmp_path)]))
+    with measuring.part("scored by 2 ranks"):
+        pass
+    with pytest.raises(RuntimeError), measuring.part("saved"):
+        raise RuntimeError("CUDA out of memory")
+    (row,) = read_json(tmp_path / "eight-gpus.json")["rows"]
+    assert (row["name"], row["failed"]) == ("saved", {"all": "rank 1: RuntimeError: CUDA out of memory"})
+    assert ": saved (rank 1: RuntimeError: CUDA out of memory)" in report.render(tmp_path)
 
 
 @pytest.mark.slow
