@@ -27,7 +27,8 @@ FOLDER, SMALL = Path("reports/speed"), Path("runs/small/speed")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    shown = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=shown)
     result.add_argument("--gpu", action="store_true", help="measure on the GPU (default: on the CPU)")
     result.add_argument("--minutes", type=float, default=0, help="in which all ends (default: 8 with --gpu, else 15)")
     result.add_argument("--seconds", help=argparse.SUPPRESS)

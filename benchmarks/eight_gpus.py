@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.speed import frame, machine, models, report, trained
+from benchmarks.speed.worker import free
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import read_json, write_json_atomic, write_text_atomic
 
@@ -51,7 +52,8 @@ class Row:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="python -m benchmarks.eight_gpus", description=__doc__)
+    shown = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(prog="python -m benchmarks.eight_gpus", description=__doc__, formatter_class=shown)
     result.add_argument("--folder", type=Path, help="for weights (default: runs/eight-gpus, or runs/small/eight-gpus)")
     result.add_argument("--shape", default="mistral-7b", help="a named backbone (default: %(default)s)")
     result.add_argument("--ranks", type=int, default=0, help="processes to start (default: one a GPU)")
@@ -83,12 +85,17 @@ def start(arguments: argparse.Namespace) -> None:
     """Start the ranks, by torch's own launcher, and write the report when they have ended."""
     import torch
 
+    from effir_dist.models.families.registry import backbone
+
     there = torch.cuda.device_count()
     ranks = arguments.ranks or there
     if ranks < 2 or (there < ranks and not arguments.small):
         raise InputError(
             f"a GPU a rank and two at least are needed; torch sees {there}. Rehearse with --small --ranks 2"
         )
+    if arguments.batch % ranks:
+        raise InputError(f"--batch {arguments.batch} must be a multiple of the {ranks} ranks")
+    backbone(arguments.shape)
     models.check_here()
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [sys.executable, *launcher, "-m", "benchmarks.eight_gpus", *sys.argv[1:]]
@@ -149,7 +156,7 @@ class Measuring:
             with self.part("random weights made and written") as row:
                 trained.made(self.arguments.shape, folder.parent, self.options)
                 row.facts["GB"] = _gigabytes(folder)
-            _free()
+            free()
         dist.barrier()
         return folder
 
@@ -229,7 +236,7 @@ class Measuring:
         """Load the saved model on one GPU, hold its embeddings against the trained model's, and score it."""
         from effir_dist.models.encoder import load_encoder
 
-        _free()
+        free()
         with self.part("loaded on one GPU") as row:
             encoder = load_encoder(str(model), self.options.dtype)
             row.facts["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
@@ -280,16 +287,6 @@ def _sample() -> list[str]:
 
 def _gigabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e9
-
-
-def _free() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

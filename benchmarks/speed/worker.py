@@ -58,7 +58,7 @@ def _rows(key: str, options: Options, seconds: float, find: Find) -> Iterator[di
         yield from _measured(subject, name, options, seconds, find)
     except frame.ERRORS as error:
         yield frame.failed_row(subject, name, frame.reason(error))
-    _free()
+    free()
 
 
 def _measured(subject: str, name: str, options: Options, seconds: float, find: Find) -> Iterator[dict[str, Any]]:
@@ -66,7 +66,7 @@ def _measured(subject: str, name: str, options: Options, seconds: float, find: F
         yield {"subject": subject, **frame.measure(comparison, seconds, options)}
 
 
-def _free() -> None:
+def free() -> None:
     """So that a case's memory is its own."""
     import torch
 
