@@ -54,7 +54,7 @@ def _mask(length: int, window: int | None, causal: bool, device: torch.device) -
     return torch.zeros(length, length, device=device).masked_fill(~seen(length, window, causal, device), -torch.inf)
 
 
-def _parts(rows: Tensor, heads: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+def parts(rows: Tensor, heads: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
     """[N, heads * n, d] -> of each run a view [n, B, heads, T, d]."""
     grouped = rows.unflatten(1, (heads, -1))
     for part, (texts, length) in zip(grouped.split([b * t for b, t in shapes]), shapes, strict=True):
@@ -85,8 +85,8 @@ class _Attention(torch.autograd.Function):
         share = query.shape[1] // heads
         out = torch.empty(query.shape, dtype=query.dtype)
         kept = []
-        parts = zip(*(_parts(rows, heads, shapes) for rows in (query, key, value, out)), shapes, strict=True)
-        for *inputs, place, (_, length) in parts:
+        together = zip(*(parts(rows, heads, shapes) for rows in (query, key, value, out)), shapes, strict=True)
+        for *inputs, place, (_, length) in together:
             q, k, v = map(_exact, inputs)
             mask = _mask(length, window, causal, query.device)
             options = {"is_causal": causal and mask is None, "attn_mask": mask, "scale": scale}
@@ -104,8 +104,8 @@ class _Attention(torch.autograd.Function):
         heads, share = key.shape[1], query.shape[1] // key.shape[1]
         results = [torch.empty(rows.shape, dtype=rows.dtype) for rows in (query, key, value)]
         rows = (gradients[0], query, key, value, *results)
-        parts = zip(*(_parts(each, heads, shapes) for each in rows), kept[::2], kept[1::2], shapes, strict=True)
-        for *inputs, of_query, of_key, of_value, found, logsumexp, (_, length) in parts:
+        together = zip(*(parts(each, heads, shapes) for each in rows), kept[::2], kept[1::2], shapes, strict=True)
+        for *inputs, of_query, of_key, of_value, found, logsumexp, (_, length) in together:
             gradient, q, k, v = map(_exact, inputs)
             mask = _mask(length, window, causal, query.device)
             options = {"attn_mask": mask, "scale": scale}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effir_dist.models import exact_attention
+from effir_dist.models import biased_attention, exact_attention
 from effir_dist.models.attention import best, replaceable, taken, window_of
 from effir_dist.models.tiled import Seen
 
@@ -105,7 +105,9 @@ def possible(backbone: Any) -> bool:
 
 def trainable(backbone: Any) -> bool:
     """Whether a model can train on texts without padding: on a GPU as `possible` says, on a CPU in any dtype."""
-    return possible(backbone) or (next(backbone.parameters()).device.type == "cpu" and replaceable(backbone))
+    if next(backbone.parameters()).device.type == "cpu":
+        return replaceable(backbone) or biased_attention.known(backbone)
+    return possible(backbone)
 
 
 def attention(backbone: Any) -> AbstractContextManager[None]:
@@ -114,7 +116,10 @@ def attention(backbone: Any) -> AbstractContextManager[None]:
 
 
 def for_training(backbone: Any) -> AbstractContextManager[None]:
-    """The same with a backward pass: on a CPU attention is computed in float32, as in `attention.for_training`."""
+    """The same with a backward pass: on a CPU attention is computed in float32, as in `attention.for_training`, but for
+    MPNet's."""
+    if not replaceable(backbone):
+        return biased_attention.taken(backbone)
     return taken(backbone, TRAINING, functools.partial(_attend, trains=True))
 
 

@@ -31,7 +31,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: tiny_checkpoint(folder, name, **windowed(name)) for name in MODEL_NAMES}
 
 
-@pytest.mark.parametrize("name", REPLACEABLE)
+@pytest.mark.parametrize("name", [*REPLACEABLE, "mpnet"])
 def test_packed_texts_have_the_gradients_of_padded_ones(name: str, checkpoints: dict[str, Path]) -> None:
     """Of a pruned model, with windows that end within the texts, to 1e-4 of their norm."""
     start_distributed()
