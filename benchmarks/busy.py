@@ -43,10 +43,10 @@ def train(steps: int) -> float:
 
 def in_a_worker(steps: int) -> float:
     """The same in a Ray of its own, as a trial is run there."""
-    from effir_dist.search.cluster import calls, tune
+    from effir_dist.search.cluster import calls, connection
     from effir_dist.search.cluster.resources import Resources
 
-    with tune.cluster(None):
+    with connection.cluster(None):
         return float(calls.call(train, Resources(1, CORES, 0, 1), steps)())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib
 import importlib.metadata
 import os
 import re
 import shlex
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +102,9 @@ def _check_without_model(
     config: RunConfig, found: Space, source: pretrained.Source, address: str | None
 ) -> list[str]:
     if address:
-        from effir_dist.search.cluster import tune
+        from effir_dist.search.cluster import connection
 
-        tune.check_answers(address)
+        connection.check_answers(address)
     else:
         resources.check_local(config.resources)
     seed, train = config.search.seed, config.train
@@ -234,8 +236,7 @@ def _search(
 ) -> None:
     from effir_dist.report.progress import scores_without_record
     from effir_dist.runs.objectives import Goal
-    from effir_dist.search.cluster import mps, tune
-    from effir_dist.search.course import search
+    from effir_dist.search.cluster import connection, mps
     from effir_dist.search.live import LiveView
     from effir_dist.search.strategy.repeating import repeat_specs
 
@@ -254,7 +255,13 @@ def _search(
             view.message(about)
         view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")
         view.message("starting Ray" if not address else f"joining Ray at {address}")
-        with mps.for_search(config.resources, address, view.message), tune.cluster(address) as present:
+        # Optuna and pandas take a second: that of Ray's own processes.
+        meanwhile = threading.Thread(target=importlib.import_module, args=("effir_dist.search.driver",), daemon=True)
+        meanwhile.start()
+        with mps.for_search(config.resources, address, view.message), connection.cluster(address) as present:
+            meanwhile.join()
+            from effir_dist.search.course import search
+
             may_come = growth.nodes_that_may_come(config.resources) if address else ()
             storage = f"{run.location}/ray" if address else scratch
             search(run, config, found, source.config, present, may_come, view, storage, repeat=args.repeat)

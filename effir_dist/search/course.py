@@ -8,20 +8,19 @@ from contextlib import closing
 from effir_dist.core.config import to_dict
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
-from effir_dist.core.locks import working_for
-from effir_dist.core.settings import RunConfig, TrainConfig
+from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
 from effir_dist.importance.store import has_importance
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
-from effir_dist.runs.tries import Try, note_unscored, remove_unscored
+from effir_dist.runs.tries import Try, note_unscored
 from effir_dist.search.cluster import calls, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.placement import AliveHosts
 from effir_dist.search.cluster.resources import Resources, awaited, settle_for, sharing
-from effir_dist.search.cluster.worker import logged, run_job
+from effir_dist.search.cluster.worker import run_job, score_layers, score_saved_trial
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
 from effir_dist.search.live import LiveView
@@ -94,7 +93,7 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
     chosen = with_repeats(records, Goal.of(config.search).kept(records))
     waiting = [trial for trial in chosen if trial not in done and run.has_weights(trial)]
     place = run.location, run.lease
-    begun = [(trial, calls.call(_score_saved, resources, *place, config, trial, split)) for trial in waiting]
+    begun = [(trial, calls.call(score_saved_trial, resources, *place, config, trial, split)) for trial in waiting]
     what = f"held-out {', '.join(names)}" if names else "the test queries"
     for number, (trial, wait) in enumerate(begun, 1):
         view.message(f"scoring the front on {what}: {number} of {len(begun)} (trial {trial})")
@@ -116,24 +115,3 @@ def _prepare(run: Run, resources: Resources, *args: object) -> None:
     except TrialFault as fault:
         log = run.importance_folder / "log"
         raise InputError(f"the importance of layers could not be measured: {fault.reason}; {log} has more") from None
-
-
-def score_layers(
-    folder: str, lease: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None
-) -> None:
-    """On a worker: what the trials of a run share. lease: of the run's driver; empty for none."""
-    from effir_dist.search.trial.preparation import prepare
-
-    run = Run.open(folder)
-    with working_for(run.folder, lease), logged(run.importance_folder / "log"):
-        prepare(run, config, wanted, teacher)
-
-
-def _score_saved(folder: str, lease: str, config: RunConfig, trial: str, split: str) -> None:
-    from effir_dist.search.trial.out_of_memory import tried_with_less
-    from effir_dist.search.trial.scoring import score_saved
-
-    run, advice = Run.open(folder), "with more memory for a worker --resume scores it"
-    with working_for(run.folder, lease), logged(run.trial_folder(trial) / "log"):
-        tried_with_less(lambda less: score_saved(run, less, trial, split), config, f"scoring trial {trial}", advice)
-        remove_unscored(run, trial, split)

@@ -22,7 +22,7 @@ from effir_dist.core.values import Report
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.tries import excluded_hosts, tries_of
-from effir_dist.search.cluster import calls, tune
+from effir_dist.search.cluster import calls, connection, tune
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.course import search
@@ -103,8 +103,8 @@ def run_search(tmp_path: Path, address: str, work: tune.Work, **values: object) 
     view = LiveView(Console(file=shown, width=400), "test", 8, count_parameters(stand_ins.MODEL))
     space = space_file.parse_space(stand_ins.SPACE, "test")
     # Ray's list of what dead drivers left is asked of its dashboard, whose port another cluster may have here.
-    no_dashboard = mock.patch.object(tune, "_free_what_dead_drivers_reserved")
-    with run.locked(), no_dashboard, tune.cluster(address) as present:
+    no_dashboard = mock.patch.object(connection, "_free_what_dead_drivers_reserved")
+    with run.locked(), no_dashboard, connection.cluster(address) as present:
         try:
             search(run, config, space, stand_ins.MODEL, present, (), view, str(tmp_path / "ray"), work)
         except InputError as error:
@@ -137,7 +137,7 @@ def claim(folder: str) -> str:
 
 
 def test_work_that_is_no_trial_is_tried_on_other_nodes(tmp_path: Path, address: str) -> None:
-    with mock.patch.object(tune, "_free_what_dead_drivers_reserved"), tune.cluster(address):
+    with mock.patch.object(connection, "_free_what_dead_drivers_reserved"), connection.cluster(address):
         found = calls.call(claim, Resources(1, 2, 0, 3), str(tmp_path))()
         assert [path.name != f"broken-{found}" for path in tmp_path.glob("broken-*")] == [True]
         with pytest.raises(TrialFault, match="KeyError: 'no such'"):

@@ -20,7 +20,7 @@ from benchmarks import cluster
 from effir_dist.core.config import replace
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Report
-from effir_dist.search.cluster import calls, tune
+from effir_dist.search.cluster import calls, connection, tune
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 
@@ -66,7 +66,7 @@ def in_worker() -> tuple[str | None, int]:
 def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own."""
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    with tune.cluster(None):
+    with connection.cluster(None):
         assert calls.call(in_worker, Resources(1, 1, 0, 1))() == ("PASSIVE", os.nice(0))
 
 
@@ -100,7 +100,7 @@ def test_a_search_on_an_empty_cluster_waits_for_what_may_come(
     monkeypatch.setattr(tune._Callback, "on_step_end", bring_a_node)
     with pytest.raises(InputError, match="no node of this cluster has a CPU, and it does not tell what may come"):
         cluster.measure(run, config, 0.1, made_up.address)
-    with tune.cluster(made_up.address):
+    with connection.cluster(made_up.address):
         promise(2, CPU=4, GPU=1)
     never = replace(config, {"resources.gpus_per_trial": 8.0})
     with pytest.raises(InputError, match="8 GPUs, but the largest node has 4 CPUs and 1 GPU"):
@@ -123,21 +123,21 @@ def test_a_machine_too_busy_for_ray_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     def late(**_: object) -> None:
         raise Exception("The current node timed out during startup. This could happen because ...")
 
-    monkeypatch.setattr(tune.ray, "init", late)
+    monkeypatch.setattr(connection.ray, "init", late)
     with pytest.raises(InputError, match=r"Ray did not start on this machine in the 30 s .*run the command again"):
-        tune.cluster(None).__enter__()
+        connection.cluster(None).__enter__()
 
 
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_cluster_that_is_not_there_is_missed_at_once(listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is at its port, or something that is no Ray and never answers."""
-    assert tune.ANSWER_SECONDS < 20
-    monkeypatch.setattr(tune, "ANSWER_SECONDS", 1.0)
+    assert connection.ANSWER_SECONDS < 20
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         if not listens:
             server.close()
         with pytest.raises(InputError, match=f"no Ray cluster at '{address}': no answer from .* in 1 s; start one"):
-            tune.check_answers(address)
+            connection.check_answers(address)
     with pytest.raises(InputError, match="no Ray cluster at 'nowhere': "):
-        tune.check_answers("nowhere")
+        connection.check_answers("nowhere")

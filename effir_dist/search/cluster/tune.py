@@ -1,36 +1,23 @@
-"""Ray: starting it, running trials with Ray Tune, and the two small objects through which Tune talks to the driver."""
+"""Trials run with Ray Tune, and the two small objects through which Tune talks to the driver."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-# Read when ray is imported or workers start: the records are ours, so Tune keeps none; output goes to our log.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
 import ray
-from ray import PlacementGroupID, tune
+from ray import tune
 from ray.tune import tune as tune_module
+from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import Searcher
-from ray.util.placement_group import PlacementGroup
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Progress, Report
-from effir_dist.search.cluster import ray_errors
-from effir_dist.search.cluster.nodes import Node, present_nodes
+from effir_dist.search.cluster import connection, ray_errors
 from effir_dist.search.cluster.placement import LOOK_SECONDS, alive_nodes, avoiding, with_nodes
 from effir_dist.search.cluster.resources import WAITING_CPUS, Resources
 from effir_dist.search.cluster.worker import Job, run_job
@@ -42,10 +29,6 @@ WAITING_JOBS = 8
 """Jobs that may wait for another host than the one that they failed on, beside those that run."""
 Work = Callable[[Job, Report], None]
 """work(job, report): what a worker process does for a trial."""
-ANSWER_SECONDS = 10.0
-"""For which a cluster that is to be joined is waited for."""
-OBJECT_STORE_BYTES = 256 << 20
-"""Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
 
 
 class Driver(Protocol):
@@ -56,92 +39,6 @@ class Driver(Protocol):
     def progressed(self, trial: str, progress: Progress) -> None: ...
     def ended(self, trial: str, error: TrialFault | None) -> None: ...
     def has_place(self, job: Job) -> bool: ...
-
-
-@contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
-    """Join the Ray cluster at `address`, or start one on this machine; yields its nodes."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    if address:
-        check_answers(address)
-        quiet.pop("include_dashboard")
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(address, error) from None
-    else:
-        _start_here(quiet)
-    try:
-        if address:
-            _free_what_dead_drivers_reserved()
-        yield present_nodes(ray.nodes())
-    finally:
-        ray.shutdown()
-
-
-def _start_here(options: dict[str, Any]) -> None:
-    """Start Ray on this machine. Raises InputError where it does not start in the 30 s that Ray gives itself."""
-    try:
-        ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **options)
-    except Exception as error:  # Ray raises no narrower one
-        if "timed out during startup" not in str(error):
-            raise
-        raise InputError(
-            "Ray did not start on this machine in the 30 s that it gives itself; stop what keeps the machine busy and "
-            "run the command again (a search goes on with --resume)"
-        ) from None
-
-
-def check_answers(address: str) -> None:
-    """Raises InputError where no Ray answers at the address; `ray.init` would ask for two minutes, and exit."""
-    import grpc
-    from ray._private import gcs_utils, services
-
-    try:
-        found = services.canonicalize_bootstrap_address(address)
-    except (ConnectionError, ValueError, OSError) as error:
-        raise _no_cluster(address, error) from None
-    if found is None:
-        raise _no_cluster(address, ConnectionError("none runs on this machine"))
-    channel = gcs_utils.create_gcs_channel(found)
-    try:
-        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
-    except grpc.FutureTimeoutError:
-        raise _no_cluster(address, ConnectionError(f"no answer from {found} in {ANSWER_SECONDS:g} s")) from None
-    finally:
-        channel.close()
-
-
-def _no_cluster(address: str, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0]
-    return InputError(f"no Ray cluster at {address!r}: {reason}; start one, or give its head's address (--address)")
-
-
-def _free_what_dead_drivers_reserved() -> None:
-    """Remove placement groups that outlived the job that made them; trials would wait for their CPUs for ever.
-
-    Ray drops them with the job, except where a driver is killed while a trial of several workers waits for room.
-    """
-    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
-    from ray.experimental.internal_kv import _internal_kv_get
-    from ray.util.state import list_jobs, list_placement_groups
-    from ray.util.state.exception import RayStateApiException
-
-    log = logging.getLogger(__name__)
-    if not _internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD):  # it would be asked for 40 seconds
-        log.warning("without Ray's dashboard what dead drivers reserved is not found")
-        return
-    try:
-        # The groups first: one that a job makes after this look is not among them, so its job is never missed.
-        groups = list_placement_groups(filters=[("is_detached", "=", False)], limit=10_000, detail=True)
-        alive = {job.job_id for job in list_jobs(limit=10_000) if job.status in ("PENDING", "RUNNING")}
-    except (RayStateApiException, ConnectionError, ValueError) as error:  # the dashboard does not answer
-        log.warning("cannot look for what dead drivers reserved: %s", error)
-        return
-    for group in groups:
-        if group.state != "REMOVED" and group.creator_job_id not in alive:
-            print(f"removing placement group {group.placement_group_id} of the dead job {group.creator_job_id}")
-            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group.placement_group_id)))
 
 
 class _Searcher(Searcher):
@@ -199,6 +96,19 @@ class _Callback(tune.Callback):
         return {}
 
 
+class _PlainActors(_ActorClassCache):
+    """Tune's actor classes, in the environment of all workers: one that Ray has started already may take a trial.
+
+    Tune's own have a runtime environment of some variables, for which Ray starts another process. On this machine alone
+    they are in all workers' environment anyway.
+    """
+
+    def get(self, trainable_cls: type) -> Any:
+        if trainable_cls not in self._cache:
+            self._cache[trainable_cls] = ray.remote(trainable_cls)
+        return self._cache[trainable_cls]
+
+
 class _Controller(TuneController):
     """Tune's own, but a worker that is starting is left to start.
 
@@ -208,6 +118,11 @@ class _Controller(TuneController):
 
     _looked = 0.0
     """When the nodes were last looked at."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if connection.is_own():
+            self._class_cache = _PlainActors()
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         own = self._trial_to_actor.get(trial)

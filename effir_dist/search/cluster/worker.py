@@ -1,4 +1,4 @@
-"""What a worker process does: the job of one trial, with its threads and its log. No Ray."""
+"""What a worker process does: the job of one trial, and what a search does before and after. No Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
 from effir_dist.core.locks import working_for
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Json, Report
 from effir_dist.data import sets
@@ -23,6 +23,7 @@ from effir_dist.data.named import names
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.told import TOLD, told
+from effir_dist.runs.tries import remove_unscored
 from effir_dist.search.cluster.resources import Resources
 
 T = TypeVar("T")
@@ -74,6 +75,28 @@ def run_job(job: Job, report: Report) -> None:
         print(f"try {len(job.tries) + 1} on {socket.gethostname()} from {now()}", flush=True)
         found = in_worker(run_trial, *job.resources.of_a_worker, run, job.config, job.spec, report)
     report({TOLD: told(job.spec.trial, found)})
+
+
+def score_layers(
+    folder: str, lease: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None
+) -> None:
+    """On a worker: what the trials of a run share. lease: of the run's driver; empty for none."""
+    from effir_dist.search.trial.preparation import prepare
+
+    run = Run.open(folder)
+    with working_for(run.folder, lease), logged(run.importance_folder / "log"):
+        prepare(run, config, wanted, teacher)
+
+
+def score_saved_trial(folder: str, lease: str, config: RunConfig, trial: str, split: str) -> None:
+    """On a worker: score the model of a finished trial. split: `test` or `held_out`. lease: as for `score_layers`."""
+    from effir_dist.search.trial.out_of_memory import tried_with_less
+    from effir_dist.search.trial.scoring import score_saved
+
+    run, advice = Run.open(folder), "with more memory for a worker --resume scores it"
+    with working_for(run.folder, lease), logged(run.trial_folder(trial) / "log"):
+        tried_with_less(lambda less: score_saved(run, less, trial, split), config, f"scoring trial {trial}", advice)
+        remove_unscored(run, trial, split)
 
 
 def fetch(config: RunConfig, known: Sequence[Json] = ()) -> None:

@@ -16,11 +16,10 @@ from effir_dist.data import sets
 from effir_dist.importance import gate_memory
 from effir_dist.models import pretrained
 from effir_dist.models.pruning import count_parameters
-from effir_dist.search.cluster import calls, growth, mps, tune
+from effir_dist.search.cluster import calls, connection, growth, mps
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.resources import Resources, asked_text, awaited, settle_for
-from effir_dist.search.cluster.worker import output_to
-from effir_dist.search.course import score_layers
+from effir_dist.search.cluster.worker import output_to, score_layers
 from effir_dist.search.preflight import node_checks, on_nodes, trial
 from effir_dist.search.preflight.findings import CLUSTER, Finding, attempt, sentence, table, to_json
 from effir_dist.search.preflight.node_checks import Request
@@ -71,7 +70,7 @@ def preflight(asked: Asked, record: str | None = None) -> None:
 def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None]) -> list[Finding]:
     """All findings. local: a folder of this machine; scratch: one that all nodes should see."""
     say("starting Ray" if not asked.address else f"joining Ray at {asked.address}")
-    with mps.for_search(asked.config.resources, asked.address, say), tune.cluster(asked.address) as present:
+    with mps.for_search(asked.config.resources, asked.address, say), connection.cluster(asked.address) as present:
         may_come = growth.nodes_that_may_come(asked.config.resources) if asked.address else ()
         takes, found = _settled(asked, present, may_come)
         known = on_nodes.nodes()

@@ -1,0 +1,142 @@
+"""Ray: starting it on this machine, or joining the cluster at an address."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray import PlacementGroupID
+from ray._private import parameter
+from ray.util.placement_group import PlacementGroup
+
+from effir_dist.core.errors import InputError
+from effir_dist.search.cluster.nodes import Node, present_nodes
+from effir_dist.search.cluster.resources import local_gpus
+
+ANSWER_SECONDS = 10.0
+"""For which a cluster that is to be joined is waited for."""
+OBJECT_STORE_BYTES = 256 << 20
+"""Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
+MOST_PRELOADED = 8
+"""CPUs of a machine whose workers import what trials need as soon as they start, which Ray does for each CPU."""
+IDLE_MILLISECONDS = 60_000
+"""Ray's own second is less than a small model's preparation takes, whose CPUs no other worker gets meanwhile."""
+PRELOADED = "effir_dist.search.cluster.preloaded"
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
+    """Join the Ray cluster at `address`, or start one on this machine; yields its nodes."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    if address:
+        check_answers(address)
+        quiet.pop("include_dashboard")
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster(address, error) from None
+    else:
+        _start_here(quiet)
+    try:
+        if address:
+            _free_what_dead_drivers_reserved()
+        yield present_nodes(ray.nodes())
+    finally:
+        ray.shutdown()
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start Ray on this machine. Raises InputError where it does not start in the 30 s that Ray gives itself."""
+    try:
+        with _without_monitors():
+            ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=_settings(), **options)
+    except Exception as error:  # Ray raises no narrower one
+        if "timed out during startup" not in str(error):
+            raise
+        raise InputError(
+            "Ray did not start on this machine in the 30 s that it gives itself; stop what keeps the machine busy and "
+            "run the command again (a search goes on with --resume)"
+        ) from None
+
+
+@contextlib.contextmanager
+def _without_monitors() -> Iterator[None]:
+    """Ray starts no autoscaler, which has no nodes to bring here, and nothing that carries the workers' output to the
+    driver, which does not want it: two processes that take a second of the start. Ray has no option for it."""
+    kept = parameter.RayParams
+    parameter.RayParams = functools.partial(kept, no_monitor=True, include_log_monitor="")  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        parameter.RayParams = kept  # type: ignore[misc]
+
+
+def _settings() -> dict[str, Any]:
+    """Ray's own: what its first workers import while the driver goes on, and how long they wait for their first work.
+    Not where they would be many, and not beside GPUs, whose number CUDA may read before Ray says which are theirs."""
+    if (os.cpu_count() or 1) > MOST_PRELOADED or local_gpus():
+        return {}
+    return {"preload_python_modules": [PRELOADED], "idle_worker_killing_time_threshold_ms": IDLE_MILLISECONDS}
+
+
+def is_own() -> bool:
+    """Whether this process started the Ray that it uses."""
+    node = ray._private.worker._global_node
+    return bool(node and node.is_head())
+
+
+def check_answers(address: str) -> None:
+    """Raises InputError where no Ray answers at the address; `ray.init` would ask for two minutes, and exit."""
+    import grpc
+    from ray._private import gcs_utils, services
+
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError, OSError) as error:
+        raise _no_cluster(address, error) from None
+    if found is None:
+        raise _no_cluster(address, ConnectionError("none runs on this machine"))
+    channel = gcs_utils.create_gcs_channel(found)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise _no_cluster(address, ConnectionError(f"no answer from {found} in {ANSWER_SECONDS:g} s")) from None
+    finally:
+        channel.close()
+
+
+def _no_cluster(address: str, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0]
+    return InputError(f"no Ray cluster at {address!r}: {reason}; start one, or give its head's address (--address)")
+
+
+def _free_what_dead_drivers_reserved() -> None:
+    """Remove placement groups that outlived the job that made them; trials would wait for their CPUs for ever.
+
+    Ray drops them with the job, except where a driver is killed while a trial of several workers waits for room.
+    """
+    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+    from ray.experimental.internal_kv import _internal_kv_get
+    from ray.util.state import list_jobs, list_placement_groups
+    from ray.util.state.exception import RayStateApiException
+
+    log = logging.getLogger(__name__)
+    if not _internal_kv_get(DASHBOARD_ADDRESS, namespace=KV_NAMESPACE_DASHBOARD):  # it would be asked for 40 seconds
+        log.warning("without Ray's dashboard what dead drivers reserved is not found")
+        return
+    try:
+        # The groups first: one that a job makes after this look is not among them, so its job is never missed.
+        groups = list_placement_groups(filters=[("is_detached", "=", False)], limit=10_000, detail=True)
+        alive = {job.job_id for job in list_jobs(limit=10_000) if job.status in ("PENDING", "RUNNING")}
+    except (RayStateApiException, ConnectionError, ValueError) as error:  # the dashboard does not answer
+        log.warning("cannot look for what dead drivers reserved: %s", error)
+        return
+    for group in groups:
+        if group.state != "REMOVED" and group.creator_job_id not in alive:
+            print(f"removing placement group {group.placement_group_id} of the dead job {group.creator_job_id}")
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group.placement_group_id)))
