@@ -61,8 +61,7 @@ class SearchDriver:
         self.goal = Goal.of(config.search)
         self.records = run.results()
         self.best = FrontSoFar(self.goal, self.records)
-        self.searched = sum(not record.spec.repeat_of for record in self.records)
-        """Records of trials that are no repeats."""
+        self.searched = sum(not record.spec.repeat_of for record in self.records)  # trials, and no repeats
         self.repeat = repeat
         self.repeats = repeat_specs(run, config, repeat) if repeat else pending_repeats(run)
         self.queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
@@ -72,8 +71,7 @@ class SearchDriver:
         """Trials that scored on lower rungs and have no record: they cost as well."""
         self.with_weights = {record.trial: record.spec.repeat_of for record in self.records}
         """Trial whose model may be on disk -> the trial that it repeats, if any."""
-        self.number = max([run.next_number(), *(spec.number + 1 for spec in self.repeats)])
-        """The next new trial's."""
+        self.number = max([run.next_number(), *(spec.number + 1 for spec in self.repeats)])  # the next new trial's
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
         equal, together = config.search.equal_failures, trials_on_a_gpu(resources.gpus / resources.workers)

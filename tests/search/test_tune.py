@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,15 +60,32 @@ def test_workers_that_start_slowly_come_to_work(tmp_path: Path, monkeypatch: pyt
     assert found["workers"] == found["at_a_time"]
 
 
-def in_worker() -> tuple[str | None, int]:
-    return os.environ.get("OMP_WAIT_POLICY"), os.nice(0)
+def in_worker() -> tuple[str | None, int, bool]:
+    return os.environ.get("OMP_WAIT_POLICY"), os.nice(0), connection.PRELOADED in sys.modules
 
 
 def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own."""
+    """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own. On a small
+    machine the first workers have imported what trials need before they get work."""
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     with connection.cluster(None):
-        assert calls.call(in_worker, Resources(1, 1, 0, 1))() == ("PASSIVE", os.nice(0))
+        found = calls.call(in_worker, Resources(1, 1, 0, 1))()
+    assert found == ("PASSIVE", os.nice(0), connection.preloads())
+
+
+def test_only_small_machines_without_gpus_preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, gpus, expected in ((2, 0, True), (64, 0, False), (8, 1, False)):
+        monkeypatch.setattr(os, "cpu_count", lambda cpus=cpus: cpus)
+        monkeypatch.setattr(connection, "local_gpus", lambda gpus=gpus: gpus)
+        assert connection.preloads() == expected
+
+
+def test_a_trial_on_this_machine_takes_a_worker_that_is_there() -> None:
+    """With a runtime environment, as Tune gives its own, Ray would start another process."""
+    actors = tune._PlainActors()
+    assert actors.get(SlowToArrive) is actors.get(SlowToArrive)
+    assert "runtime_env" not in actors.get(SlowToArrive)._default_options
+    assert "runtime_env" in tune._ActorClassCache().get(SlowToArrive)._default_options
 
 
 @pytest.fixture

@@ -76,10 +76,14 @@ def _without_monitors() -> Iterator[None]:
         parameter.RayParams = kept  # type: ignore[misc]
 
 
+def preloads() -> bool:
+    """Whether this machine's workers import what trials need before they have work: not where they would be many, and
+    not beside GPUs, whose number CUDA may read before Ray says which are a worker's."""
+    return (os.cpu_count() or 1) <= MOST_PRELOADED and not local_gpus()
+
+
 def _settings() -> dict[str, Any]:
-    """Ray's own: what its first workers import while the driver goes on, and how long they wait for their first work.
-    Not where they would be many, and not beside GPUs, whose number CUDA may read before Ray says which are theirs."""
-    if (os.cpu_count() or 1) > MOST_PRELOADED or local_gpus():
+    if not preloads():
         return {}
     return {"preload_python_modules": [PRELOADED], "idle_worker_killing_time_threshold_ms": IDLE_MILLISECONDS}
 
