@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def start(arguments: argparse.Namespace) -> None:
-    """Start the ranks, by torch's own launcher, and write the report when they have ended."""
+    """Start the ranks, by torch's own launcher."""
     import torch
 
     from effir_dist.models.families.registry import backbone
@@ -100,7 +100,6 @@ def start(arguments: argparse.Namespace) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [sys.executable, *launcher, "-m", "benchmarks.eight_gpus", *sys.argv[1:]]
     ended = subprocess.run(command, check=False).returncode
-    write_text_atomic(arguments.out.with_suffix(".md"), report.render(arguments.out))
     if ended:
         raise InputError(
             f"the ranks ended with exit code {ended}; {arguments.out / 'eight-gpus.json'} has what they did"
@@ -133,6 +132,7 @@ class Measuring:
         dist.destroy_process_group()
         if self.rank == 0:
             self.score_alone(model)
+            write_text_atomic(a.out.with_suffix(".md"), report.render(a.out))
 
     def join(self) -> None:
         """The process group, and a GPU a rank."""
