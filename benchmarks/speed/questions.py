@@ -241,7 +241,11 @@ def _rate(result: Result) -> str:
 def _figures(result: Result) -> list[str]:
     found = [f"{_ratio(peer)} x {peer.name}" for peer in result.peers]
     pairs = [*result.facts.items(), *(pair for each in result.numbers.values() for pair in each.items())]
-    return found + [f"{key.replace('_', ' ')}: {number(value)}" for key, value in pairs]
+    return found + [f"{key.replace('_', ' ')}: {_figure(key, value)}" for key, value in pairs]
+
+
+def _figure(key: str, value: Any) -> str:
+    return _gigabytes(value) if key.endswith("_bytes") else number(value)
 
 
 def _gigabytes(size: float | None) -> str:

@@ -90,9 +90,11 @@ def test_two_machines_alike_are_told_apart_by_their_files(tmp_path: Path) -> Non
 
 
 def test_a_subject_without_a_section_of_its_own_is_shown(tmp_path: Path) -> None:
-    text = rendered(tmp_path, row("new_thing", "tiny", {"ours": 4.0, "theirs": 2.0}, facts={"a_number": 7}))
+    text = rendered(
+        tmp_path, row("new_thing", "tiny", {"ours": 4.0, "theirs": 2.0}, facts={"a_number": 7, "most_bytes": 2.5e9})
+    )
     assert "## New thing" in text
-    assert "| tiny | EPYC, avx2 | **2.00** [2.00,\u00a02.00] x theirs<br>a number: 7 |" in text
+    assert "| tiny | EPYC, avx2 | **2.00** [2.00,\u00a02.00] x theirs<br>a number: 7<br>most bytes: 2.50 GB |" in text
 
 
 def test_the_report_is_made_of_the_files_beside_it() -> None:
