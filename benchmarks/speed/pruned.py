@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GOAL = {"unpruned": 0.95}
 LENGTHS = {"documents": 256, "queries": 16}
-TOKENS = {"documents": 2048, "queries": 1024}
+TOKENS = {"documents": 2560, "queries": 1024}
 """Of a call on a CPU: so many that an encoding of documents prepares its linear layers."""
 MISSION = ("every second MLP dropped", "all MLPs at half width", "a mixture of widths, multiples of 64")
 WAYS = ("", " not compiled", " not compiled with liger-kernel")

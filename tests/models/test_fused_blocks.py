@@ -1,4 +1,4 @@
-"""Which modules of a pruned model compute by liger-kernel's functions, and that it is the same model then.
+"""A pruned model that computes by liger-kernel's functions, or trains by our own, is the same model then.
 
 Functions of the same signatures, in plain torch, stand in for the kernels, which need a GPU.
 """
@@ -19,6 +19,7 @@ from effir_dist.models import fused_blocks
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder
 from effir_dist.models.fused_blocks import Kernels, fused
 from effir_dist.models.pruning import PruningPlan
+from effir_dist.models.trained_blocks import trained_blocks
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint
 
 PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), ranking="magnitude")
@@ -73,6 +74,29 @@ def test_a_pruned_model_computes_the_same_by_fused_functions(name: str, tmp_path
     names = [type(module).__name__ for module in encoder.backbone.modules()]
     assert calls["norm"] == sum(each.endswith("RMSNorm") for each in names)
     assert not any("forward" in vars(module) for module in encoder.backbone.modules())
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_pruned_model_trains_the_same_by_steps_of_our_own(name: str, tmp_path: Path) -> None:
+    encoder = pruned(tiny_checkpoint(tmp_path, name))
+    for norm in (m for m in encoder.backbone.modules() if type(m).__name__.endswith("RMSNorm")):
+        nn.init.normal_(norm.weight)
+    vectors, gradients = results(encoder)
+    with trained_blocks(encoder.backbone):
+        found, its = results(encoder)
+    torch.testing.assert_close(found, vectors, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(its, gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3"])
+def test_in_bfloat16_gradients_are_no_further_from_exact_ones(name: str, tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path, name)
+    exact = torch.cat([each.flatten() for each in results(load_encoder(str(path)))[1]])
+    encoder = load_encoder(str(path), "bfloat16")
+    plain = torch.cat([each.float().flatten() for each in results(encoder)[1]])
+    with trained_blocks(encoder.backbone):
+        found = torch.cat([each.float().flatten() for each in results(encoder)[1]])
+    assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
 
 
 @pytest.mark.parametrize(
