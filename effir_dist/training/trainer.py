@@ -21,6 +21,7 @@ from effir_dist.core.values import Report
 from effir_dist.evaluate import ranks
 from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, default_device
+from effir_dist.models.trained_blocks import trained_blocks
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
 from effir_dist.training.collate import CollatedBatch, Collator, collated
 from effir_dist.training.engine import TrainingDiverged, running_engine, start_distributed
@@ -151,11 +152,12 @@ def shares(
     collator: Collator | None = None,
 ) -> Iterator[Iterable[CollatedBatch]]:
     """This rank's shares of the batches of steps `first` to `end` - 1; within the block the engine's model has the
-    attention that they need. collator: as in `run_steps`."""
+    attention that they need, and fewer steps of the backward pass. collator: as in `run_steps`."""
     backbone = engine.module.encoder.backbone
     collator = collator or fitted_collator(engine, encoder, examples, config, teacher)
     wanted = itertools.islice(batches(examples, config), first, end)
-    with packed.for_training(backbone) if collator.packs else attention.for_training(backbone):
+    attending = packed.for_training if collator.packs else attention.for_training
+    with attending(backbone), trained_blocks(backbone):
         yield collated(collator, wanted, dist.get_rank(), dist.get_world_size())
 
 
