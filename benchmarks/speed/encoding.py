@@ -87,9 +87,11 @@ def _on_cpu(name: str, model: peers.Model, dtype: str, kind: str) -> Comparison:
 
 
 def _texts(count: int, kind: str) -> list[str]:
-    """Passages, cut at 256 tokens by the models; or the first words of them."""
+    """Passages, cut at 256 tokens by the models; or nine plain words of each, as a query has them."""
     found = models.passages(count)
-    return found if kind == "documents" else [" ".join(text.split()[:9]) for text in found]
+    if kind == "documents":
+        return found
+    return [" ".join([word for word in text.split() if word.isalpha()][:9]) for text in found]
 
 
 def _least(one: np.ndarray, other: np.ndarray) -> float:
