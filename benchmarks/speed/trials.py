@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import first_trial
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
 from benchmarks.speed.models import minilm_path, pydocs_path
 
 GOAL_SECONDS = 2.0
 TRIAL_SECONDS = 30.0
 SHORT_SECONDS = 5.0
+START_SECONDS = 10.0
+"""From the command to the first trial, on a warm machine."""
 GOAL_SHARE = 0.05
 """Of its time in which a worker may wait for the driver, the cost of suggestions left out."""
 
@@ -31,6 +34,9 @@ def comparisons(options: Options) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         found = driver_share(folder, trials=4 if options.small else 20)
     yield Comparison("driver and Ray, trials of 2 s one at a time", {"ours": Variant(lambda: None)}, facts=found)
+    rounds, goal = 1 if options.small else 3, {"goal_seconds": START_SECONDS}
+    start = Variant(first_trial.measure)
+    yield Comparison("from the command to the first trial", {"ours": start}, rounds=rounds, wall=True, facts=goal)
     workers = 8 if options.small else 64
     with tempfile.TemporaryDirectory() as folder:
         found = waiting(folder, workers, trials=(2 if options.small else 20) * workers)
