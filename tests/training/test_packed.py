@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,28 @@ def test_packed_texts_have_the_gradients_of_padded_ones(name: str, checkpoints: 
     padded, unpadded = map(torch.cat, found)
     assert padded[1:].norm() > 0.1
     assert (unpadded - padded).norm() < 1e-4 * padded[1:].norm()
+
+
+def gradient(path: Path, dtype: str, packs: bool) -> torch.Tensor:
+    """Of three batches together, in float32."""
+    config = replace(CONFIG, dtype=dtype)
+    encoder = load_encoder(str(path), dtype)
+    examples = examples_of(encoder, make_pairs(), config, None)
+    with running_engine(encoder, config) as engine:
+        backbone, collator = engine.module.encoder.backbone, Collator(encoder, examples, config, packs=packs)
+        with packed.for_training(backbone) if packs else attention.for_training(backbone):
+            for batch in itertools.islice(batches(examples, config), 3):
+                backward(engine, collator.collate(batch), config)
+        return torch.cat([engine.masters[p].grad.flatten() for p in engine.module.parameters()])
+
+
+@pytest.mark.parametrize("name", ["llama", "mpnet"])
+def test_in_bfloat16_packed_gradients_are_no_further_from_exact_ones(name: str, checkpoints: dict[str, Path]) -> None:
+    start_distributed()
+    exact = gradient(checkpoints[name], "float32", packs=False)
+    padded, unpadded = (gradient(checkpoints[name], "bfloat16", packs) for packs in (False, True))
+    assert 0 < (padded - exact).norm() < 0.2 * exact.norm()
+    assert (unpadded - exact).norm() <= 1.5 * (padded - exact).norm()
 
 
 @pytest.mark.parametrize(("name", "dropout"), [("llama", 0.0), ("llama", 0.1), ("gemma2", 0.0)])
