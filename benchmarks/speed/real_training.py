@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from effir_dist.data.pairs import TrainingPairs
 
 LENGTH = 96
-PAIRS = {"smollm2": 16, "mpnet": 16, "minilm": 32}
+PAIRS = {"smollm2": 12, "mpnet": 12, "minilm": 32}
 GOALS = {"smollm2": 1.5, "mpnet": 1.5, "minilm": 1.5}
 """Times the pairs a second of sentence-transformers."""
 PADDED, TEACHER = "ours, eight padded groups", "ours, recovering from a teacher"
