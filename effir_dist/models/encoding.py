@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from effir_dist.models import packed, prepacked
+from effir_dist.models.attention import replaceable
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
 from effir_dist.models.fast_blocks import fast_blocks
@@ -37,6 +38,8 @@ GPU_TOKENS = 32768
 CPU_ROWS, CPU_FLOPS = 256, 1.2e10
 """What a batch on a CPU is worth its start with: rows of which a matrix product is at its full rate, and work beside
 which starting the operators of all blocks is little."""
+SHORT = 64
+"""Tokens of a text, on average, below which texts are packed on a CPU."""
 MEMORY_SHARE = 0.2
 """Of a GPU's memory for a batch's activations."""
 CHUNK_BYTES = 256 * 2**20
@@ -68,8 +71,9 @@ def encode(
     chosen = np.arange(len(tokens)) if rows is None else rows
     if out is None:
         out = np.empty((len(chosen), encoder.dimension), np.float32)
-    plan = batches(encoder, tokens.lengths[chosen], batch_tokens)
-    with prepared(encoder, tokens, compiled, len(chosen) / max(1, len(tokens))) as vectors_of:
+    short = not batch_tokens and compiled != "always" and packs_on_cpu(encoder, tokens.lengths)
+    plan = batches(encoder, tokens.lengths[chosen], CPU_TOKENS if short else batch_tokens)
+    with prepared(encoder, tokens, compiled, len(chosen) / max(1, len(tokens)), short) as vectors_of:
         for places, vectors in fetched(plan, lambda places: vectors_of(chosen[places])):
             out[places] = vectors
     return out
@@ -95,11 +99,12 @@ def encode_texts(
 
 @contextmanager
 def prepared(
-    encoder: Encoder, tokens: Tokens, compiled: str = "auto", share: float = 1.0
+    encoder: Encoder, tokens: Tokens, compiled: str = "auto", share: float = 1.0, short: bool = False
 ) -> Iterator[Callable[[np.ndarray], Tensor]]:
     """Within the block: a function that gives the embeddings [B, D] of the texts at some indices, on the device.
 
-    share: of the texts that will be asked for, which tells whether compiling pays.
+    share: of the texts that will be asked for, which tells whether compiling pays. short: whether texts are packed on a
+    CPU (`packs_on_cpu`).
     """
 
     def padded(indices: np.ndarray) -> Tensor:
@@ -109,10 +114,14 @@ def prepared(
         return encode_packed(encoder, packed.pack(tokens, indices, encoder.device))
 
     was_training = encoder.training
-    packs = encoder.device.type == "cuda" and packed.possible(encoder.backbone) and bool(tokens.lengths.all())
+    on_gpu = encoder.device.type == "cuda"
+    packs = short or (on_gpu and packed.possible(encoder.backbone) and bool(tokens.lengths.all()))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        stack.enter_context((packed.attention if packs else fast_blocks)(encoder.backbone))
+        if not (on_gpu and packs):
+            stack.enter_context(fast_blocks(encoder.backbone))
+        if packs:
+            stack.enter_context(packed.attention(encoder.backbone))
         if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
             stack.enter_context(compiled_blocks(encoder))
         else:
@@ -147,6 +156,12 @@ def fetched(
         if number == len(plan) or not vectors.is_cuda or size > CHUNK_BYTES:
             yield np.concatenate([i for i, _ in waiting]), torch.cat([v for _, v in waiting]).cpu().numpy()
             waiting.clear()
+
+
+def packs_on_cpu(encoder: Encoder, lengths: np.ndarray) -> bool:
+    """Whether texts of these lengths [N] are packed on a CPU: short ones, of which much is padding and starts."""
+    possible = encoder.device.type == "cpu" and replaceable(encoder.backbone)
+    return possible and len(lengths) > 0 and bool(lengths.all()) and float(lengths.mean()) < SHORT
 
 
 def batches(encoder: Encoder, lengths: np.ndarray, batch_tokens: int = 0) -> list[np.ndarray]:

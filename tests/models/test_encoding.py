@@ -131,6 +131,22 @@ def test_reordered_weights_are_those_of_the_moment(
     assert cosines(found, before).min() < 0.999
 
 
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_short_texts_are_packed_on_a_cpu_where_the_model_allows(
+    name: str, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoder_of(checkpoints[name], pruned=True)
+    batches: list[int] = []
+    pack = packed.pack
+    monkeypatch.setattr(
+        packed, "pack", lambda tokens, rows, device: batches.append(len(rows)) or pack(tokens, rows, device)
+    )
+    found = encoder.encode(TEXTS)
+    assert sum(batches) == (len(TEXTS) if name in REPLACEABLE else 0)
+    monkeypatch.setattr(encoding, "SHORT", 0)
+    assert cosines(found, encoder.encode(TEXTS)).min() >= 0.99999
+
+
 def test_a_packed_text_does_not_see_its_neighbours(checkpoints: dict[str, Path]) -> None:
     for name in ("bert", "qwen3"):
         encoder = encoder_of(checkpoints[name])
