@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from effir_dist.models.attention import for_training
 from effir_dist.models.encoder import Encoder, default_device, load_encoder, resolve_dtype
+from effir_dist.models.kernels.attention import for_training
 
 BATCH = 32
 

@@ -22,7 +22,7 @@ from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import Collection
 from effir_dist.evaluate.evaluation import evaluate_embeddings
 from effir_dist.importance.ranking import calibrate
-from effir_dist.models import attention, pretrained
+from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
     Encoder,
     build_encoder,
@@ -32,6 +32,7 @@ from effir_dist.models.encoder import (
     resolve_dtype,
 )
 from effir_dist.models.families.base import block_count
+from effir_dist.models.kernels import attention
 from effir_dist.models.pruning import PruningPlan, count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.preparation import calibration_texts, token_cache

@@ -116,7 +116,7 @@ def _comparison(
 
 def _encode(encoder: Encoder, tokens: Tokens, way: str, options: Options) -> None:
     """Once; without liger-kernel but where the way says so."""
-    from effir_dist.models import fused_blocks
+    from effir_dist.models.kernels import fused_blocks
 
     if way == WAYS[-1]:
         kernels = fused_blocks.installed()

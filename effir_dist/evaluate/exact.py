@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effir_dist.models.processor import Processor, this_processor
+from effir_dist.models.kernels.processor import Processor, this_processor
 
 if TYPE_CHECKING:
     import torch

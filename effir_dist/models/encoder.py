@@ -22,8 +22,8 @@ from effir_dist.models.encoder_settings import SETTINGS_FILE, EncoderSettings, d
 from effir_dist.models.families.base import ModelDict, dense_layers, dimension
 from effir_dist.models.families.registry import family
 from effir_dist.models.head import PREFIX, build_head, head_tensors, load_tensors, read_head
+from effir_dist.models.kernels.processor import Processor, this_processor
 from effir_dist.models.pooling import SEEN, pool
-from effir_dist.models.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan, apply_plan, truncated_plan
 from effir_dist.models.sentence_folder import SentenceFolder, read_folder
 from effir_dist.models.vocabulary import check_size

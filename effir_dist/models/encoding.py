@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from effir_dist.models import packed, prepacked
-from effir_dist.models.attention import replaceable
 from effir_dist.models.encoder import Encoder, pad
 from effir_dist.models.families.registry import family
-from effir_dist.models.fast_blocks import fast_blocks
 from effir_dist.models.flops import count_flops
-from effir_dist.models.fused_blocks import fused_blocks
 from effir_dist.models.grouping import within
+from effir_dist.models.kernels import packed, prepacked
+from effir_dist.models.kernels.attention import replaceable
+from effir_dist.models.kernels.fast_blocks import fast_blocks
+from effir_dist.models.kernels.fused_blocks import fused_blocks
 from effir_dist.models.pruning import mlp_widths
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from effir_dist.core.settings import TrainConfig
-from effir_dist.models import packed
 from effir_dist.models.encoder import Encoder, pad_rows, resolve_dtype
 from effir_dist.models.grouping import filled, least_padding, split, within
+from effir_dist.models.kernels import packed
 from effir_dist.training.batches import Batch, Examples, Teacher, distils_itself
 from effir_dist.training.losses import Targets, not_negatives
 from effir_dist.training.memory import MOST_SCORES, lora_parameters

@@ -26,7 +26,7 @@ from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import Encoder, cast, default_device, resolve_dtype
 from effir_dist.models.encoding import encode_packed
 from effir_dist.models.families.registry import family
-from effir_dist.models.packed import Batch
+from effir_dist.models.kernels.packed import Batch
 from effir_dist.training.memory import BUCKET, is_single_process, stage_of
 from effir_dist.training.single_process import SingleProcess
 

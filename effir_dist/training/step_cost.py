@@ -14,7 +14,7 @@ import torch
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.grouping import MOST_GROUPS, padded_tokens
-from effir_dist.models.processor import this_processor
+from effir_dist.models.kernels.processor import this_processor
 
 OPERATORS, RUN_OPERATORS = 50, 20
 """That a group starts in a block, forward and backward, and an attention for a run of texts of one length."""

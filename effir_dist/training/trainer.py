@@ -19,9 +19,9 @@ from torch import Tensor
 from effir_dist.core.settings import TrainConfig
 from effir_dist.core.values import Report
 from effir_dist.evaluate import ranks
-from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, default_device
-from effir_dist.models.trained_blocks import trained_blocks
+from effir_dist.models.kernels import attention, packed
+from effir_dist.models.kernels.trained_blocks import trained_blocks
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
 from effir_dist.training.collate import CollatedBatch, Collator, collated
 from effir_dist.training.engine import TrainingDiverged, running_engine, start_distributed

@@ -12,7 +12,7 @@ import torch
 
 from effir_dist.evaluate import exact
 from effir_dist.evaluate.exact import exact_search, search_by_faiss, search_by_product
-from effir_dist.models.processor import Processor
+from effir_dist.models.kernels.processor import Processor
 
 WAYS = pytest.mark.parametrize("search", [search_by_faiss, search_by_product])
 Search = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]

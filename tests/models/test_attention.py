@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from effir_dist.models.attention import NAME, for_training, replaceable
 from effir_dist.models.encoder import Encoder, load_encoder, pad
+from effir_dist.models.kernels.attention import NAME, for_training, replaceable
 from tests.tiny import MODEL_NAMES, REPLACEABLE, tiny_checkpoint, windowed
 
 WORDS = ["abcde", "fghij", "klm nop", "q, rs", "tuv. w", "xyz", "0 12", "345 6", "789"]

@@ -15,10 +15,10 @@ from transformers import AutoModel
 from effir_dist.core.errors import InputError
 from effir_dist.export.model_folder import block_configs, write_folder
 from effir_dist.models import pretrained
-from effir_dist.models.attention import for_training
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder
 from effir_dist.models.families.registry import BACKBONES, FAMILIES, family
 from effir_dist.models.flops import count_flops
+from effir_dist.models.kernels.attention import for_training
 from effir_dist.models.pruning import PruningPlan
 from tests.models.test_encoding import cosines, packed_vectors
 from tests.models.test_hub_models import with_code

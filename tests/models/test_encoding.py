@@ -12,11 +12,12 @@ from transformers import AutoModel
 
 from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
-from effir_dist.models import encoding, packed, prepacked, tiled
+from effir_dist.models import encoding
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
 from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
-from effir_dist.models.processor import Processor, this_processor
+from effir_dist.models.kernels import packed, prepacked, tiled
+from effir_dist.models.kernels.processor import Processor, this_processor
 from effir_dist.models.pruning import PruningPlan
 from tests.tiny import MODEL_NAMES, REPLACEABLE, row_of, tiny_checkpoint, windowed, write_collection
 

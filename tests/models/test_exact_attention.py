@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from effir_dist.models import exact_attention
+from effir_dist.models.kernels import exact_attention
 
 LENGTHS = (1, 3, 3, 9, 4, 4, 4, 1)
 

@@ -126,7 +126,7 @@ def test_the_surgery_computes_a_block_as_transformers_does(name: str, checkpoint
 def test_a_family_declares_the_options_of_its_attention(name: str, checkpoints: dict[str, Path]) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from effir_dist.models.attention import taken
+    from effir_dist.models.kernels.attention import taken
 
     encoder = encoder_of(checkpoints[name])
     given: dict[str, Any] = {}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from effir_dist.models import tiled
 from effir_dist.models.encoder import load_encoder
-from effir_dist.models.fast_blocks import fast_blocks
-from effir_dist.models.processor import Processor
+from effir_dist.models.kernels import tiled
+from effir_dist.models.kernels.fast_blocks import fast_blocks
+from effir_dist.models.kernels.processor import Processor
 from tests.tiny import MODEL_NAMES, tiny_checkpoint
 
 REPLACED = ("RMSNorm", "MPNetSelfAttention")

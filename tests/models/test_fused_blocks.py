@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from effir_dist.models import fused_blocks
 from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder
-from effir_dist.models.fused_blocks import Kernels, fused
+from effir_dist.models.kernels import fused_blocks
+from effir_dist.models.kernels.fused_blocks import Kernels, fused
+from effir_dist.models.kernels.trained_blocks import trained_blocks
 from effir_dist.models.pruning import PruningPlan
-from effir_dist.models.trained_blocks import trained_blocks
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint
 
 PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), ranking="magnitude")

@@ -25,11 +25,11 @@ from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.export.command import export
 from effir_dist.export.model_folder import is_plain
 from effir_dist.importance.ranking import calibrate
-from effir_dist.models import attention, packed
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
 from effir_dist.models.families import formulas
 from effir_dist.models.families.base import Family, ModelDict, mlp_width, need
 from effir_dist.models.families.registry import FAMILIES
+from effir_dist.models.kernels import attention, packed
 from effir_dist.models.pruning import PruningPlan, count_parameters
 from effir_dist.search.strategy import space_file
 from effir_dist.training import memory

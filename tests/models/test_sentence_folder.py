@@ -15,9 +15,10 @@ import torch
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ModelConfig
-from effir_dist.models import packed, pretrained
+from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, load_encoder, make_settings, pad
 from effir_dist.models.encoding import encode_packed
+from effir_dist.models.kernels import packed
 from effir_dist.models.operations.base import Sizes
 from effir_dist.models.sentence_folder import SentenceFolder, read_folder
 from tests import needs

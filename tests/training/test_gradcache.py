@@ -13,8 +13,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from effir_dist.core.settings import TrainConfig
-from effir_dist.models import packed
 from effir_dist.models.encoder import load_encoder
+from effir_dist.models.kernels import packed
 from effir_dist.training import collate
 from effir_dist.training.batches import batches, examples_of
 from effir_dist.training.collate import Collator

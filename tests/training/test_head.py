@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from effir_dist.core.settings import TrainConfig
-from effir_dist.models import packed
 from effir_dist.models.encoder import load_encoder
+from effir_dist.models.kernels import packed
 from effir_dist.training import memory
 from effir_dist.training.batches import batches, examples_of
 from effir_dist.training.collate import Collator

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from effir_dist.core.settings import TrainConfig
-from effir_dist.models import attention, packed
 from effir_dist.models.encoder import load_encoder, prune_encoder
+from effir_dist.models.kernels import attention, packed
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.training import collate, trainer
 from effir_dist.training.batches import batches, examples_of

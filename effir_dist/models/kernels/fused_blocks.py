@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from effir_dist.models import known_blocks
+from effir_dist.models.kernels import known_blocks
 
 
 @dataclass(frozen=True)

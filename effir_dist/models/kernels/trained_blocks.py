@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effir_dist.models.fused_blocks import fused_blocks
-from effir_dist.models.known_blocks import Norm, norm_of, replaced, with_rotation
+from effir_dist.models.kernels.fused_blocks import fused_blocks
+from effir_dist.models.kernels.known_blocks import Norm, norm_of, replaced, with_rotation
 
 
 @contextlib.contextmanager

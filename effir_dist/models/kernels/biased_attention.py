@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from effir_dist.models.exact_attention import parts, runs
-from effir_dist.models.known_blocks import is_biased_attention, replaced
+from effir_dist.models.kernels.exact_attention import parts, runs
+from effir_dist.models.kernels.known_blocks import is_biased_attention, replaced
 
 if TYPE_CHECKING:
-    from effir_dist.models.packed import Packing
+    from effir_dist.models.kernels.packed import Packing
 
 
 @dataclass(frozen=True)

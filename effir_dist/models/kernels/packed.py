@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effir_dist.models import biased_attention, exact_attention
-from effir_dist.models.attention import best, replaceable, taken, window_of
-from effir_dist.models.tiled import Seen
+from effir_dist.models.kernels import biased_attention, exact_attention
+from effir_dist.models.kernels.attention import best, replaceable, taken, window_of
+from effir_dist.models.kernels.tiled import Seen
 
 try:
     from torch.nn.attention import varlen

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effir_dist.models import tiled
 from effir_dist.models.families.base import KNOWN_OPTIONS
 from effir_dist.models.families.registry import family
+from effir_dist.models.kernels import tiled
 
 NAME = "effir_float32"
 FAST = "effir_fast"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effir_dist.models import attention, tiled
-from effir_dist.models.known_blocks import Norm, is_biased_attention, norm_of, replaced
+from effir_dist.models.kernels import attention, tiled
+from effir_dist.models.kernels.known_blocks import Norm, is_biased_attention, norm_of, replaced
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effir_dist.models.processor import Processor, this_processor
+from effir_dist.models.kernels.processor import Processor, this_processor
 
 TILE = 2**20
 """Scores of a tile: 2 MiB in bfloat16."""
