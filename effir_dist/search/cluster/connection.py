@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -67,9 +68,12 @@ def _start_here(options: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _without_monitors() -> Iterator[None]:
     """Ray starts no autoscaler, which has no nodes to bring here, and nothing that carries the workers' output to the
-    driver, which does not want it: two processes that take a second of the start. Ray has no option for it."""
+    driver, which does not want it: two processes that take a second of the start. Ray has no option for it: a version
+    whose own parameters have other names starts both."""
     kept = parameter.RayParams
-    parameter.RayParams = functools.partial(kept, no_monitor=True, include_log_monitor="")  # type: ignore[assignment, misc]
+    known, wanted = inspect.signature(kept).parameters, {"no_monitor": True, "include_log_monitor": ""}
+    chosen: dict[str, Any] = {name: value for name, value in wanted.items() if name in known}
+    parameter.RayParams = functools.partial(kept, **chosen)  # type: ignore[assignment, misc]
     try:
         yield
     finally:
