@@ -45,7 +45,7 @@ def _mean_of_tokens(name: str, options: Options, dtype: str) -> Encoder:
     """A model that all tools pool alike: the mean of a text's tokens, without `<eos>` and prompts."""
     from effir_dist.models.encoder import cast
 
-    encoder = models.shaped(name, options) if name in models.SHAPES else models.real(name, options, dtype)
+    encoder = models.shaped(name, options) if options.small else models.real(name, options, dtype)
     settings = {"pooling": "mean", "append_eos": False, "document_prompt": ""}
     encoder.settings = dataclasses.replace(encoder.settings, **settings)
     return cast(encoder, dtype)

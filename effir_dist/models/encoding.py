@@ -118,7 +118,7 @@ def prepared(
     packs = short or (on_gpu and packed.possible(encoder.backbone) and bool(tokens.lengths.all()))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        if not (on_gpu and packs):
+        if _is_torchs(encoder) and not (on_gpu and packs):
             stack.enter_context(fast_blocks(encoder.backbone))
         if packs:
             stack.enter_context(packed.attention(encoder.backbone))
@@ -126,7 +126,7 @@ def prepared(
             stack.enter_context(compiled_blocks(encoder))
         else:
             stack.enter_context(prepacked.linear_layers(encoder.backbone, int(share * tokens.lengths.sum())))
-            stack.enter_context(fused_blocks(encoder.backbone))
+            stack.enter_context(fused_blocks(encoder.backbone) if on_gpu else contextlib.nullcontext())
         encoder.eval()
         try:
             yield unpadded if packs else padded
@@ -158,9 +158,14 @@ def fetched(
             waiting.clear()
 
 
+def _is_torchs(encoder: Encoder) -> bool:
+    """Whether torch computes the model; another engine's has no modules (`export/onnx_model.py`)."""
+    return next(encoder.backbone.parameters(), None) is not None
+
+
 def packs_on_cpu(encoder: Encoder, lengths: np.ndarray) -> bool:
     """Whether texts of these lengths [N] are packed on a CPU: short ones, of which much is padding and starts."""
-    possible = encoder.device.type == "cpu" and replaceable(encoder.backbone)
+    possible = encoder.device.type == "cpu" and _is_torchs(encoder) and replaceable(encoder.backbone)
     return possible and len(lengths) > 0 and bool(lengths.all()) and float(lengths.mean()) < SHORT
 
 

@@ -33,6 +33,8 @@ CHECKPOINT_RATE = 0.5e9
 """Bytes a second at which a checkpoint is predicted to be written: a cloud's disk, or a bucket near by."""
 SPARE = 0.1
 """Share of a GPU that is left free: the CUDA context, and what the allocator cannot use again."""
+PENDING = 256 * 2**20
+"""Bytes of gradients in half precision that wait, in a single process, to be added to their sums in float32."""
 CONTEXT = 0.5e9
 """Bytes that CUDA takes of a GPU beside tensors for each of the processes that share it."""
 
@@ -86,8 +88,8 @@ def predict(model: ModelDict, config: RunConfig, dtype: str, gates: int = 0) -> 
     optimizer = (8 if size == 4 and (single or not stage) else 12) * shard
     later = 0.0
     if single:
-        # In half precision the gradients of the last chunk stay until they are added to the sums in float32.
-        gradients, buckets, step = 4.0 * trained, 0.0, 2.0 * trained if size == 2 else 0.0
+        # In half precision some gradients wait until they are added to the sums in float32.
+        gradients, buckets, step = 4.0 * trained, 0.0, min(2.0 * trained, PENDING) if size == 2 else 0.0
         later = 0.0 if _chunked(config) else gradients
     else:
         # Sums in float32. Where ZeRO does not part them, those of the last chunk stay beside them.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from effir_dist.core.settings import TrainConfig
 from effir_dist.training.embedding_rows import into_rows
+from effir_dist.training.memory import PENDING
 
 
 class SingleProcess:
@@ -33,6 +34,10 @@ class SingleProcess:
         tables = into_rows(self, module)
         self._ours = [master for p, master in self.masters.items() if master is not p or p in tables]
         self._spare: dict[Tensor, Tensor] = {}
+        self._waiting: list[nn.Parameter] = []
+        self._waiting_bytes = 0
+        for parameter in self._halves:
+            parameter.register_post_accumulate_grad_hook(self._wait)
         values: Any = list(self.masters.values())
         self.optimizer = torch.optim.AdamW(
             values, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -50,11 +55,19 @@ class SingleProcess:
         loss.backward()
         self._collect()
 
+    def _wait(self, parameter: Any) -> None:
+        """Let a gradient that was just computed wait for others."""
+        self._waiting.append(parameter)
+        self._waiting_bytes += parameter.nbytes
+        if self._waiting_bytes > PENDING:
+            self._collect()
+
     def _collect(self) -> None:
-        """Add gradients in half precision to their sums in float32, all at once: the first ones are only converted."""
-        found = [(self.masters[p], p.grad) for p in self._halves if p.grad is not None]
-        for parameter in self._halves:
+        """Add the gradients that wait to their sums in float32, all at once: the first ones are only converted."""
+        found = [(self.masters[p], p.grad) for p in self._waiting if p.grad is not None]
+        for parameter in self._waiting:
             parameter.grad = None
+        self._waiting, self._waiting_bytes = [], 0
         first = [(master, gradient) for master, gradient in found if master.grad is None]
         more = [(master.grad, gradient) for master, gradient in found if master.grad is not None]
         for master, _ in first:

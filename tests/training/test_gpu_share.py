@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_said_with_what_would() -> None:
 def test_weights_and_optimizer_that_no_chunk_makes_smaller_are_refused() -> None:
     large = backbone("qwen3-0.6b").config
     config = config_of(gpus_per_trial=0.125, gpu_memory=80)
-    message = r"each may fill 9.5 GB, but weights, gradients and optimizer of the unpruned model alone take 10.\d"
+    message = r"each may fill 9.5 GB, but weights, gradients and optimizer of the unpruned model alone take 11.\d"
     with pytest.raises(InputError, match=message):
         gpu_share.check(large, config)
     gpu_share.check(large, replace(config, {"resources.gpus_per_trial": 0.25}))

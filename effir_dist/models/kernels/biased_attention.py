@@ -1,4 +1,4 @@
-"""MPNet's attention on packed texts on a CPU, with its backward pass: to scores it adds a bias of relative positions.
+"""An attention that adds a bias of relative positions to its scores: packed texts on a CPU, with its backward pass.
 
 transformers' own makes a bias of all texts [B, H, T, T], and passes over scores of that size once for each of scaling,
 bias, mask and softmax. Here the bias is one [H, T, T] for all texts, and each run of texts of one length has products
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from effir_dist.models.families.known_blocks import is_biased_attention, replaced
 from effir_dist.models.kernels.exact_attention import parts, runs
-from effir_dist.models.kernels.known_blocks import is_biased_attention, replaced
 
 if TYPE_CHECKING:
     from effir_dist.models.kernels.packed import Packing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bias:
-    """What MPNet hands to every block in place of its bias of all texts."""
+    """What a model hands to every block in place of its bias of all texts."""
 
     values: Tensor
     """[H, T, T], T of the longest text."""
@@ -32,7 +32,7 @@ class Bias:
 
 
 def known(backbone: nn.Module) -> bool:
-    """Whether all of a model's attentions are MPNet's, and something makes their bias."""
+    """Whether a model's attentions have such a bias, and something makes it."""
     return any(map(is_biased_attention, backbone.modules())) and len(_makers(backbone)) == 1
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effir_dist.models.families.known_blocks import Norm, is_biased_attention, norm_of, replaced
 from effir_dist.models.kernels import attention, tiled
-from effir_dist.models.kernels.known_blocks import Norm, is_biased_attention, norm_of, replaced
 
 
 @contextlib.contextmanager
@@ -61,8 +61,8 @@ def _normalising(module: Any, norm: Norm) -> Callable[[Tensor], Tensor]:
 
 
 def _attending(module: Any) -> Callable[..., Any]:
-    """MPNet's: to the scores it adds position_bias [B, H, T, T], of equal texts, and attention_mask [B, 1, T, T], of
-    equal rows: 0, or the lowest number for padding."""
+    """An attention with a bias. To the scores it adds position_bias [B, H, T, T], of equal texts, and attention_mask
+    [B, 1, T, T], of equal rows: 0, or the lowest number for padding."""
     heads, size = module.num_attention_heads, module.attention_head_size
 
     def forward(

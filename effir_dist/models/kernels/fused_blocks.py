@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from effir_dist.models.kernels import known_blocks
+from effir_dist.models.families import known_blocks
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def fused(backbone: nn.Module, kernels: Kernels) -> contextlib.AbstractContextMa
 
 def _forward_of(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
     if norm := known_blocks.norm_of(module):
-        mode = "llama" if norm.rounded else "gemma"
-        return lambda states: kernels.norm(states, module.weight, norm.epsilon, norm.offset, mode, False)
+        options = (norm.epsilon, norm.offset, norm.casting_mode, False)
+        return lambda states: kernels.norm(states, module.weight, *options)
     if known_blocks.is_gated_mlp(module):
         return lambda states: module.down_proj(kernels.silu_times(module.gate_proj(states), module.up_proj(states)))
     return known_blocks.with_rotation(module, lambda q, k, cos, sin, **_: kernels.rotate(q, k, cos, sin))

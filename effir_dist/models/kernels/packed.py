@@ -117,7 +117,7 @@ def attention(backbone: Any) -> AbstractContextManager[None]:
 
 def for_training(backbone: Any) -> AbstractContextManager[None]:
     """The same with a backward pass: on a CPU attention is computed in float32, as in `attention.for_training`, but for
-    MPNet's."""
+    one with a bias."""
     if not replaceable(backbone):
         return biased_attention.taken(backbone)
     return taken(backbone, TRAINING, functools.partial(_attend, trains=True))

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effir_dist.models.families.known_blocks import Norm, norm_of, replaced, with_rotation
 from effir_dist.models.kernels.fused_blocks import fused_blocks
-from effir_dist.models.kernels.known_blocks import Norm, norm_of, replaced, with_rotation
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _Turn(torch.autograd.Function):
-    """Llama's rotary positions, [B, H, T, d]: (a, b) -> (a cos - b sin, b cos + a sin); keeps nothing of the states."""
+    """Rotary positions [B, H, T, d]: (a, b) -> (a cos - b sin, b cos + a sin); of the states nothing is kept."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

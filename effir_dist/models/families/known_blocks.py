@@ -28,6 +28,11 @@ class Norm:
     rounded: bool
     """Whether it is rounded to the states' dtype before it is multiplied by the weight."""
 
+    @property
+    def casting_mode(self) -> str:
+        """How liger-kernel calls that."""
+        return "llama" if self.rounded else "gemma"
+
 
 @contextlib.contextmanager
 def replaced(backbone: nn.Module, make: Callable[[Any], Forward | None]) -> Iterator[None]:
