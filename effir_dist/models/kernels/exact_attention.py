@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effir_dist.models.kernels.tiled import unseen
+
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -40,18 +42,11 @@ def runs(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield len(list(group)), length
 
 
-def seen(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
-    """[T, T] bool: which tokens see which."""
-    place = torch.arange(length, device=device)
-    distance = place[:, None] - place[None, :]
-    return (distance.abs() < window) & ((distance >= 0) | (not causal))
-
-
-def _mask(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+def _mask(length: int, window: int | None, causal: bool) -> Tensor | None:
     """[T, T] float32 to add to scores; None where the kernel needs none."""
     if window is None or window >= length:
         return None
-    return torch.zeros(length, length, device=device).masked_fill(~seen(length, window, causal, device), -torch.inf)
+    return torch.zeros(length, length).masked_fill(unseen(length, length, 0, causal, window), -torch.inf)
 
 
 def parts(rows: Tensor, heads: int, shapes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
@@ -88,7 +83,7 @@ class _Attention(torch.autograd.Function):
         together = zip(*(parts(rows, heads, shapes) for rows in (query, key, value, out)), shapes, strict=True)
         for *inputs, place, (_, length) in together:
             q, k, v = map(_exact, inputs)
-            mask = _mask(length, window, causal, query.device)
+            mask = _mask(length, window, causal)
             options = {"is_causal": causal and mask is None, "attn_mask": mask, "scale": scale}
             found, logsumexp = _forward(q, k.expand(share, -1, -1, -1), v.expand(share, -1, -1, -1), 0.0, **options)
             place.copy_(found.view(place.shape))
@@ -107,7 +102,7 @@ class _Attention(torch.autograd.Function):
         together = zip(*(parts(each, heads, shapes) for each in rows), kept[::2], kept[1::2], shapes, strict=True)
         for *inputs, of_query, of_key, of_value, found, logsumexp, (_, length) in together:
             gradient, q, k, v = map(_exact, inputs)
-            mask = _mask(length, window, causal, query.device)
+            mask = _mask(length, window, causal)
             options = {"attn_mask": mask, "scale": scale}
             k, v = (each.expand(share, -1, -1, -1) for each in (k, v))
             at = _backward(gradient, q, k, v, found, logsumexp, 0.0, causal and mask is None, **options)

@@ -97,7 +97,7 @@ def _finish(scores: Tensor, start: int, first: int, hidden: Tensor | None, seen:
     if hidden is not None:
         scores += hidden[:, None, None, first:last]
     if seen.window is not None:
-        scores += _lowest(_unseen(rows, last - first, start - first, seen.causal, seen.window), scores.dtype)
+        scores += _lowest(unseen(rows, last - first, start - first, seen.causal, seen.window), scores.dtype)
     elif seen.causal:  # a row sees all keys before the tile's first row
         scores[..., start:] += _triangle(rows, scores.dtype)
 
@@ -105,10 +105,10 @@ def _finish(scores: Tensor, start: int, first: int, hidden: Tensor | None, seen:
 @functools.lru_cache(maxsize=64)
 def _triangle(rows: int, dtype: torch.dtype) -> Tensor:
     """[rows, rows]: what hides the keys behind a row."""
-    return _lowest(_unseen(rows, rows, 0, True, None), dtype)
+    return _lowest(unseen(rows, rows, 0, True, None), dtype)
 
 
-def _unseen(rows: int, keys: int, behind: int, causal: bool, window: int | None) -> Tensor:
+def unseen(rows: int, keys: int, behind: int, causal: bool, window: int | None) -> Tensor:
     """[rows, keys] bool: which keys a row does not see, where the first row is `behind` the first key."""
     distance = torch.arange(behind, behind + rows)[:, None] - torch.arange(keys)
     unseen = distance < 0 if causal else torch.zeros_like(distance, dtype=torch.bool)
@@ -120,7 +120,7 @@ def mask_of(seen: Seen, length: int) -> Tensor | None:
     found = None if seen.causal or seen.padding is None else ~seen.padding[:, None, None]
     if seen.window is None:
         return found
-    inside = ~_unseen(length, length, 0, seen.causal, seen.window)[None, None]
+    inside = ~unseen(length, length, 0, seen.causal, seen.window)[None, None]
     return inside if found is None else inside & found
 
 
