@@ -32,13 +32,12 @@ COUNTS = {
 def comparisons(options: Options) -> Iterator[Comparison]:
     """Documents and queries of real models in this machine's dtype, then documents in float32."""
     names = ["qwen3-9m"] if options.small else list(models.there("smollm2", "mpnet", "minilm"))
-    dtypes = dict.fromkeys([options.dtype, "float32"])
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            model = peers.Model(_mean_of_tokens(name, options, "float32"), Path(folder), options)
-            yield _on_cpu(name, model, options.dtype, "documents")
-            yield _on_cpu(name, model, options.dtype, "queries")
-            yield from (_on_cpu(name, model, dtype, "documents") for dtype in [*dtypes][1:])
+    first = [(options.dtype, "documents"), (options.dtype, "queries")]
+    for ways in (first, [] if options.dtype == "float32" else [("float32", "documents")]):
+        for name in names if ways else ():
+            with tempfile.TemporaryDirectory() as folder:
+                model = peers.Model(_mean_of_tokens(name, options, "float32"), Path(folder), options)
+                yield from (_on_cpu(name, model, dtype, kind) for dtype, kind in ways)
 
 
 def _mean_of_tokens(name: str, options: Options, dtype: str) -> Encoder:
