@@ -12,9 +12,10 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 Forward = Callable[..., Any]
 
@@ -65,6 +66,7 @@ def norm_of(module: Any) -> Norm | None:
 
 def is_gated_mlp(module: Any) -> bool:
     """Whether it is down_proj(silu(gate_proj(x)) * up_proj(x))."""
+    from torch import nn
     from transformers.activations import SiLUActivation
     from transformers.models.llama.modeling_llama import LlamaMLP
 
