@@ -118,20 +118,28 @@ def prepared(
     packs = short or (on_gpu and packed.possible(encoder.backbone) and bool(tokens.lengths.all()))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        if _is_torchs(encoder) and not (on_gpu and packs):
-            stack.enter_context(fast_blocks(encoder.backbone))
-        if packs:
-            stack.enter_context(packed.attention(encoder.backbone))
-        if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
-            stack.enter_context(compiled_blocks(encoder))
-        else:
-            stack.enter_context(prepacked.linear_layers(encoder.backbone, int(share * tokens.lengths.sum())))
-            stack.enter_context(fused_blocks(encoder.backbone) if on_gpu else contextlib.nullcontext())
+        if _is_torchs(encoder):
+            _take_fastest(stack, encoder, packs, tokens, compiled, share)
         encoder.eval()
         try:
             yield unpadded if packs else padded
         finally:
             encoder.train(was_training)
+
+
+def _take_fastest(
+    stack: contextlib.ExitStack, encoder: Encoder, packs: bool, tokens: Tokens, compiled: str, share: float
+) -> None:
+    """Let a model compute in the fastest ways that its device has, until the stack ends; arguments as in `prepared`."""
+    backbone = encoder.backbone
+    stack.enter_context(fast_blocks(backbone))
+    if packs:
+        stack.enter_context(packed.attention(backbone))
+    if compiled == "always" or (compiled == "auto" and pays(encoder, tokens, share)):
+        stack.enter_context(compiled_blocks(encoder))
+    else:
+        stack.enter_context(prepacked.linear_layers(backbone, int(share * tokens.lengths.sum())))
+        stack.enter_context(fused_blocks(backbone))
 
 
 def encode_packed(encoder: Encoder, batch: packed.Batch) -> Tensor:

@@ -9,7 +9,6 @@ tests/training/test_memory.py finds it; what an engine holds is what it was foun
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +34,8 @@ SPARE = 0.1
 """Share of a GPU that is left free: the CUDA context, and what the allocator cannot use again."""
 PENDING = 256 * 2**20
 """Bytes of gradients in half precision that wait, in a single process, to be added to their sums in float32."""
+TOLD_SECONDS = 20.0
+"""For which the GPU driver's tool is waited for."""
 CONTEXT = 0.5e9
 """Bytes that CUDA takes of a GPU beside tensors for each of the processes that share it."""
 
@@ -169,13 +170,20 @@ def own_bytes(capacity: float, gpus: float) -> float:
 
 
 def gpu_bytes() -> int:
-    """Of this machine's first GPU; 0 where there is none. Asks the driver's own tool, not torch."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return 0
-    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.split()
+    """Of this machine's first GPU; 0 where there is none."""
+    found = of_gpus("memory.total")
     return int(found[0]) * 2**20 if found and found[0].isdigit() else 0
+
+
+def of_gpus(field: str) -> list[str]:
+    """A field of each GPU of this machine, without its unit; none where that is not told. Asks the driver's own tool,
+    not torch."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TOLD_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
 def advice(model: ModelDict, config: RunConfig, dtype: str, capacity: float) -> str:

@@ -86,8 +86,7 @@ def _attend_fast(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface, as `_attend`; attention_mask [B, T]: which are tokens, None where all are."""
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    window = window_of(module, sliding_window, is_causal)
+    causal, window = reach(module, sliding_window, is_causal)
     window = None if window is None or window >= query.shape[2] else window
     padding = None if attention_mask is None else ~attention_mask.bool()
     seen = tiled.Seen(causal, window, padding, softcap=softcap)
@@ -107,10 +106,12 @@ def best(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: tiled.Se
     return nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **options).transpose(1, 2)
 
 
-def window_of(module: Any, window: int | None, is_causal: bool | None) -> int | None:
-    """Tokens at which a window ends. Where the config's key makes a decoder see both sides (`is_causal` is then handed
-    down), transformers' masks count the window's end in."""
-    return window if window is None or is_causal is not False else int(module.config.sliding_window) + 1
+def reach(module: Any, window: int | None, is_causal: bool | None) -> tuple[bool, int | None]:
+    """Whether a token sees those before it alone, and the tokens at which its window ends: of what transformers hands
+    to an attention. Where the config's key makes a decoder see both sides (`is_causal` is then handed down),
+    transformers' masks count the window's end in."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    return causal, window if window is None or is_causal is not False else int(module.config.sliding_window) + 1
 
 
 def _attend(

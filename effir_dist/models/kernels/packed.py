@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from effir_dist.models.kernels import biased_attention, exact_attention
-from effir_dist.models.kernels.attention import best, replaceable, taken, window_of
+from effir_dist.models.kernels.attention import best, reach, replaceable, taken
 from effir_dist.models.kernels.tiled import Seen
 
 try:
@@ -176,10 +176,10 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, H, N, d], key and value [1, K, N, d] -> [1, N, H, d]."""
     assert packing is not None
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    causal, window = reach(module, sliding_window, is_causal)
     attend = _flash if query.is_cuda else (_exact if trains else _one_by_one)
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
-    return attend(q, k, v, packing, scaling, causal, window_of(module, sliding_window, is_causal))[None], None
+    return attend(q, k, v, packing, scaling, causal, window)[None], None
 
 
 def _flash(

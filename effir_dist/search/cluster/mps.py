@@ -20,6 +20,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import ResourceConfig
 from effir_dist.core.values import as_float
 from effir_dist.search.cluster.resources import local_gpus
+from effir_dist.training.memory import of_gpus
 
 TOOL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
@@ -104,29 +105,19 @@ def _why_not() -> str:
     """Why no service can be started here; empty where one may."""
     if not shutil.which(TOOL):
         return f"{TOOL}, which comes with NVIDIA's driver, is not installed"
-    if "Enabled" in _of_gpus("mig.mode.current"):
+    if "Enabled" in of_gpus("mig.mode.current"):
         return "a GPU is parted by MIG, where each part needs a service of its own"
     return ""
 
 
 def _alone(reason: str, say: Callable[[str], None]) -> None:
     """There is no service. Raises InputError where a GPU lets in one process only."""
-    if any(mode == EXCLUSIVE for mode in _of_gpus("compute_mode")):
+    if any(mode == EXCLUSIVE for mode in of_gpus("compute_mode")):
         raise InputError(
             f"a GPU of this machine takes one process only (compute mode {EXCLUSIVE}), and trials are to share it "
             f"without a multi-process service: {reason}; nvidia-smi -c DEFAULT, or --gpus-per-trial 1"
         )
     say(f"trials that share a GPU take turns on it: {reason}")
-
-
-def _of_gpus(field: str) -> list[str]:
-    """A field of nvidia-smi's, of each GPU of this machine; none where it does not tell."""
-    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
 @contextlib.contextmanager
