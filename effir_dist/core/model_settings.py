@@ -48,6 +48,9 @@ class ModelConfig:
     """Whether embeddings are l2-normalised. With cosine similarity they are in any case."""
     include_prompt: bool | None = None
     """Whether pooling counts the prompt's tokens."""
+    retriever: bool | None = None
+    """Whether it is a retriever as it is, and no bare language model, which `train.order=tune_prune_recover` tunes
+    first. None: a sentence-transformers folder is one, and a named backbone whose row says so."""
     trust_remote_code: bool = False
     """Whether code that comes with the checkpoint may be run: once, to see that it computes what the model's family
     does. Otherwise such a checkpoint is refused."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from effir_dist.core.settings import ModelConfig
 from effir_dist.models.encoder_settings import EncoderSettings, make_settings
+from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.pretrained import Source
 from effir_dist.models.sentence_folder import SentenceFolder
 
@@ -22,7 +23,32 @@ def resolved(config: ModelConfig, source: Source) -> ModelConfig:
     later."""
     settings = make_settings(config, source)
     values = {name: getattr(settings, name) for name in NAMES}
-    return replace(config, **{**values, "dimension": config.dimension or settings.dimension})
+    kept = {"dimension": config.dimension or settings.dimension, "retriever": is_retriever(config, source)}
+    return replace(config, **{**values, **kept})
+
+
+def is_retriever(config: ModelConfig, source: Source) -> bool:
+    """Whether the model retrieves as it is; a bare language model does not."""
+    return _retriever(config, source)[0]
+
+
+def retriever_text(config: ModelConfig, source: Source) -> str:
+    """The same as a part of a sentence, and why it is so."""
+    found, why = _retriever(config, source)
+    return f"{source.name} is {'a retriever already' if found else 'a bare language model'} ({why})"
+
+
+def _retriever(config: ModelConfig, source: Source) -> tuple[bool, str]:
+    row = None if config.path else BACKBONES.get(source.name)
+    if row and row.retriever:
+        found, why = True, "by its family's row"
+    elif source.declared:
+        found, why = True, "a sentence-transformers folder"
+    else:
+        found, why = False, "nothing says that it was trained to retrieve: model.retriever=true would"
+    if config.retriever is None or config.retriever == found:
+        return found, why
+    return config.retriever, "model.retriever says so"
 
 
 def origins(given: Collection[str], declared: SentenceFolder | None) -> dict[str, str]:

@@ -105,6 +105,8 @@ def full_record() -> TrialRecord:
         distributions={"drop_mlp.1": "{}"},
         attributes={"generation": 1},
         repeat_of="0001",
+        stage="recovery",
+        continues="0002",
         rung=1,
         cost=0.7,
         gpus=2.0,
@@ -291,3 +293,13 @@ def test_a_folder_that_may_not_be_written(tiny_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     with pytest.raises(InputError, match=r"cannot write .*config.yaml: Read-only file system"):
         Run.create(tiny_disk / "demo", {"model": {}})
+
+
+def test_a_stage_is_part_of_the_key_and_in_no_file_without_one() -> None:
+    plain, base = spec(0), spec(0, stage="base")
+    recovered = [spec(7, stage="recovery", continues=trial) for trial in ("0001", "0002")]
+    assert len({each.key for each in (plain, base, *recovered)}) == 4
+    assert not {"stage", "continues"} & plain.to_json().keys()
+    assert [each.searched for each in (plain, base, recovered[0], spec(1, repeat_of="0000"))] == [True, *[False] * 3]
+    with pytest.raises(InputError, match="x: stage must be 'base' or 'recovery', got 'top'"):
+        TrialSpec.from_json({**base.to_json(), "stage": "top"}, "x")

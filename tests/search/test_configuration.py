@@ -12,6 +12,8 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.encoder_settings import make_settings
 from effir_dist.models.families.base import Dense
+from effir_dist.models.families.registry import BACKBONES
+from effir_dist.models.origins import is_retriever, retriever_text
 from effir_dist.models.pretrained import Source
 from effir_dist.models.sentence_folder import SentenceFolder
 from effir_dist.search import command
@@ -150,3 +152,26 @@ def test_a_run_of_a_version_that_ignored_the_folder_goes_on_without_it() -> None
     dense = dataclasses.replace(DECLARED, dense=(Dense(32, 8, True, "torch.nn.Tanh"),))
     with pytest.raises(InputError, match="left out the Dense layers or truncate_dim of /nowhere; start a new run"):
         as_it_was(config, old, dataclasses.replace(BARE, declared=dense))
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "said"),
+    [
+        (BARE, (), "bare is a bare language model (nothing says that it was trained to retrieve: "
+                   "model.retriever=true would)"),
+        (BARE, ("model.retriever=true",), "bare is a retriever already (model.retriever says so)"),
+        (FOLDER, (), "bare is a retriever already (a sentence-transformers folder)"),
+        (FOLDER, ("model.retriever=false",), "bare is a bare language model (model.retriever says so)"),
+    ],
+)  # fmt: skip
+def test_a_retriever_is_told_from_a_bare_language_model(source: Source, arguments: tuple[str, ...], said: str) -> None:
+    config = settled(asked(source, *arguments))
+    assert config.model.retriever == ("already" in said), "settled: a resumed run asks nobody"
+    named = config_module.replace(RunConfig(), {name.split("=")[0]: "true" in name for name in arguments}).model
+    assert retriever_text(named, source) == said
+
+
+def test_named_backbones_say_whether_they_are_retrievers() -> None:
+    found = {n: is_retriever(RunConfig().model, Source(n, row.source, row.config)) for n, row in BACKBONES.items()}
+    assert all(found[name] for name in ("minilm", "qwen3-embedding-4b", "e5-mistral-7b-instruct"))
+    assert not any(found[name] for name in ("smollm2", "mistral-7b", "bert-base", "qwen3-0.6b", "gemma-3-1b"))

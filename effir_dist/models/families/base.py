@@ -94,6 +94,8 @@ class Backbone:
     """Where its sizes were read: the address of a published config.json or of a copy; "" where none could be read."""
     install: str = ""
     """The command that installs its package."""
+    retriever: bool = False
+    """Whether it was trained to retrieve: a bare language model is tuned first (`train.order=tune_prune_recover`)."""
 
 
 _REQUIRED: Any = object()

@@ -42,6 +42,7 @@ FAMILY = Family(
             "sentence-transformers/msmarco-distilbert-base-tas-b",
             sizes("distilbert", 30522, 768, 3072, 6, 12, max_position_embeddings=512),
             looked_up="https://huggingface.co/sentence-transformers/msmarco-distilbert-base-tas-b",
+            retriever=True,
         ),
     ),
 )

@@ -65,6 +65,7 @@ FAMILY = Family(
                 "gemma3_text", 262144, 768, 1152, 24, 3, **_HEADS, use_bidirectional_attention=True, effir_dense=_DENSE
             ),
             looked_up="https://huggingface.co/acradin/DK_embedding (trained from it)",
+            retriever=True,
         ),
         Backbone(
             "gemma-3-270m",

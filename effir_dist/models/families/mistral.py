@@ -38,6 +38,7 @@ FAMILY = Family(
             "intfloat/e5-mistral-7b-instruct",
             sizes("mistral", 32000, 4096, 14336, 32, 32, num_key_value_heads=8),
             looked_up="https://huggingface.co/krilecy/e5-mistral-7b-instruct (a duplicate)",
+            retriever=True,
         ),
     ),
     short_names={"mistral": "mistral-7b"},

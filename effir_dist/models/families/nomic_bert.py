@@ -99,6 +99,7 @@ FAMILY = Family(
             "nomic-ai/nomic-embed-text-v1.5",
             sizes("nomic_bert", 30528, 768, 3072, 12, 12, type_vocab_size=2),
             looked_up="https://huggingface.co/nomic-ai/nomic-embed-text-v1.5 (V: transformers' config)",
+            retriever=True,
         ),
     ),
     short_names={"nomic": "nomic-embed-text-v1.5"},

@@ -24,6 +24,7 @@ _EMBEDDING = tuple(
         f"Qwen/Qwen3-Embedding-{size.upper()}",
         sizes("qwen3", vocab, hidden, width, blocks, heads, num_key_value_heads=8, head_dim=128),
         looked_up=_COUNTED,
+        retriever=True,
     )
     for size, vocab, hidden, width, blocks, heads in (
         ("0.6b", 151669, 1024, 3072, 28, 16),

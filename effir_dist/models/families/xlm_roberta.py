@@ -26,12 +26,14 @@ FAMILY = Family(
             "intfloat/multilingual-e5-base",
             sizes("xlm-roberta", 250002, 768, 3072, 12, 12, **_tables(514)),
             looked_up="https://huggingface.co/Metric-AI/armenian-text-embeddings-1 (trained from it)",
+            retriever=True,
         ),
         Backbone(
             "multilingual-e5-large",
             "intfloat/multilingual-e5-large",
             sizes("xlm-roberta", 250002, 1024, 4096, 24, 16, **_tables(514)),
             looked_up="https://huggingface.co/Hiveurban/multilingual-e5-large-pooled (a copy)",
+            retriever=True,
         ),
         Backbone(
             "bge-m3",
@@ -39,6 +41,7 @@ FAMILY = Family(
             sizes("xlm-roberta", 250002, 1024, 4096, 24, 16, **_tables(8194)),
             max_length=8192,
             looked_up="https://huggingface.co/BAAI/bge-m3 (of its ONNX graph)",
+            retriever=True,
         ),
         Backbone(
             "snowflake-arctic-embed-l-v2",
@@ -46,6 +49,7 @@ FAMILY = Family(
             sizes("xlm-roberta", 250002, 1024, 4096, 24, 16, **_tables(8194)),
             max_length=8192,
             looked_up="https://huggingface.co/omarabb315/makeML-snowflake (trained from it)",
+            retriever=True,
         ),
     ),
 )
