@@ -1,10 +1,13 @@
-"""Outcomes of every plan of a small space (`plans`): a table for `replay` to search in.
+"""Outcomes of plans (`plans`): a table for `replay` to search in.
 
     python -m benchmarks.search.table OUT --data pydocs|DIR --processes N [--seconds S] [--plans recipe] [--tuned K]
+    python -m benchmarks.search.table OUT --backbone smollm2     # 30 blocks, from `benchmarks.tuned`; or mpnet, of 12
 
-A row a plan: nDCG@10 without training, after a short and after a long training, on the search's split and on the test
-split, and what each cost. Rows are in a shuffled order, so what fits into S seconds is a fair sample; a later call
-goes on. OUT gets table.csv, facts.json (importance, full model, settings) and neurons.npz.
+A row a plan: nDCG@10 without training and after it (MiniLM: a short and a long one), on the search's split and on the
+test split, and what each cost. Of MiniLM's six blocks all plans have a row; of the others the paper's, a grid and a
+sample. These recover from pruning with the unpruned model as teacher. Rows are in a shuffled order, so what fits into S
+seconds is a fair sample; a later call goes on. OUT gets table.csv, facts.json (importance, full model, settings) and
+neurons.npz.
 """
 
 from __future__ import annotations
@@ -14,13 +17,34 @@ import csv
 import os
 import random
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.search import plans
 
-STOPS = (15, 60)
-"""Steps after which a training is scored; the last is its length."""
+
+@dataclass(frozen=True)
+class Kind:
+    """How the plans of a model are trained and scored; the command line overrides it."""
+
+    stops: tuple[int, ...] = (15, 60)
+    """Steps after which a training is scored; the last is its length."""
+    batch: int = 32
+    queries: int = 300
+    documents: int = 900
+    document_length: int = 64
+    learning_rate: float = 2e-4
+    groups: int = plans.GROUPS
+    """Groups of blocks with a width each."""
+    others: int = 0
+    """Plans beside the paper's and the grid, where not all have a row."""
+    distil: float = 0.0
+    """Weight of `train.distill_embeddings`: the teacher is the unpruned model."""
+
+
+_SMALL = Kind((10,), 12, 200, 250, 48, 2e-4, 3, 75, 4.0)
+KINDS = {"minilm": Kind(), "smollm2": _SMALL, "mpnet": replace(_SMALL, learning_rate=1e-4)}
 SMALL = 3
 """The small collection is one in so many queries and documents of the whole one: what a low rung may score on."""
 ORDER_SEED = 0
@@ -35,11 +59,16 @@ def columns(stops: tuple[int, ...]) -> list[str]:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The trial's settings, by dotted name: search_spaces/minilm.yaml with longer trainings."""
+    """The trial's settings, by dotted name. Those of MiniLM are search_spaces/minilm.yaml's with longer trainings."""
+    kind, found = KINDS[args.backbone], {}
+    if kind.distil:
+        # Only what is trained on, so that a process has the teacher's embeddings of it in seconds.
+        found = {"train.distill_embeddings": kind.distil, "data.max_train_pairs": args.stops[-1] * args.batch}
     return {
-        "model.path": args.model,
+        "model.backbone": args.backbone,
+        "model.path": args.model or _tuned(args.backbone),
         "model.max_query_length": 32,
-        "model.max_document_length": 64,
+        "model.max_document_length": kind.document_length,
         "data.paths": [args.data],
         "data.max_train_pairs": 4000,
         "data.max_queries": args.queries,
@@ -48,11 +77,19 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "data.max_test_documents": args.documents,
         "train.steps": args.stops[-1],
         "train.batch_size": args.batch,
-        "train.learning_rate": 2e-4,
+        "train.learning_rate": kind.learning_rate,
         "score.batch_tokens": args.batch_tokens,
         "prune.calibration_texts": 64,
         "prune.calibration_length": 64,
+        **found,
     }
+
+
+def _tuned(backbone: str) -> str:
+    """The folder of a language model that was made a retriever; "" for what is one."""
+    from benchmarks.tuned import tuned
+
+    return str(tuned()) if backbone == "smollm2" else ""
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,17 +97,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search.table", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", default="pydocs", help="pydocs, or a BEIR-format folder with train and test")
-    parser.add_argument("--model", default="", help="folder of all-MiniLM-L6-v2 (default: the installed package's)")
+    parser.add_argument("--backbone", choices=KINDS, default="minilm")
+    where = "folder of the model (default: the installed package's; of SmolLM2 what `benchmarks.tuned` prints)"
+    parser.add_argument("--model", default="", help=where)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long, all included (0: no limit)")
     parser.add_argument("--tuned", type=int, default=-1, help="train only so many of them, the first of the order")
-    parser.add_argument("--plans", choices=("all", "one-width", "recipe"), default="all", help="only these")
-    parser.add_argument("--stops", type=int, nargs="+", default=list(STOPS))
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--documents", type=int, default=900)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--plans", choices=("all", "one-width", "recipe", "grid"), default="all", help="only these")
+    parser.add_argument("--stops", type=int, nargs="+", help="steps after which a training is scored")
+    parser.add_argument("--queries", type=int)
+    parser.add_argument("--documents", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--others", type=int, help="plans beside the paper's and the grid")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="of a scoring batch; 16384 suits a GPU")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, value in vars(KINDS[args.backbone]).items():
+        if getattr(args, name, value) is None:
+            setattr(args, name, list(value) if name == "stops" else value)
+    return args
 
 
 def order(points: list[plans.Point]) -> list[plans.Point]:
@@ -80,12 +124,28 @@ def order(points: list[plans.Point]) -> list[plans.Point]:
     return [first, *others]
 
 
+def points(importance: Any, kind: Kind, others: int) -> list[plans.Point]:
+    """All plans of a table, the unpruned model first, the others shuffled. importance: with `mlp` and `attention`."""
+    mlps, attentions = (plans.by_importance(scores) for scores in (importance.mlp, importance.attention))
+    blocks = len(mlps)
+    if blocks <= plans.MOST_ALL_SETS:
+        return order(plans.all_points(blocks, plans.RATIOS, kind.groups))
+    whole = plans.point((), [1.0] * kind.groups, blocks)
+    named = [*plans.paper(mlps, kind.groups), *plans.grid(mlps, kind.groups)]
+    sampled = plans.sampled(mlps, attentions, kind.groups, others, ORDER_SEED)
+    return order(list(dict.fromkeys([whole, *named, *sampled])))
+
+
 def chosen(facts: dict[str, Any], which: str) -> list[str]:
     """Keys of the plans that --plans names, in the table's order."""
     if which == "all":
         return list(facts["order"])
-    order = plans.by_importance(facts["importance"]["mlp"])
-    found = plans.recipe(order) if which == "recipe" else plans.one_width(len(order))
+    ranked, groups = plans.by_importance(facts["importance"]["mlp"]), facts["order"][0].count("|")
+    found = {
+        "recipe": plans.recipe if len(ranked) <= plans.MOST_ALL_SETS else lambda o: plans.paper(o, groups),
+        "one-width": lambda o: plans.one_width(len(o)),
+        "grid": lambda o: plans.grid(o, groups),
+    }[which](ranked)
     wanted = {point.key for point in found}
     return [key for key in facts["order"] if key in wanted]
 

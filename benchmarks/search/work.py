@@ -31,17 +31,15 @@ from effir_dist.models.encoder import (
     prune_encoder,
     resolve_dtype,
 )
-from effir_dist.models.families.base import block_count
-from effir_dist.models.kernels import attention
-from effir_dist.models.pruning import PruningPlan, count_parameters, moving_share
+from effir_dist.models.pruning import count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.preparation import calibration_texts, token_cache
-from effir_dist.training.batches import Examples, batches, examples_of
-from effir_dist.training.collate import Collator
+from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
 from effir_dist.training.engine import ChunkEncoder, start_distributed
 from effir_dist.training.gradcache import backward
 from effir_dist.training.schedule import learning_rate
 from effir_dist.training.single_process import SingleProcess
+from effir_dist.training.trainer import shares
 
 BACKWARD = 2
 """Of a training step's passes: a backward costs as much as two forward ones."""
@@ -68,6 +66,8 @@ class Bench:
     examples: Examples
     search: Scored
     test: Scored
+    teacher: Teacher | None = None
+    """Embeddings of the training texts by the unpruned model, where plans recover with it."""
 
     def encoder(self) -> Encoder:
         """The unpruned model, new."""
@@ -107,7 +107,11 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
         return Scored(collection, queries, documents, *small_part(collection))
 
     search, test = (read(args.data, config.data, seed) for read in (roles.search_collection, roles.test_collection))
-    return Bench(config, base, examples, scored(search), scored(test))
+    teacher = None
+    if distils_itself(config.train):
+        texts = (examples.queries, examples.passages)
+        teacher = Teacher(*(encoder.encode_tokens(tokens, config.score.batch_tokens) for tokens in texts))
+    return Bench(config, base, examples, scored(search), scored(test), teacher)
 
 
 def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
@@ -119,9 +123,11 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
         found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
         neurons = found.saliency[plans.RANKING]
         np.savez_compressed(neurons_path, activation=neurons)
-        keys = [point.key for point, _ in distinct(bench.base.config, neurons)]
+        points = table.points(found.importance, table.KINDS[args.backbone], args.others)
+        keys = [point.key for point, _ in plans.distinct_plans(points, bench.base.config, neurons)]
         facts = {
-            "model": args.model or bench.config.model.backbone,
+            "model": args.backbone,
+            "model_config": {k: v for k, v in bench.base.config.items() if k != "_name_or_path"},
             "data": sets.dataset_name(args.data),
             "settings": {name: value for name, value in values.items() if name not in ("model.path", "data.paths")},
             "device": device_name(),
@@ -134,19 +140,13 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
             "plans": len(keys),
             "order": keys,
         }
-        facts_path.write_text(json.dumps(facts, indent=1) + "\n")
+        facts_path.write_text(json.dumps(facts, indent=1, default=str) + "\n")
     return len(table.chosen(json.loads(facts_path.read_text()), args.plans))
 
 
 def device_name() -> str:
     """Of the machine that makes a row."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
-def distinct(config: Any, neurons: np.ndarray) -> list[tuple[plans.Point, PruningPlan]]:
-    """The plans of the table in the order in which they are tried."""
-    points = plans.all_points(block_count(config), plans.RATIOS)
-    return list(plans.distinct_plans(table.order(points), config, neurons))
 
 
 def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
@@ -177,22 +177,22 @@ def _scores(encoder: Encoder, scored: Scored, batch_tokens: int) -> tuple[float,
     return whole, small
 
 
-def fit(encoder: Encoder, examples: Examples, config: TrainConfig, stops: Sequence[int]) -> Iterator[int]:
+def fit(
+    encoder: Encoder, examples: Examples, config: TrainConfig, stops: Sequence[int], teacher: Teacher | None = None
+) -> Iterator[int]:
     """The product's training in place; yields after each of the steps `stops`, for the encoder to be scored.
 
-    config.steps is the length of the schedule. Queries and passages pass the model together; adapters are left out.
+    config.steps is the length of the schedule. Adapters are left out.
     """
     start_distributed()
     engine = SingleProcess(ChunkEncoder(encoder.eval()), config)
-    collator = Collator(encoder, examples, config)
-    for step, batch in enumerate(itertools.islice(batches(examples, config), max(stops)), 1):
-        engine.optimizer.param_groups[0]["lr"] = learning_rate(config, step - 1, config.steps)
-        with attention.for_training(encoder.backbone):
-            collated = collator.collate(batch).map(lambda tensor: tensor.to(encoder.device))
-            backward(engine, collated, config)
-        engine.step()
-        if step in stops:
-            yield step
+    for first, end in itertools.pairwise((0, *stops)):
+        with shares(engine, encoder, examples, config, teacher, first, end) as found:
+            for step, batch in enumerate(found, first):
+                engine.optimizer.param_groups[0]["lr"] = learning_rate(config, step, config.steps)
+                backward(engine, batch, config)
+                engine.step()
+        yield end
 
 
 def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int], tuned: bool) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int],
     found["parameters_fraction"] = round(parameters / count_parameters(config), 8)
     found["moving_share"] = round(moving_share(config, plan), 8)
     encoder = prune_encoder(bench.encoder(), plan, neurons)
-    steps = fit(encoder, bench.examples, bench.config.train, stops) if tuned else iter(())
+    steps = fit(encoder, bench.examples, bench.config.train, stops, bench.teacher) if tuned else iter(())
     batch_tokens = bench.config.score.batch_tokens
     try:
         for step in itertools.chain((0,), steps):

@@ -31,6 +31,21 @@ def test_the_space_has_every_drop_set_and_pair_of_widths_once() -> None:
     assert all(plans.Point.from_key(p.key) == p for p in points)
 
 
+def test_thirty_blocks_have_the_papers_plans_a_grid_and_a_sample_of_many_kinds() -> None:
+    mlps, attentions = [*range(29, -1, -1)], [*range(30)]
+    assert [len(p.dropped) for p in plans.paper(mlps, 3)] == [8, 8, 15, 15, 19, 19, 22, 22]
+    grid = plans.grid(mlps, 3)
+    assert len(grid) == len(set(grid)) == 22
+    assert plans.Point((), (1.0,) * 3) not in grid
+    points = plans.sampled(mlps, attentions, 3, 60, 0)
+    assert points == plans.sampled(mlps, attentions, 3, 60, 0)
+    assert len(set(points)) == 60
+    assert all(plans.Point.from_key(p.key) == p for p in points)
+    assert sum(bool(p.attentions) for p in points) >= 15
+    assert sum(set(p.dropped) == set(p.attentions) for p in points) >= 10  # whole blocks
+    assert {len(p.dropped) for p in points} >= {0, 3, 15, 21}
+
+
 def test_a_ratio_of_a_group_narrows_that_group_alone() -> None:
     scores = np.arange(48, dtype=float).reshape(6, 8)
     plan = make_plan(MODEL, (1,), (), (1.0, 0.5), scores, "activation")
