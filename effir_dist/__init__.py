@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effir_dist.models.encoder import load_encoder as load
     from effir_dist.report.frames import load_run
+    from effir_dist.search.strategy.guided import GuidedSampler
 
-__all__ = ["load", "load_run"]
+__all__ = ["GuidedSampler", "load", "load_run"]
 __version__ = "0.2.0"
 
-_LAZY = {"load": ("effir_dist.models.encoder", "load_encoder"), "load_run": ("effir_dist.report.frames", "load_run")}
+_LAZY = {
+    "GuidedSampler": ("effir_dist.search.strategy.guided", "GuidedSampler"),
+    "load": ("effir_dist.models.encoder", "load_encoder"),
+    "load_run": ("effir_dist.report.frames", "load_run"),
+}
 """Public name -> (module, name there), imported when it is asked for: `import effir_dist` stays light."""
 
 

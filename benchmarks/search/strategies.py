@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.distributions import IntDistribution
 
 from benchmarks.search import plans
 from benchmarks.search.plans import GROUPS, RATIOS, Point, point
 from benchmarks.search.world import Table
 from effir_dist.search.strategy.fidelity import Candidate, FidelityState
-from effir_dist.search.strategy.guided import POOL, GuidedSampler
+from effir_dist.search.strategy.guided import LOW_FIDELITY, POOL, GuidedSampler, Screened
 from effir_dist.search.strategy.schedulers import Asha, Propose, Scheduler, Screening
 
 
@@ -145,10 +147,11 @@ class Optuna:
 
 
 class Rungs:
-    """The product's surrogate and one of its schedulers on the table. With ASHA plans are drawn at random."""
+    """The product's sampler, in a study of Optuna whose one param is the row of a table, and one of its schedulers.
+    With ASHA plans are drawn at random."""
 
     def __init__(self, table: Table, seed: int, scheduler: Scheduler, guided: bool) -> None:
-        self.scheduler, self.guided, self.sampler = scheduler, guided, GuidedSampler()
+        self.scheduler, self.guided = scheduler, guided
         self.state = FidelityState(table.rungs)
         self.rng = np.random.default_rng(seed)
         index = table.index()
@@ -159,30 +162,60 @@ class Rungs:
             Candidate((float(size),), tuple(kept**0.25), tuple(training), tuple(scored))
             for size, kept, training, scored in zip(table.sizes, table.kept, table.work, scoring, strict=True)
         ]
+        self.sampler = self._sampler(seed)
+        self.study = optuna.create_study(sampler=self.sampler, directions=["minimize", "maximize"])
+        self.asked: dict[int, optuna.Trial] = {}
+
+    def _sampler(self, seed: int) -> GuidedSampler:
+        rows = self.candidates
+        return GuidedSampler(
+            seed=seed,
+            costs=lambda point: rows[point["row"]].shares,
+            features=lambda point: rows[point["row"]].features,
+            expense=lambda point: rows[point["row"]].training[-1] + rows[point["row"]].scoring[-1],
+            points=lambda *_: ({"row": row} for row in itertools.islice(self.left, POOL if self.guided else 1)),
+            space={"row": IntDistribution(0, len(rows) - 1)},
+            worst_costs=[1.0],
+            worst_quality=0.0,
+        )
+
+    def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
+        """Of rows that were screened, for the scheduler."""
+        known = [Screened({"row": int(t)}, state.scores[t][0], expense=state.cost(t, state.top)) for t in trials]
+        return self.sampler.worth(self.study, known)
 
     def ask(self) -> tuple[int, int] | None:
-        action = Propose(0) if self.starts else self.scheduler.next(self.state, self.sampler, not self.left)
+        action = Propose(0) if self.starts else self.scheduler.next(self.state, self, not self.left)
         if action is None:
             return None
         if isinstance(action, Propose):
             plan = self._new()
             self.state.begin(str(plan), action.rung, self.candidates[plan])
             return plan, action.rung
+        self._run(int(action.trial), {LOW_FIDELITY: self.state.scores[action.trial][0]})
         self.state.begin(action.trial, action.rung)
         return int(action.trial), action.rung
 
     def _new(self) -> int:
-        if self.starts:
-            plan = self.starts.pop(0)
-        else:
-            pool = list(itertools.islice(self.left, POOL))
-            plans = [self.candidates[i] for i in pool]
-            plan = pool[self.sampler.choose(self.state, plans, self.rng) if self.guided else 0]
+        plan = self._run(self.starts.pop(0) if self.starts else None)
         del self.left[plan]
         return plan
 
+    def _run(self, plan: int | None, known: dict[str, float] | None = None) -> int:
+        """A row runs; None: one that the sampler takes."""
+        if plan is not None:
+            self.study.enqueue_trial({"row": plan}, user_attrs=known)
+        asked = self.study.ask(self.sampler.space)
+        self.asked[asked.params["row"]] = asked
+        return asked.params["row"]
+
     def tell(self, plan: int, rung: int, score: float) -> None:
         self.state.tell(str(plan), rung, score)
+        asked = self.asked.pop(plan)
+        if rung < self.state.top:
+            self.study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(asked, [self.candidates[plan].shares[0], score])
 
 
 Make = Callable[[Table, int], Any]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna._hypervolume import compute_hypervolume
+from optuna.distributions import IntDistribution
 from optuna.study._multi_objective import _fast_non_domination_rank
 
 from effir_dist.runs.pareto import hypervolume, hypervolume_losses, non_dominated_losses
 from effir_dist.search.strategy.fidelity import Candidate, FidelityState
-from effir_dist.search.strategy.guided import GuidedSampler
+from effir_dist.search.strategy.guided import LOW_FIDELITY, GuidedSampler, Screened
 from effir_dist.search.strategy.non_dominated_sort import Losses, best_first, crowding, ranks
-from effir_dist.search.strategy.samplers import OptunaSampler
+from effir_dist.search.strategy.samplers import score_by_rank
 from effir_dist.search.strategy.schedulers import Asha, Plain, Promote, Propose, Scheduler, Screening
 from effir_dist.search.strategy.surrogate import Surrogate, expected_hypervolume_improvement
 
@@ -81,39 +84,81 @@ def test_a_surrogate_predicts_what_it_has_not_seen() -> None:
     assert np.isfinite(Surrogate(np.ones((1, 3)), np.array([0.5])).predict(np.zeros((2, 3)))[0]).all()
 
 
-class Made:
-    """Plans with known scores: a search of them by several workers that never wait.
+class ByRank:
+    """The scorer of samplers that have no `worth`."""
 
-    The surrogate chooses each new plan, of two; where it is no guided search they come in their order.
-    """
+    score = staticmethod(score_by_rank)
+
+
+class Made:
+    """Plans with known scores: a search of them by several workers that never wait, with `GuidedSampler` in a study of
+    Optuna whose one param is the plan. ASHA takes plans in their order; else each new one is chosen of two."""
 
     def __init__(self, scheduler: Scheduler, seed: int, workers: int = 3, fails: tuple[int, ...] = ()) -> None:
         self.scheduler, self.workers, self.fails = scheduler, workers, fails
-        self.state, self.sampler = FidelityState(1 if isinstance(scheduler, Plain) else 3), GuidedSampler()
+        self.state = FidelityState(1 if isinstance(scheduler, Plain) else 3)
         self.rng = np.random.default_rng(seed)
         self.kept = self.rng.random((200, 4))
         self.kept[0] = 1
         self.quality = self.kept @ [0.1, 0.2, 0.3, 0.4]
         self.log: list[tuple[str, int, float]] = []
+        self.offered: list[int] = []
+        self.sampler = GuidedSampler(
+            seed=seed,
+            costs=lambda point: self.candidate(point["plan"]).shares,
+            features=lambda point: self.candidate(point["plan"]).features,
+            expense=lambda point: self.candidate(point["plan"]).training[-1] + SCORING[-1],
+            points=lambda *_: ({"plan": plan} for plan in self.offered),
+            space={"plan": IntDistribution(0, 199)},
+            worst_costs=[1.0],
+            worst_quality=0.0,
+        )
+        self.study = optuna.create_study(sampler=self.sampler, directions=["minimize", "maximize"])
+        self.asked: dict[str, optuna.Trial] = {}
 
     def candidate(self, i: int) -> Candidate:
         share, first = 0.3 + 0.7 * float(self.kept[i].mean()), 3 - self.state.rungs
         each = (tuple(share * value for value in values[first:]) for values in (TRAINING, SCORING))
         return Candidate((share,), tuple(self.kept[i]), *each)
 
+    def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
+        """As the engine of a search does for its scheduler."""
+        waiting = [Screened({"plan": int(t)}, state.scores[t][0], expense=state.cost(t, state.top)) for t in trials]
+        return self.sampler.worth(self.study, waiting)
+
     def start(self, new: list[int]) -> tuple[str, int]:
         """What the next worker does; new: plans that have not begun."""
-        action = self.scheduler.next(self.state, self.sampler)
+        action = self.scheduler.next(self.state, self)
         assert action is not None, "a worker waits"
         if isinstance(action, Promote):
+            plan = int(action.trial)
+            known = {LOW_FIDELITY: self.state.scores[action.trial][0]}
+            self.study.enqueue_trial({"plan": plan}, user_attrs=known)
+            self.asked[action.trial] = self.study.ask(self.sampler.space)
             self.state.begin(action.trial, action.rung)
             return action.trial, action.rung
-        place = 0
-        if not isinstance(self.scheduler, Asha) and len(new) < 200:
-            place = self.sampler.choose(self.state, [self.candidate(i) for i in new[:2]], self.rng)
-        plan = new.pop(place)
+        free = isinstance(self.scheduler, Asha) or len(new) == 200
+        self.offered = new[:1] if free else new[:2]
+        asked = self.study.ask(self.sampler.space)
+        plan = asked.params["plan"]
+        new.remove(plan)
+        self.asked[str(plan)] = asked
         self.state.begin(str(plan), action.rung, self.candidate(plan))
         return str(plan), action.rung
+
+    def end(self, trial: str, rung: int) -> None:
+        """What a trial comes to on a rung."""
+        asked = self.asked.pop(trial)
+        failed = int(trial) in self.fails
+        if failed:
+            self.state.fail(trial)
+        else:
+            noise = (0.1, 0.05, 0.0)[rung + 3 - self.state.rungs]
+            self.state.tell(trial, rung, float(self.quality[int(trial)] + noise * self.rng.standard_normal()))
+        if failed or rung < self.state.top:
+            self.study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            self.study.tell(asked, [self.state.shares[trial][0], self.state.scores[trial][rung]])
 
     def run(self, steps: int) -> None:
         new, clock, number = list(range(200)), 0.0, 0
@@ -126,11 +171,7 @@ class Made:
                 number += 1
                 heapq.heappush(running, (clock + cost, number, trial, rung))
             clock, _, trial, rung = heapq.heappop(running)
-            if int(trial) in self.fails:
-                self.state.fail(trial)
-                continue
-            noise = (0.1, 0.05, 0.0)[rung + 3 - self.state.rungs]
-            self.state.tell(trial, rung, float(self.quality[int(trial)] + noise * self.rng.standard_normal()))
+            self.end(trial, rung)
 
     def hypervolume(self, plans: Any) -> float:
         return hypervolume([(self.candidate(int(i)).shares[0], float(self.quality[int(i)])) for i in plans])
@@ -175,11 +216,11 @@ def screened(pairs: int, scheduler: Screening, seconds: bool = True, trials: int
     """Plans screened before each promotion, of a model that trains an epoch of so many pairs and then is scored on
     10,000 documents. A step of training is three passes; 20,000 tokens pass the model in a second, and every visit to a
     rung takes 8 seconds more."""
-    rng, state, sampler = np.random.default_rng(0), FidelityState(2), GuidedSampler()
+    rng, state = np.random.default_rng(0), FidelityState(2)
     tokens, low, top = 3.0 * 80 * pairs, 80.0 * 400, 80.0 * 11_000
     found, since = list[int](), 0
     while len(found) < trials:
-        action = scheduler.next(state, sampler)
+        action = scheduler.next(state, ByRank())
         assert action is not None
         if isinstance(action, Propose):
             trial, kept = str(len(state.candidates)), rng.random(4) if state.candidates else np.ones(4)
@@ -231,29 +272,28 @@ def test_seconds_that_are_not_known_yet_are_taken_as_those_that_are() -> None:
 
 def test_without_a_surrogate_screening_promotes_by_rank() -> None:
     """Optuna's samplers have no model of candidates."""
-    state = FidelityState(2)
+    state, scorer = FidelityState(2), ByRank()
     for i, (share, score) in enumerate([(1.0, 0.9), (0.6, 0.5), (0.7, 0.4), (0.5, 0.6)]):
         state.begin(str(i), 0, Candidate((share,), (share,), (0.0, 0.9), (0.01, 0.1)))
         state.tell(str(i), 0, score)
-    sampler, promoted = OptunaSampler("tpe"), []
-    while isinstance(action := Screening(0.001).next(state, sampler), Promote):
+    promoted = []
+    while isinstance(action := Screening(0.001).next(state, scorer), Promote):
         promoted.append(action.trial)
         state.begin(action.trial, action.rung)
     assert promoted == ["0", "3", "1", "2"]
     assert action == Propose(0), "where nobody waits, a new plan is screened though the budget is spent"
-    assert Screening(0.001).next(state, sampler, exhausted=True) is None
+    assert Screening(0.001).next(state, scorer, exhausted=True) is None
 
 
 def test_workers_beside_each_other_do_not_train_the_same_corner() -> None:
     """A running trial counts with the score that is expected of it, so that its like is worth less."""
     made = Made(Plain(), 4, workers=1)
     made.run(30)
-    state = made.state
-    pool = [made.candidate(i) for i in range(60, 120)]
-    first = made.sampler.choose(state, pool, np.random.default_rng(1))
-    state.begin("first", 0, pool[first])
-    second = made.sampler.choose(state, pool, np.random.default_rng(1))
-    assert first != second
+    made.offered, made.sampler.seed = list(range(60, 120)), lambda number: 1
+    first, second = (made.study.ask(made.sampler.space).params["plan"] for _ in range(2))
+    distance = np.abs(made.kept[60:120] - made.kept[first]).sum(axis=1)
+    assert second != first
+    assert second not in 60 + np.argsort(distance)[:3]
 
 
 def test_equal_searches_take_equal_steps() -> None:

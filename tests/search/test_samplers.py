@@ -106,7 +106,7 @@ def test_trials_that_run_are_not_proposed_again_and_may_end_in_any_order() -> No
     assert len({spec.key for spec in specs}) == 12
     for spec in reversed(specs):
         q.ended(record_of(spec))
-    assert len(q.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) == 12
+    assert len(q.engine.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) == 12
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "guided"])

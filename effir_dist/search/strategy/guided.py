@@ -1,141 +1,177 @@
-"""The `guided` sampler: a surrogate of the score chooses among drawn plans, and among the trials that were screened.
+"""The `guided` sampler, for any study of Optuna: the point with the largest expected hypervolume improvement is next.
 
-A score without training costs a fraction of a trial. A `Surrogate` learns from the trials trained in full what those
-scores are worth, and says by how much a plan would raise the hypervolume. Which plans are screened is up to a surrogate
-as well, one of the plans alone. A constraint that only training tells has a surrogate of its own: the expected
-hypervolume improvement is multiplied by the probability of feasibility (Gardner et al., 2014).
+It is for few, expensive trials with one quality and one or two costs. It takes what Optuna's samplers cannot: costs
+that are known before a trial is evaluated, cheap scores of candidates, a prior. docs/guided-sampler.md has examples.
+What a search of effir_dist knows of pruning plans it gets by `plan_callables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution
+from optuna.search_space import intersection_search_space
+from optuna.trial import FrozenTrial, TrialState
 
-from effir_dist.core.values import Point
-from effir_dist.search.strategy import candidates
-from effir_dist.search.strategy.fidelity import Candidate, FidelityState
-from effir_dist.search.strategy.problem import Problem
-from effir_dist.search.strategy.samplers import Proposal, score_by_rank
-from effir_dist.search.strategy.surrogate import (
-    LEAST_TRAINED,
-    Surrogate,
-    expected_hypervolume_improvement,
-    probability_below,
-)
+from effir_dist.search.strategy import candidates, observe
+from effir_dist.search.strategy.improvement import Evidence, Worst
+from effir_dist.search.strategy.observe import COSTS, LOW_FIDELITY, Axes, Distributions, Observer, Params, Screened
+from effir_dist.search.strategy.surrogate import LEAST_TRAINED
+
+__all__ = ["COSTS", "LOW_FIDELITY", "GuidedSampler", "Screened"]
 
 POOL = 200
-"""New plans that the surrogate chooses among."""
+"""New points that the surrogate chooses among."""
 RANDOM_SHARE = 0.1
 """Share of the proposals that are drawn at random, so that a wrong surrogate is found out."""
 
+Points = Callable[[Distributions, Sequence[Any], np.random.Generator], Iterable[Params]]
+"""(search space, params of the front, random numbers) -> points, of which the new ones are candidates."""
 
-class GuidedSampler:
-    """Takes the largest expected hypervolume improvement for its cost."""
 
-    repeats = 0
-    """It proposes no known plan."""
+class GuidedSampler(optuna.samplers.BaseSampler):
+    """For two or three objectives, of which one is a quality and the others are costs; a single one is a quality."""
 
-    def propose(self, problem: Problem, study: optuna.Study, state: FidelityState, number: int) -> Proposal | None:
-        rng = np.random.default_rng(problem.seed(number, 0))
-        points = candidates.points(problem.distributions, _front_points(study), rng)
-        pool = problem.untried(number, points, POOL)
+    def __init__(
+        self,
+        *,
+        seed: int | Callable[[int], int] | None = None,
+        costs: Callable[[Params], Sequence[float]] | None = None,
+        features: Callable[[Params], Sequence[float]] | None = None,
+        prior: Callable[[Params], float] | None = None,
+        expense: Callable[[Params], float] | None = None,
+        allowed: Callable[[Params], bool] | None = None,
+        points: Points | None = None,
+        screened: Callable[[optuna.Study], Iterable[Screened]] | None = None,
+        space: Distributions | None = None,
+        quality: int = -1,
+        worst_costs: Sequence[float] | None = None,
+        worst_quality: float | None = None,
+        known_constraints: Collection[str] = (),
+    ) -> None:
+        """Functions of a point are given its params in the search space, and should be quick.
+
+        seed: with a trial's number it gives the random numbers of that trial, so that a study that is resumed, or has
+        several workers, needs nothing else. A function of the number gives them alone.
+        costs: [C] of a point, in the order of the objectives without the quality; small is good. Where it is not given,
+        or says NaN, the values of finished trials are taken, and those of new points are predicted.
+        features: [K] numbers that the quality is predicted by; by default the params, scaled to [0, 1].
+        prior: the loss of quality that is expected of a point, in any unit; 0 for none.
+        expense: what evaluating a point takes; the expected improvement is divided by it.
+        allowed: whether a point may be proposed: constraints that are known beforehand.
+        points: draws candidates; by default at random, and beside the front.
+        screened: candidates with a cheap score; by default the study's PRUNED trials with the attribute LOW_FIDELITY.
+        space: the search space, where it is known; by default what all finished trials have in common.
+        quality: which objective it is.
+        worst_costs, worst_quality: where the hypervolume ends; by default a little beyond the worst finished trial.
+        known_constraints: names of constraints that `allowed` or `points` keep already.
+        """
+        self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        self.space, self.quality = space, quality
+        self._observer = Observer(costs, features, prior, expense)
+        self._allowed, self._points = allowed, points or candidates.points
+        self._screened = screened or observe.screened_of
+        self._worst_costs = None if worst_costs is None else tuple(map(float, worst_costs))
+        self._worst_quality, self._known_constraints = worst_quality, frozenset(known_constraints)
+
+    def reseed_rng(self) -> None:
+        """Nothing to do: a trial has random numbers of its own."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The space that it was given; else what finished trials have in common, or before the first, screened ones."""
+        return self._space_of(study)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A new point; empty, so that all values are random, where there is none. Raises ValueError for a study of more
+        than three objectives."""
+        axes, rng = Axes.of(study, self.quality), self._rng(trial.number)
+        pool = self._pool(study, trial, search_space, rng) if search_space else []
         if not pool:
+            return {}
+        point = pool[self._choose(self._evidence(study, trial, search_space, axes), pool, search_space, axes, rng)]
+        observe.share_params(study, trial, point)
+        return dict(point)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value."""
+        seed = int(self._rng(trial.number, zlib.crc32(param_name.encode())).integers(2**32))
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def worth(self, study: optuna.Study, screened: Sequence[Screened]) -> np.ndarray:
+        """[N] how much candidates with a cheap score deserve to be evaluated in full.
+
+        That is the expected hypervolume improvement for the expense. Before `LEAST_TRAINED` finished trials have the
+        user attribute LOW_FIDELITY, and so tell what a cheap score is worth, it is the non-dominated rank, from 0 down.
+        """
+        axes, space = Axes.of(study, self.quality), self._space_of(study)
+        points = [self._observer.screened(each, space, axes) for each in screened]
+        evidence = self._evidence(study, None, space, axes)
+        if evidence.with_low() < LEAST_TRAINED:
+            return evidence.by_rank(points)
+        return np.asarray(evidence.improvement(points, low=True) / [each.expense for each in points])
+
+    def promote(self, study: optuna.Study) -> Screened | None:
+        """Enqueue the screened candidate that is worth most, with its cheap score: the next `study.ask` gives it.
+        Returns it; None where none waits."""
+        waiting = list(self._screened(study))
+        if not waiting:
             return None
-        return Proposal(pool[self.choose(state, [problem.candidate(spec) for spec in pool], rng)])
+        best = waiting[int(np.argmax(self.worth(study, waiting)))]
+        known = {LOW_FIDELITY: best.low_fidelity, **({} if best.costs is None else {COSTS: list(best.costs)})}
+        study.enqueue_trial(dict(best.params), user_attrs=known)
+        return best
 
-    def choose(self, state: FidelityState, pool: Sequence[Candidate], rng: np.random.Generator) -> int:
-        """Which plan of a pool of new ones to try: its place."""
-        if len(_trained(state)) < LEAST_TRAINED or rng.random() < RANDOM_SHARE:
+    def _rng(self, number: int, *more: int) -> np.random.Generator:
+        own = (self.seed(number), *more) if callable(self.seed) else (self.seed, number, *more)
+        return np.random.default_rng(own if len(own) > 1 else own[0])
+
+    def _space_of(self, study: optuna.Study) -> dict[str, BaseDistribution]:
+        if self.space is not None:
+            return dict(self.space)
+        trials = study.get_trials(deepcopy=False)
+        return intersection_search_space(trials) or intersection_search_space(trials, include_pruned=True)
+
+    def _pool(
+        self, study: optuna.Study, trial: FrozenTrial, space: Distributions, rng: np.random.Generator
+    ) -> list[Params]:
+        """Up to POOL different new points."""
+        others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
+        tried = {observe.key_of(observe.params_of(t), space) for t in others if t.state != TrialState.FAIL}
+        found: dict[Any, Params] = {}
+        for point in self._points(space, observe.front(study), rng):
+            key = observe.key_of(point, space)
+            if key not in tried and key not in found and (self._allowed is None or self._allowed(point)):
+                found[key] = point
+            if len(found) >= POOL:
+                break
+        return list(found.values())
+
+    def _choose(
+        self, evidence: Evidence, pool: Sequence[Params], space: Distributions, axes: Axes, rng: np.random.Generator
+    ) -> int:
+        """Which point of a pool of new ones to take: its place."""
+        if len(evidence.complete) < LEAST_TRAINED or rng.random() < RANDOM_SHARE:
             return int(rng.integers(len(pool)))
-        features = [candidate.features for candidate in pool]
-        shares = _expected_shares(state, features, np.array([candidate.shares for candidate in pool]))
-        gain = _expected_improvement(state, features, shares)
-        return int(np.argmax(gain / np.array([c.training[-1] + c.scoring[-1] for c in pool])))
+        points = [self._observer.point(each, space, axes) for each in pool]
+        return int(np.argmax(evidence.improvement(points) / [each.expense for each in points]))
 
-    def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
-        """[N] expected improvement by training each trial in full, for its cost; by rank before a surrogate is fit."""
-        if len(_trained(state)) < LEAST_TRAINED:
-            return score_by_rank(state, trials)
-        shares = np.array([state.shares[t] for t in trials])
-        gain = _expected_improvement(state, _features(state, trials, (0,)), shares, (0,), trials)
-        return np.asarray(gain / np.array([state.cost(t, state.top) for t in trials]))
-
-
-def _front_points(study: optuna.Study) -> list[Point]:
-    """The suggested values of the front."""
-    complete = any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False))
-    return [trial.params for trial in study.best_trials] if complete else []
-
-
-def _trained(state: FidelityState) -> list[str]:
-    """Trials with a score on the top and on the lowest rung."""
-    return [t for t in state.scored(state.top) if 0 in state.scores[t]]
-
-
-def _features(state: FidelityState, trials: Sequence[str], rungs: Sequence[int]) -> list[list[float]]:
-    """[N, K + rungs]: what is left of each part, the settings, and the scores on some rungs."""
-    return [[*state.candidates[t].features, *(state.scores[t][r] for r in rungs)] for t in trials]
-
-
-def _expected_shares(state: FidelityState, features: Sequence[Sequence[float]], shares: np.ndarray) -> np.ndarray:
-    """[M, C] costs of new plans. Those that are yet to be measured are predicted from the trials measured so far."""
-    found, measured = shares.copy(), state.scored(0)
-    for axis in np.flatnonzero(np.isnan(found).any(axis=0)):
-        known = np.array([state.shares[t][axis] for t in measured])
-        model = Surrogate(np.array(_features(state, measured, ())), known)
-        found[:, axis] = model.predict(np.array(features))[0]
-    return found
-
-
-def _expected_improvement(
-    state: FidelityState,
-    inputs: Sequence[Sequence[float]],
-    shares: np.ndarray,
-    rungs: Sequence[int] = (),
-    trials: Sequence[str] = (),
-) -> np.ndarray:
-    """[M] expected hypervolume improvement by plans of these inputs and shares [M, C], times the probability that they
-    are feasible. rungs: whose scores are among the inputs. trials: theirs, where they have begun."""
-    trained = _trained(state)
-    reached = np.array([state.scores[t][state.top] for t in trained])
-    model = Surrogate(np.array(_features(state, trained, rungs)), reached)
-    front = [state.losses(t, state.top) for t in trained if state.feasible(t)]
-    front += _running_points(state, model, rungs)
-    mean, deviation = model.predict(np.array(inputs))
-    improvement = expected_hypervolume_improvement(front, shares, mean, deviation)
-    return improvement * _probability_of_feasibility(state, inputs, rungs, trials)
-
-
-def _running_points(state: FidelityState, model: Surrogate, rungs: Sequence[int]) -> list[tuple[float, ...]]:
-    """Running trials with the score that is expected, those likely to be feasible: so several workers do not train the
-    same corner of the space."""
-    begun = state.candidates if state.top == 0 else state.scored(0)  # without rungs nothing is scored on the way
-    running = [t for t in begun if t in state.running]
-    if not running:
-        return []
-    inputs = _features(state, running, rungs)
-    guess, likely = model.predict(np.array(inputs))[0], _probability_of_feasibility(state, inputs, rungs, running) > 0.5
-    shares = _expected_shares(state, inputs, np.array([state.shares[t] for t in running]))
-    return [(*map(float, s), -float(g)) for s, g, ok in zip(shares, guess, likely, strict=True) if ok]
-
-
-def _probability_of_feasibility(
-    state: FidelityState, inputs: Sequence[Sequence[float]], rungs: Sequence[int], trials: Sequence[str]
-) -> np.ndarray:
-    """[M] how likely plans of these inputs violate no constraint that no plan tells: 0 or 1 where the lowest rung of
-    their trial told, as it does of speed."""
-    x, found = np.array(inputs), np.ones(len(inputs))
-    scored = state.scored(0)
-    for name in {name: None for t in scored for name in state.violations[t]}:
-        known = [t for t in scored if name in state.violations[t]]
-        over = np.array([state.violations[t][name] for t in known])
-        model = Surrogate(np.array(_features(state, known, rungs)), over)
-        probability = probability_below(0.0, *model.predict(x))
-        for i, trial in enumerate(trials):
-            if name in state.violations.get(trial, {}):
-                probability[i] = float(state.violations[trial][name] <= 0)
-        found *= probability
-    return found
+    def _evidence(self, study: optuna.Study, asked: FrozenTrial | None, space: Distributions, axes: Axes) -> Evidence:
+        """What a study knows. asked: the trial that is to be proposed."""
+        complete, running = observe.observed(self._observer, study, asked, space, axes)
+        worst = None if self._worst_quality is None else axes.quality * self._worst_quality
+        return Evidence(
+            complete,
+            running,
+            lambda: observe.all_screened(self._observer, self._screened(study), space, axes),
+            Worst(self._worst_costs, worst),
+            self._known_constraints,
+        )

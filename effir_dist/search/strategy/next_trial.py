@@ -9,10 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import optuna
-from optuna.trial import TrialState
+from typing import TYPE_CHECKING
 
 from effir_dist.core.measures import QUALITY
 from effir_dist.core.settings import RunConfig
@@ -20,14 +17,12 @@ from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import load_work
 from effir_dist.models.families.base import ModelDict
 from effir_dist.report.progress import rung_seconds, seconds_of
-from effir_dist.report.study_db import frozen_trial
 from effir_dist.runs.objectives import unpruned
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec, Values
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.strategy.engine import Engine
 from effir_dist.search.strategy.fidelity import FidelityState
-from effir_dist.search.strategy.guided import GuidedSampler
 from effir_dist.search.strategy.problem import Problem
-from effir_dist.search.strategy.samplers import OptunaSampler, Proposal, Sampler
 from effir_dist.search.strategy.schedulers import Promote, Propose, scheduler_of
 from effir_dist.search.strategy.space import Space
 
@@ -53,28 +48,21 @@ class TrialQueue:
         neurons: Mapping[str, np.ndarray],
     ) -> None:
         """neurons: [L, F] scores for each ranking."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         search = config.search
         self.run, self.has_rungs = run, has_rungs(config, space)
         rungs = search.rungs if self.has_rungs else ()
         self.problem = Problem(config, space, model_config, importance, neurons, load_work(run), rungs)
         self.goal = self.problem.goal
-        self.sampler: Sampler = GuidedSampler() if search.sampler == "guided" else OptunaSampler(search.sampler)
         self.scheduler = scheduler_of(search if self.has_rungs else replace(search, scheduler="plain"))
         self.state = FidelityState(len(rungs) + 1)
-        at_first = None if search.sampler == "nsga2" else optuna.samplers.RandomSampler()
-        self.study = optuna.create_study(sampler=at_first, directions=self.goal.directions)
-        """Of the trials trained in full, rebuilt from their records. A sampler of NSGA-II notes generations from the
-        start."""
+        self.specs: dict[str, TrialSpec] = {}
+        """Trial -> where it went last."""
+        self.engine = Engine(self.problem, self.state, search, self.specs)
         self.starts = [*self.problem.starts]
         self.baseline: TrialRecord | None = None
         """The unpruned model's, once there is one: what constraints on quality go by."""
-        self.specs: dict[str, TrialSpec] = {}
-        """Trial -> where it went last."""
         self.unfinished: list[TrialSpec] = []
         """Trials that ran when the search ended."""
-        self.asked: dict[str, optuna.Trial] = {}
-        """Running trial -> the study's, in a search without rungs."""
 
     @property
     def top(self) -> int:
@@ -84,7 +72,7 @@ class TrialQueue:
     @property
     def repeats(self) -> int:
         """Known plans that the sampler proposed, and that were not trained again."""
-        return self.sampler.repeats
+        return self.engine.repeats
 
     def replay(self, records: Sequence[TrialRecord], pending: Iterable[TrialSpec]) -> None:
         """Learn all that a run knows. Trials that were on their way somewhere are given again first.
@@ -97,13 +85,13 @@ class TrialQueue:
         for record in records:
             self.problem.know(record.spec)
         own = [record for record in heard if not record.spec.repeat_of]
-        self.study.add_trials([frozen_trial(record, self.goal, self.baseline) for record in own])
         left = [spec for spec in pending if not spec.repeat_of and spec.key not in self.problem.tried]
         for spec in left:
             self.problem.know(spec)
         ended = {record.trial: record for record in own}
         for spec in sorted([*(record.spec for record in own), *left], key=lambda spec: spec.number):
             self._replay_trial(spec, ended.get(spec.trial))
+        self.engine.learn(own, self.baseline)
 
     def _replay_trial(self, spec: TrialSpec, record: TrialRecord | None) -> None:
         self.specs[spec.trial] = spec
@@ -125,17 +113,20 @@ class TrialQueue:
         """
         if self.unfinished:
             return self._go_on()
-        action = self.scheduler.next(self.state, self.sampler)
+        action = self.scheduler.next(self.state, self.engine)
         if isinstance(action, Propose):
-            if proposal := self._propose(number):
-                return self._begin(self._keep(proposal), action.rung)
-            action = self.scheduler.next(self.state, self.sampler, exhausted=True)
-        return self._begin(self.specs[action.trial], action.rung) if isinstance(action, Promote) else None
+            if spec := self._propose(number):
+                return self._begin(spec, action.rung)
+            action = self.scheduler.next(self.state, self.engine, exhausted=True)
+        if not isinstance(action, Promote):
+            return None
+        return self._begin(self.engine.begin(self.specs[action.trial]), action.rung)
 
     def scored(self, trial: str, rung: int) -> RungScore:
         """A trial was scored on a rung below the top; returns what its file says of it."""
         found = next(score for score in self.run.rungs(trial) if score.rung == rung)
         self._scored(trial, found)
+        self.engine.leave(trial)
         return found
 
     def ended(self, record: TrialRecord) -> None:
@@ -144,21 +135,12 @@ class TrialQueue:
             return
         self.baseline = self.baseline or unpruned([record])
         self._tell_end(record)
-        asked = self.asked.pop(record.trial, None)
-        if asked is None:
-            self.study.add_trial(frozen_trial(record, self.goal, self.baseline))
-        elif record.state == "failed":
-            self.study.tell(asked, state=TrialState.FAIL)
-        else:
-            for name, value in self.goal.violations(record.values, self.baseline).items():
-                asked.set_constraint(name, value)
-            self.study.tell(asked, self.goal.objective_values(record))
+        self.engine.finish(record, self.baseline)
 
     def set_aside(self, spec: TrialSpec) -> None:
         """A trial could not be run, for no reason of its own: it teaches nothing, and no other waits for it."""
         self.state.fail(spec.trial)
-        if asked := self.asked.pop(spec.trial, None):
-            self.study.tell(asked, state=TrialState.FAIL)
+        self.engine.leave(spec.trial)
 
     def emptied(self, spec: TrialSpec) -> list[int]:
         """The MLPs that a trial drops only because its width ratio left them no neuron."""
@@ -166,42 +148,19 @@ class TrialQueue:
 
     def _go_on(self) -> TrialSpec:
         """The first unfinished trial, to where it was sent."""
-        spec = self.unfinished.pop(0)
+        spec = self.engine.begin(self.unfinished.pop(0))
         if not self.has_rungs:
-            return self._begin(self._keep(Proposal(spec, self._ask_for(spec.suggested))), self.top)
+            return self._begin(spec, self.top)
         return self._begin(spec, self.top if spec.rung is None else spec.rung, spec.begun)
 
-    def _propose(self, number: int) -> Proposal | None:
-        """A new plan: what the search starts with, then the sampler's; None where all were tried."""
+    def _propose(self, number: int) -> TrialSpec | None:
+        """A new plan, which runs now: what the search starts with, then the sampler's; None where all were tried."""
         while self.starts:
-            point = self.starts.pop(0)
-            spec = self.problem.spec(number, point)
+            spec = self.problem.spec(number, self.starts.pop(0))
             wanted = self.problem.is_unpruned(spec) or self.problem.feasible(spec)
             if wanted and spec.key not in self.problem.tried:
-                return Proposal(spec, self._ask_for(point))
-        if self.problem.space.plans:
-            return None
-        return self.sampler.propose(self.problem, self.study, self.state, number)
-
-    def _ask_for(self, point: Any) -> optuna.Trial:
-        self.study.enqueue_trial(dict(point))
-        return self.study.ask(self.problem.distributions)
-
-    def _keep(self, proposal: Proposal) -> TrialSpec:
-        """The spec of a new trial, with what Optuna noted for itself."""
-        spec, asked = proposal.spec, proposal.asked
-        self.problem.tried.add(spec.key)
-        if asked is None and not self.has_rungs:
-            asked = self._ask_for(spec.suggested)
-        if asked is None:
-            return spec
-        noted = self.study.get_trials(deepcopy=False)[asked.number].system_attrs
-        generation = {name: value for name, value in noted.items() if name.startswith("NSGAIISampler")}
-        if self.has_rungs:  # Optuna hears of it again once it is trained in full: a resumed search would not know more
-            self.study.tell(asked, state=TrialState.FAIL)
-        else:
-            self.asked[spec.trial] = asked
-        return replace(spec, attributes=spec.attributes or generation)
+                return self.engine.begin(spec)
+        return None if self.problem.space.plans else self.engine.propose(number)
 
     def _begin(self, spec: TrialSpec, rung: int, begun: int | None = None) -> TrialSpec:
         """A trial goes to a rung. Returns its spec with the rung and the cost of going there. begun: how many trials

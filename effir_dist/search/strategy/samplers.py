@@ -1,52 +1,53 @@
-"""What proposes new plans and scores those that wait for training: the protocol, and Optuna's own samplers.
+"""The samplers of Optuna that a search can have, and how each is seeded.
 
-A sampler sees the study of the trials that were trained in full (and those that run), the state of the rungs, and the
-problem; no files and no cluster. It is seeded anew for each trial from the run's seed and the trial's number, so that a
-resumed search proposes what an uninterrupted one would have (where trials run one at a time).
+Those that are named here are seeded anew for each trial, from the run's seed and the trial's number: a resumed search
+proposes what an uninterrupted one would have (where trials run one at a time). A class from elsewhere is made once, as
+it may keep things for itself.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
+from optuna.samplers import BaseSampler
 
 from effir_dist.core.renamed import sort_name
-from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy.candidates import DRAWS
 from effir_dist.search.strategy.fidelity import FidelityState
-from effir_dist.search.strategy.problem import Problem
+from effir_dist.search.strategy.guided import GuidedSampler
+from effir_dist.search.strategy.observe import Screened
 
 KNOWN_ASKS = 24
-"""Asks of an Optuna sampler that may give known trials before values are drawn at random."""
+"""Asks of a sampler that may give known trials before values are drawn at random."""
+Seed = Callable[[int, int], int]
+"""(number of a trial, attempt to propose it) -> seed."""
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A new plan."""
+@runtime_checkable
+class Screens(Protocol):
+    """A sampler that says which candidates are worth a full evaluation; others leave it to the non-dominated rank."""
 
-    spec: TrialSpec
-    asked: optuna.Trial | None = None
-    """The study's own trial, where the study was asked for it: it runs now."""
+    def worth(self, study: optuna.Study, screened: Sequence[Screened]) -> np.ndarray:
+        """[N] large for those to be evaluated first."""
 
 
-class Sampler(Protocol):
-    """Proposes plans that were not tried yet, and scores trials."""
+class Source(Protocol):
+    """Where the sampler for each question to Optuna comes from."""
 
-    repeats: int
-    """Plans that were proposed though they are known, and so were not trained again."""
+    asks: int
+    """How often it is asked for one new plan."""
 
-    def propose(self, problem: Problem, study: optuna.Study, state: FidelityState, number: int) -> Proposal | None:
-        """A new plan that violates no constraint on what a plan tells, for the trial `number`; None: all were tried."""
+    def at(self, number: int, attempt: int) -> BaseSampler:
+        """For an attempt to propose the trial `number`."""
 
-    def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
-        """[N] how much each trial, which was scored on the lowest rung, deserves to be trained in full."""
+    def between(self) -> BaseSampler:
+        """For trials that were chosen otherwise, and for what trials come to."""
 
 
 def score_by_rank(state: FidelityState, trials: Sequence[str]) -> np.ndarray:
@@ -55,7 +56,7 @@ def score_by_rank(state: FidelityState, trials: Sequence[str]) -> np.ndarray:
     return np.array([place[trial] for trial in trials])
 
 
-class _OldOrder(optuna.samplers.BaseSampler):
+class _OldOrder(BaseSampler):
     """Optuna sorts parameters by name. Renamed ones keep their place, so that a seed still gives the same search."""
 
     def infer_relative_search_space(
@@ -73,36 +74,65 @@ class _GP(_OldOrder, optuna.samplers.GPSampler):
     """As Optuna's."""
 
 
-class OptunaSampler:
-    """One of Optuna's samplers. It has no model of candidates, so that trials are scored by rank."""
+@dataclass
+class BuiltIn:
+    """`tpe`, `nsga2`, `gp` or `random`."""
 
-    def __init__(self, name: str) -> None:
-        """name: `tpe`, `nsga2`, `gp` or `random`."""
-        self.name, self.repeats = name, 0
+    name: str
+    seed: Seed
+    starts: int
+    """Trials that the search begins with, whatever the sampler."""
+    asks: int = KNOWN_ASKS + DRAWS
 
-    def propose(self, problem: Problem, study: optuna.Study, state: FidelityState, number: int) -> Proposal | None:
-        for attempt in range(KNOWN_ASKS + DRAWS):
-            study.sampler = self._seeded(problem, number, attempt)
-            asked = study.ask(problem.distributions)
-            spec = problem.spec(number, asked.params)
-            known = spec.key in problem.tried
-            if not known and problem.feasible(spec):
-                return Proposal(spec, asked)
-            self.repeats += known
-            study.tell(asked, state=TrialState.FAIL)
-        return None
-
-    def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
-        return score_by_rank(state, trials)
-
-    def _seeded(self, problem: Problem, number: int, attempt: int) -> optuna.samplers.BaseSampler:
-        seed, begun = problem.seed(number, attempt), problem.start_count
+    def at(self, number: int, attempt: int) -> BaseSampler:
+        seed = self.seed(number, attempt)
         if attempt >= KNOWN_ASKS or self.name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if self.name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(8, begun))
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(8, self.starts))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if self.name == "gp":
-                return _GP(seed=seed, n_startup_trials=begun)
-            return _TPE(seed=seed, n_startup_trials=begun, multivariate=True, constant_liar=True)
+                return _GP(seed=seed, n_startup_trials=self.starts)
+            return _TPE(seed=seed, n_startup_trials=self.starts, multivariate=True, constant_liar=True)
+
+    def between(self) -> BaseSampler:
+        return optuna.samplers.RandomSampler()
+
+
+class Guided:
+    """Ours, which knows what was tried: it is asked once."""
+
+    asks = 1
+
+    def __init__(self, make: Callable[[Callable[[int], int]], GuidedSampler], seed: Seed) -> None:
+        """make: takes the function that gives a proposal's seed."""
+        self.number = 0
+        self.sampler = make(lambda _: seed(self.number, 0))
+
+    def at(self, number: int, attempt: int) -> BaseSampler:
+        self.number = number
+        return self.sampler
+
+    def between(self) -> BaseSampler:
+        return self.sampler
+
+
+class Kept:
+    """A sampler from elsewhere: made once, when it is first asked. A resumed search seeds it by the next trial."""
+
+    asks = KNOWN_ASKS + DRAWS
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: Seed) -> None:
+        self.make, self.seed = make, seed
+        self.sampler: BaseSampler | None = None
+
+    def at(self, number: int, attempt: int) -> BaseSampler:
+        if attempt >= KNOWN_ASKS:
+            return optuna.samplers.RandomSampler(seed=self.seed(number, attempt))
+        if self.sampler is None:
+            self.sampler = self.make(self.seed(number, 0))
+        return self.sampler
+
+    def between(self) -> BaseSampler:
+        return self.sampler or optuna.samplers.RandomSampler()

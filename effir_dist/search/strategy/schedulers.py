@@ -7,6 +7,7 @@ first: all others are measured by it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from effir_dist.core.settings import SearchConfig
 from effir_dist.search.strategy.fidelity import FidelityState
-from effir_dist.search.strategy.samplers import Sampler
 from effir_dist.search.strategy.surrogate import LEAST_TRAINED
 
 
@@ -33,10 +33,17 @@ class Promote:
     rung: int
 
 
+class Scorer(Protocol):
+    """Tells trials that wait apart: the engine, or anything that stands for it."""
+
+    def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
+        """[N] how much each trial, which was scored on the lowest rung, deserves to be trained in full."""
+
+
 class Scheduler(Protocol):
     """Decides, from all that is known of the trials, what a free worker does."""
 
-    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+    def next(self, state: FidelityState, scorer: Scorer, exhausted: bool = False) -> Propose | Promote | None:
         """What is next; None where nothing is before another trial has ended.
 
         exhausted: whether the sampler has no new plan, so that only a promotion helps.
@@ -55,13 +62,13 @@ class Screening:
         whether costs are seconds as measured, once they are known; else FLOPs."""
         self.budget, self.most, self.by_seconds = budget, most, by_seconds
 
-    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+    def next(self, state: FidelityState, scorer: Scorer, exhausted: bool = False) -> Propose | Promote | None:
         if baseline := state.waiting_baseline():
             return Promote(baseline, state.top)
         waiting = state.waiting()
         if not exhausted and (not waiting or self._may_screen(state)):
             return Propose(0)
-        return Promote(waiting[int(np.argmax(sampler.score(state, waiting)))], state.top) if waiting else None
+        return Promote(waiting[int(np.argmax(scorer.score(state, waiting)))], state.top) if waiting else None
 
     def _may_screen(self, state: FidelityState) -> bool:
         """Whether another plan may be screened though a trial waits to be promoted."""
@@ -83,7 +90,7 @@ class Asha:
         """fraction: the share of the trials on a rung that go on to the next."""
         self.fraction = fraction
 
-    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+    def next(self, state: FidelityState, scorer: Scorer, exhausted: bool = False) -> Propose | Promote | None:
         return self._promotion(state) or (None if exhausted else Propose(0))
 
     def _promotion(self, state: FidelityState) -> Promote | None:
@@ -103,7 +110,7 @@ class Asha:
 class Plain:
     """Trains every plan in full: the top is the only rung."""
 
-    def next(self, state: FidelityState, sampler: Sampler, exhausted: bool = False) -> Propose | Promote | None:
+    def next(self, state: FidelityState, scorer: Scorer, exhausted: bool = False) -> Propose | Promote | None:
         return None if exhausted else Propose(state.top)
 
 

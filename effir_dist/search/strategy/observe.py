@@ -1,0 +1,206 @@
+"""What a study of Optuna holds, as the numbers that `improvement` takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from effir_dist.runs.pareto import non_dominated_losses
+from effir_dist.search.strategy import candidates
+from effir_dist.search.strategy.improvement import Observed
+
+LOW_FIDELITY = "low_fidelity"
+"""User attribute of a trial: its score by a cheap evaluation, in the direction of the quality."""
+COSTS = "costs"
+"""User attribute of a trial: its costs as they were measured, in the units of `GuidedSampler`'s `costs`."""
+_RELATIVE = "guided:relative_params"
+_MOST_CHARACTERS = 2045
+"""Of a system attribute in a database (as Optuna's TPE has it)."""
+MOST_OBJECTIVES = 3
+
+Params = Mapping[str, Any]
+Distributions = Mapping[str, BaseDistribution]
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A candidate with a cheap score, which may be worth a full evaluation."""
+
+    params: Params
+    low_fidelity: float
+    costs: Sequence[float] | None = None
+    """As they were measured; None: as the sampler's `costs` tells."""
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """Those that the cheap evaluation tells: name -> value, as for `trial.set_constraint`."""
+    features: Sequence[float] | None = None
+    """None: as the sampler's `features` tells."""
+    expense: float | None = None
+    """Of the full evaluation; None: as the sampler's `expense` tells."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which objective of a study is the quality; the signs that make good costs small and good quality large."""
+
+    place: int
+    costs: tuple[int, ...]
+    quality: int
+
+    @staticmethod
+    def of(study: optuna.Study, quality: int) -> Axes:
+        """quality: which objective it is. Raises ValueError where there are more than three objectives."""
+        count = len(study.directions)
+        if count > MOST_OBJECTIVES or not -count <= quality < count:
+            raise ValueError(
+                f"GuidedSampler takes 1 to {MOST_OBJECTIVES} objectives, objective {quality} being the quality; "
+                f"the study has {count}"
+            )
+        signs = [1 if direction == StudyDirection.MINIMIZE else -1 for direction in study.directions]
+        place = quality % count
+        return Axes(place, tuple(signs[:place] + signs[place + 1 :]), -signs.pop(place))
+
+    def split(self, values: Sequence[float] | None) -> tuple[list[float], float]:
+        """Costs and quality of objective values; NaN where there are none."""
+        found = list(values) if values else [math.nan] * (len(self.costs) + 1)
+        quality = self.quality * found.pop(self.place)
+        return [sign * value for sign, value in zip(self.costs, found, strict=True)], quality
+
+
+class Observer:
+    """Reads trials and candidates, with what its owner knows of points beforehand."""
+
+    def __init__(
+        self,
+        costs: Callable[[Params], Sequence[float]] | None,
+        features: Callable[[Params], Sequence[float]] | None,
+        prior: Callable[[Params], float] | None,
+        expense: Callable[[Params], float] | None,
+    ) -> None:
+        """As `GuidedSampler` takes them."""
+        self.costs, self.features, self.prior, self.expense = costs, features, prior, expense
+        self._finished: dict[Key, Observed] = {}
+        """(study, names of the params, number) -> a trial that does not change any more."""
+
+    def point(self, params: Params, space: Distributions, axes: Axes, known: Screened | None = None) -> Observed:
+        """What is known of a point beforehand. known: the same where some of it was worked out."""
+        point = {name: params[name] for name in space if name in params}
+        costs = known.costs if known else None
+        if costs is None:
+            costs = self.costs(point) if self.costs else [math.nan] * len(axes.costs)
+        features = known.features if known else None
+        if features is None:
+            features = self.features(point) if self.features else _scaled(space, point)
+        expense = known.expense if known else None
+        if expense is None:
+            expense = self.expense(point) if self.expense else 1.0
+        prior = self.prior(point) if self.prior else None
+        return Observed(np.array(features, float), np.array(costs, float), prior=prior, expense=expense)
+
+    def screened(self, each: Screened, space: Distributions, axes: Axes) -> Observed:
+        """A candidate with a cheap score."""
+        found, low = self.point(each.params, space, axes, each), axes.quality * each.low_fidelity
+        more = (found.prior, found.expense)
+        return Observed(found.features, found.costs, math.nan, low, each.constraints, *more)
+
+    def trial(self, study: optuna.Study, trial: FrozenTrial, space: Distributions, axes: Axes) -> Observed:
+        """A trial that is complete, or runs."""
+        if trial.state != TrialState.COMPLETE:
+            return self._trial(trial, space, axes)
+        key = (study.study_name, tuple(space), trial.number)
+        if key not in self._finished:
+            self._finished[key] = self._trial(trial, space, axes)
+        return self._finished[key]
+
+    def _trial(self, trial: FrozenTrial, space: Distributions, axes: Axes) -> Observed:
+        by_values, quality = axes.split(trial.values)
+        low, costs = trial.user_attrs.get(LOW_FIDELITY, math.nan), trial.user_attrs.get(COSTS)
+        params, constraints = params_of(trial), trial.constraints
+        found = self.screened(Screened(params, low, costs, constraints), space, axes)
+        costs = np.where(np.isnan(found.costs), by_values, found.costs)
+        return Observed(found.features, costs, quality, found.low, constraints, found.prior, found.expense)
+
+
+def _scaled(space: Distributions, point: Params) -> list[float]:
+    """[K] the params of a point from 0 to 1; a constant where there is no search space yet."""
+    return [value for name in point for value in candidates.scaled(space[name], point[name])] or [0.0]
+
+
+def front(study: optuna.Study) -> list[dict[str, Any]]:
+    """Params of the feasible trials that none is better than."""
+    signs = [1 if direction == StudyDirection.MINIMIZE else -1 for direction in study.directions]
+    known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    known = [trial for trial in known if all(value <= 0 for value in trial.constraints.values())]
+    losses = [tuple(sign * value for sign, value in zip(signs, trial.values, strict=True)) for trial in known]
+    best = {losses[i] for i in non_dominated_losses(losses)}
+    return [trial.params for trial, loss in zip(known, losses, strict=True) if loss in best]
+
+
+def params_of(trial: FrozenTrial) -> Params:
+    """All that is settled of a trial's params, though its objective may not have asked for them yet."""
+    if trial.state.is_finished():
+        return trial.params
+    attributes = trial.system_attrs
+    pieces = list[str]()
+    while (piece := attributes.get(f"{_RELATIVE}:{len(pieces)}")) is not None:
+        pieces.append(piece)
+    try:
+        proposed = json.loads("".join(pieces)) if pieces else {}
+    except json.JSONDecodeError:  # another process is writing it
+        proposed = {}
+    return {**proposed, **attributes.get("fixed_params", {}), **trial.params}
+
+
+def share_params(study: optuna.Study, trial: FrozenTrial, params: Params) -> None:
+    """Note what was proposed for a trial, so that other workers know it before its objective asks for it."""
+    text = json.dumps(dict(params))
+    for piece, start in enumerate(range(0, len(text), _MOST_CHARACTERS)):
+        value = text[start : start + _MOST_CHARACTERS]
+        study._storage.set_trial_system_attr(trial._trial_id, f"{_RELATIVE}:{piece}", value)
+
+
+def key_of(params: Params, space: Distributions) -> Key | None:
+    """Equal for equal points; None where a value is missing."""
+    return tuple(params[name] for name in space) if space.keys() <= params.keys() else None
+
+
+def screened_of(study: optuna.Study) -> list[Screened]:
+    """The candidates of a plain study: its PRUNED trials with a cheap score that no other trial goes on with."""
+    trials = study.get_trials(deepcopy=False)
+    begun = [params_of(trial) for trial in trials if trial.state != TrialState.PRUNED]
+    waiting = [t for t in trials if t.state == TrialState.PRUNED and LOW_FIDELITY in t.user_attrs]
+    return [
+        Screened(t.params, t.user_attrs[LOW_FIDELITY], t.user_attrs.get(COSTS), t.constraints)
+        for t in waiting
+        if t.params not in begun
+    ]
+
+
+def observed(
+    observer: Observer, study: optuna.Study, asked: FrozenTrial | None, space: Distributions, axes: Axes
+) -> tuple[list[Observed], list[Observed]]:
+    """The complete trials of a study, and those that run. asked: the one that is to be proposed, which is not one."""
+    found: dict[TrialState, list[Observed]] = {TrialState.COMPLETE: [], TrialState.RUNNING: []}
+    for trial in study.get_trials(deepcopy=False, states=tuple(found)):
+        if (asked is None or trial.number != asked.number) and space.keys() <= params_of(trial).keys():
+            each = observer.trial(study, trial, space, axes)
+            if trial.state == TrialState.RUNNING or math.isfinite(each.quality):
+                found[trial.state].append(each)
+    return found[TrialState.COMPLETE], found[TrialState.RUNNING]
+
+
+def all_screened(
+    observer: Observer, candidates: Iterable[Screened], space: Distributions, axes: Axes
+) -> list[Observed]:
+    """Candidates that have all params of the search space, or features of their own."""
+    known = [each for each in candidates if each.features is not None or space.keys() <= each.params.keys()]
+    return [observer.screened(each, space, axes) for each in known]
