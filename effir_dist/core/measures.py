@@ -257,7 +257,7 @@ class Constraint:
     def _figure(self, values: Mapping[str, float], baseline: Mapping[str, float]) -> float | None:
         value = values.get(self.name)
         if value is None or not self.measure.share:
-            return None if value is None else float(value)
+            return value
         other = baseline.get(self.name) if self.measure.quality else values.get(self.measure.unpruned)
         return value / other if other else None
 

@@ -13,13 +13,15 @@ from effir_dist.core.values import Json, Point, Suggested
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.base import Operation, Sizes, check_blocks
-from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart
+from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart, Switches
 from effir_dist.models.operations.values import Values
 
 if TYPE_CHECKING:
     import numpy as np
     from optuna.distributions import BaseDistribution
     from torch import nn
+
+    from effir_dist.models.operations.many import Columns, ManySizes
 
 SHORT = {"mlp": "MLP", "attention": "attn"}
 """Sub-layer -> its name in plots."""
@@ -101,6 +103,23 @@ def dropped(suggested: Suggested, kind: str, limit: int, importance: DropOrders)
     return sorted([block for block in order if block in chosen][:limit])
 
 
+def _gone(columns: Columns, kind: str, limit: int, importance: DropOrders, sizes: ManySizes) -> np.ndarray:
+    """[P, L] which blocks lose a kind: `dropped` of each plan."""
+    import numpy as np
+
+    gone = np.zeros(sizes.widths.shape, bool)
+    if not limit:
+        return gone
+    order = importance.drop_order(kind)
+    for place, block in enumerate(order):  # by importance first
+        if (named := columns.get(f"drop_{kind}.{block}")) is not None:
+            gone[:, place] = named
+    if (count := columns.get(f"drop_{kind}")) is not None:
+        gone ^= np.arange(len(order)) < count.astype(int)[:, None]
+    gone &= gone.cumsum(axis=1) <= limit
+    return gone[:, np.argsort(order)]
+
+
 @dataclass(frozen=True)
 class DropPart(SpacePart):
     """`drop_mlp: {max: 4}`, `drop_attention`, `drop_block`, and `layers`, how those are suggested."""
@@ -155,6 +174,21 @@ class DropPart(SpacePart):
     def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Drop]:
         blocks = len(sizes.widths)
         return [_drop({kind: dropped(suggested, kind, self.limit(kind, blocks), known.importance) for kind in KINDS})]
+
+    def left(self, columns: Columns, sizes: ManySizes, known: Known) -> ManySizes:
+        blocks = sizes.widths.shape[1]
+        gone = {kind: _gone(columns, kind, self.limit(kind, blocks), known.importance, sizes) for kind in KINDS}
+        widths = sizes.widths * ~(gone["mlp"] | gone["block"])
+        return sizes.replace(widths=widths, attention=sizes.attention & ~(gone["attention"] | gone["block"]))
+
+    def switches(self, blocks: int, importance: DropOrders) -> list[Switches]:
+        found = []
+        for kind in (kind for kind in KINDS if self.limit(kind, blocks)):
+            order = tuple(importance.drop_order(kind))
+            names = () if self.layers == TOP_K else tuple(f"drop_{kind}.{block}" for block in order)
+            count = "" if self.layers == SUBSET else f"drop_{kind}"
+            found.append(Switches(order, self.limit(kind, blocks), names, count))
+        return found
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Drop]:
         blocks, gone = len(sizes.widths), dict[str, Iterable[int]]()

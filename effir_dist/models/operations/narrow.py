@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from torch import nn
 
+    from effir_dist.models.operations.many import Columns, ManySizes
+
 KEY = "width_ratio"
 USUAL_RATIO = 0.7
 """Of the neurons, as in the paper's recipe."""
@@ -207,6 +209,27 @@ class NarrowPart(SpacePart):
 
     def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Operation]:
         return _narrowed(sizes, [round(float(suggested.get(name, 1.0)), 6) for name in self.names], known)
+
+    def left(self, columns: Columns, sizes: ManySizes, known: Known) -> ManySizes | None:
+        import numpy as np
+
+        from effir_dist.models.operations.many import rounded_of_many
+
+        prune, widths = known.config.prune, sizes.widths.copy()
+        named = [columns[name] if name in columns else np.ones(len(widths)) for name in self.names]
+        for asked, group in zip(named, block_groups(widths.shape[1], self.groups), strict=True):
+            ratios = np.array([round(float(ratio), 6) for ratio in asked])
+            rows = np.flatnonzero((ratios < 1) & widths[:, group].any(axis=1))
+            order = known.neurons.get(prune.ranking)
+            if not len(rows):
+                continue
+            if not isinstance(order, NeuronOrder):
+                return None
+            staying = (widths[rows] > 0) & np.isin(np.arange(widths.shape[1]), group)
+            kept = order.kept_of_many(staying, ratios[rows])
+            kept = rounded_of_many(kept, staying, prune.width_multiple, sizes.full_width)
+            widths[rows] = np.where(staying, kept, widths[rows])
+        return sizes.replace(widths=widths)
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Operation]:
         ratio = values.get(KEY, 1.0)

@@ -41,3 +41,22 @@ class NeuronOrder:
         here = self.order[step * STEP : (step + 1) * STEP]
         best = here[np.isin(here, among)][: left - found.sum()]
         return found + np.bincount(best, minlength=self.blocks)[list(among)]
+
+    def kept_of_many(self, staying: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+        """[P, L] `kept` of each row: among the blocks of `staying` [P, L] with its own of `ratios` [P]; 0 elsewhere."""
+        import numpy as np
+
+        left = np.rint(ratios * staying.sum(axis=1) * self.width).astype(int)
+        low, high = np.zeros(len(left), int), np.full(len(left), len(self.counts) - 1)
+        while (low < high).any():  # the last step whose neurons are not more than those left
+            middle = (low + high + 1) // 2
+            fits = (self.counts[middle] * staying).sum(axis=1) <= left
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
+        found = self.counts[low] * staying
+        rows, places = np.arange(len(left))[:, None], low[:, None] * STEP + np.arange(STEP)
+        here = np.append(self.order, np.full(STEP, self.blocks))[places]
+        inside = np.append(staying, np.zeros((len(left), 1), bool), axis=1)[rows, here]
+        taken = inside & (inside.cumsum(axis=1) <= (left - found.sum(axis=1))[:, None])
+        cells = (rows * (self.blocks + 1) + here)[taken]
+        more = np.bincount(cells, minlength=len(left) * (self.blocks + 1)).reshape(len(left), -1)
+        return np.asarray(found + more[:, : self.blocks])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from effir_dist.models.operations.base import Operation, Sizes
+    from effir_dist.models.operations.many import Columns, ManySizes
     from effir_dist.models.operations.neuron_order import NeuronOrder
 
 FixedValue = float | tuple[int, ...]
@@ -38,6 +39,20 @@ class Known:
     importance: DropOrders
     neurons: Mapping[str, np.ndarray | NeuronOrder]
     """[L, F] scores for each ranking, or their order."""
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Parameters that say which of a kind go: a yes or no for each, a number of the first ones, or both."""
+
+    order: tuple[int, ...]
+    """The blocks; the first is dropped first."""
+    limit: int
+    """The largest number that goes."""
+    names: tuple[str, ...] = ()
+    """Of the yes or no for each block of `order`; empty where there is none."""
+    count: str = ""
+    """Of the number; empty where there is none. With both, a yes turns over what the number says."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,17 @@ class SpacePart:
     def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Operation]:
         """What suggested values mean. sizes: what the operations before it leave of the model."""
         return ()
+
+    def left(self, columns: Columns, sizes: ManySizes, known: Known) -> ManySizes | None:
+        """What is left of many models once `operations` of each were applied. None: the part has no fast way to tell.
+
+        columns: suggested values of P plans. sizes: what the operations before leave. known: of all of them.
+        """
+        return sizes if type(self).operations is SpacePart.operations else None
+
+    def switches(self, blocks: int, importance: DropOrders) -> list[Switches]:
+        """Its parameters that say what goes, so that a sampler draws sets by importance."""
+        return []
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Operation]:
         """What an entry of `plans` means, as `operations`. values: by `fixed_keys`, those that are given."""

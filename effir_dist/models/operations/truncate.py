@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effir_dist.models.encoder import Encoder
+    from effir_dist.models.operations.many import Columns, ManySizes
 
 SETTING = "model.dimension"
 """The setting that asks for it; a space may vary it as any other."""
@@ -74,6 +75,12 @@ class TruncatePart(SpacePart):
 
     def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Operation]:
         return truncated(known.config.model.dimension, sizes)
+
+    def left(self, columns: Columns, sizes: ManySizes, known: Known) -> ManySizes:
+        import numpy as np
+
+        asked = known.config.model.dimension
+        return sizes.replace(truncated=np.where((asked > 0) & (asked < sizes.dimension), asked, sizes.truncated))
 
     def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         if SETTING not in distributions:

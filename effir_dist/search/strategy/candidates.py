@@ -11,6 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from effir_dist.core.renamed import sort_name
 from effir_dist.core.values import Point
+from effir_dist.search.strategy.numbers import scaled
+
+__all__ = ["DRAWS", "draw", "points", "scaled"]
 
 DRAWS = 400
 """Points that are drawn for one proposal, at most: where none of them is new, all are taken to be tried."""
@@ -45,14 +48,3 @@ def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
         return float(rng.uniform(low, high))
     value = low + step * int(rng.integers(round((high - low) / step) + 1))
     return int(value) if whole else round(value, 9)
-
-
-def scaled(distribution: BaseDistribution, value: Any) -> list[float]:
-    """A value as numbers from 0 to 1: one, or for a choice among several one for each."""
-    if isinstance(distribution, CategoricalDistribution):
-        return [float(value == choice) for choice in distribution.choices]
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = float(distribution.low), float(distribution.high)
-    if distribution.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return [(float(value) - low) / (high - low) if high > low else 0.0]

@@ -25,6 +25,8 @@ class Candidate:
     """For each rung: what training from the start to there costs, in full trials of the unpruned model."""
     scoring: tuple[float, ...]
     """For each rung: what scoring there costs."""
+    prior: tuple[float, ...] = ()
+    """Numbers that the score is expected to fall or rise with, such as the damage that importance predicts."""
 
 
 @dataclass

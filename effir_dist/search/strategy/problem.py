@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from optuna.distributions import distribution_to_json
@@ -15,15 +16,19 @@ from effir_dist.core.config import replace, settings_of
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.values import Point, Value
 from effir_dist.importance.ranking import Importance
-from effir_dist.models.families.base import ModelDict, block_count, mlp_width
+from effir_dist.models.families.base import ModelDict, block_count
 from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.pruning import PruningPlan, moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
 from effir_dist.runs.records import TrialSpec
-from effir_dist.search.strategy import candidates
+from effir_dist.search.strategy import numbers
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.fidelity import Candidate
+from effir_dist.search.strategy.many_plans import ManyPlans
 from effir_dist.search.strategy.space import Space
+
+Share = TypeVar("Share", float, np.ndarray)
+"""Of the unpruned model's FLOPs: one plan's, or [P]."""
 
 
 class Problem:
@@ -54,6 +59,8 @@ class Problem:
         self.start_count = len(self.starts)
         self.tried: set[str] = set()
         """Keys of the trials that have begun."""
+        self.many = ManyPlans(self, neurons)
+        """The same for many plans at once."""
 
     def spec(self, number: int, suggested: Mapping[str, Value]) -> TrialSpec:
         """The trial `number` with suggested values."""
@@ -68,17 +75,21 @@ class Problem:
         training that others turn off."""
         settings = settings_of(values)
         trained = {name: value for name, value in settings.items() if name.startswith("train.")}
+        off = self.without_effect(trained, bool(plan.operations))
+        return tuple(sorted({*(settings.keys() - trained.keys()), *(trained.keys() & off)}))
+
+    def without_effect(self, trained: Mapping[str, Value], pruned: bool) -> set[str]:
+        """Settings of the training that change nothing. trained: those suggested. pruned: whether the plan does."""
         varied = trained.keys() & {f"train.{name}" for name in TrainConfig.SWITCHES}
-        train = replace(self.config, trained).train if varied else self.config.train
-        off = train.without_effect() | (set() if plan.operations else {"order"})
-        idle = {*(settings.keys() - trained.keys()), *(name for name in trained if name.split(".", 1)[1] in off)}
-        return tuple(sorted(idle))
+        train = replace(self.config, dict(trained)).train if varied else self.config.train
+        return {f"train.{name}" for name in train.without_effect() | (set() if pruned else {"order"})}
 
     def know(self, spec: TrialSpec) -> None:
         """Take a trial for tried. What an older version wrote is known by today's plan of its values as well."""
         self.tried.add(spec.key)
         if spec.idle is None:
             self.tried.add(self.spec(spec.number, spec.suggested).key)
+        self.many.know(spec)
 
     def feasible(self, spec: TrialSpec) -> bool:
         """Whether a plan violates no constraint, whatever its training makes of it."""
@@ -106,19 +117,19 @@ class Problem:
     def candidate(self, spec: TrialSpec) -> Candidate:
         """What is known of a trial before it is scored."""
         facts = spec.facts(self.model_config, self.config.model.dimension)
-        width, gone = mlp_width(self.model_config), set(facts.dropped_attention)
-        # The fourth root: an MLP's first neurons matter most, its last hardly.
-        kept = [(left / width) ** 0.25 for left in facts.mlp_widths]
-        kept += [float(block not in gone) for block in range(len(kept))]
-        training, scoring = self._costs(moving_share(self.model_config, spec.plan))
-        return Candidate(self.goal.shares(self._values(spec)), (*kept, *self._inputs(spec)), training, scoring)
+        gone, blocks = set(facts.dropped_attention), range(len(facts.mlp_widths))
+        widths, attention = np.array([facts.mlp_widths]), np.array([[block not in gone for block in blocks]])
+        features = (*self.many.features(widths, attention)[0].tolist(), *self._inputs(spec))
+        training, scoring = self.costs(moving_share(self.model_config, spec.plan))
+        prior = tuple(self.many.damage(widths, attention)[0].tolist())
+        return Candidate(self.goal.shares(self._values(spec)), features, training, scoring, prior)
 
     def seed(self, number: int, attempt: int) -> int:
         """Of an attempt to propose the trial `number`."""
         digest = hashlib.sha256(f"{self.config.search.seed}/{number}/{attempt}".encode()).digest()
         return int.from_bytes(digest[:4], "little")
 
-    def _costs(self, share: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def costs(self, share: Share) -> tuple[tuple[Share, ...], tuple[Share, ...]]:
         """Training up to each rung, and scoring there, in full trials of the unpruned model. share: of its FLOPs."""
         full = self.work["train"] + self.work["score"]
         training = [part * self.work["train"] for part in (*self.rungs, 1.0)]
@@ -129,7 +140,7 @@ class Problem:
         """The suggested settings as numbers from 0 to 1."""
         settings = settings_of(dict(spec.suggested))
         names = [name for name in sorted(self.distributions) if name in settings]
-        return [value for name in names for value in candidates.scaled(self.distributions[name], settings[name])]
+        return [value for name in names for value in numbers.scaled(self.distributions[name], settings[name])]
 
     def _values(self, spec: TrialSpec) -> dict[str, float]:
         return spec.values(self.model_config, self.config.model.dimension)
