@@ -76,7 +76,8 @@ def synthetic_run(
     """A run of `count` finished trials: the unpruned model, EffiR's recipe in five steps, then random plans.
 
     Quality falls with what is dropped, by its importance, and differs from query to query as real scores do. The
-    trials on the front have test scores and (empty) weights; those of `failed` have a reason instead of scores.
+    trials on the front, and the best unpruned one, have test scores and (empty) weights; those of `failed` have a
+    reason instead of scores.
     search: settings of the run, such as other objectives; vectors are then truncated in two trials of three.
     more: share of the parameters -> other measures of a trial.
     """
@@ -184,8 +185,9 @@ def write_complete(
 
 
 def write_tests(run: Run, hardness: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Test scores and weights of the trials on the front."""
-    for found in goal_of(run.config).front(run.results()):
+    """Test scores and weights of the trials that a search keeps: the front, and an unpruned model."""
+    records = run.results()
+    for found in [r for r in records if r.trial in goal_of(run.config).kept(records)]:
         (run.trial_folder(found.trial) / "model.safetensors").write_bytes(b"")
         scores = {n: sample(h, 0.6 * (1 - share_of(found)) ** 2, rng) for n, h in hardness.items()}
         write_queries(run.queries_path(found.trial, "test"), scores)

@@ -133,14 +133,20 @@ _SHARED = (
     "machine."
 )
 _ENTRIES = (
-    _cost("parameters", "parameters", PLAN, PARAMETERS, TABLE, PAGE, TERMINAL),
+    Measure(
+        "block_parameters_fraction", "share of the parameters without embeddings", PLAN, -1, SHARE, 1.0,
+        instead="block_parameters", views=(TABLE, PAGE, TERMINAL), head="blocks", short="blocks",
+        axis="share of the unpruned model’s parameters without embeddings",
+    ),
     Measure(
         "parameters_fraction", "share of the parameters", PLAN, -1, SHARE, 1.0, instead="parameters",
-        views=(TABLE, PAGE, TERMINAL, STUDY), head="share", short="share",
+        views=(TABLE, PAGE, TERMINAL, STUDY), head="total", short="share",
         axis="share of the unpruned model’s parameters",
     ),
+    _cost("parameters", "parameters", PLAN, PARAMETERS, TABLE, PAGE, TERMINAL),
     _cost(
-        "block_parameters", "parameters without embeddings", PLAN, PARAMETERS, head="parameters without\nembeddings"
+        "block_parameters", "parameters without embeddings", PLAN, PARAMETERS, TABLE,
+        head="parameters without\nembeddings",
     ),
     _cost("index_bytes", "index bytes", PLAN, BYTES, head="index\nbytes", axis="bytes of a document in the index"),
     _cost("memory_bytes", "memory", SPEED, MEGABYTES, TABLE, axis="memory of weights and of encoding a batch"),
@@ -181,6 +187,8 @@ QUALITY = "ndcg_at_10"
 """The quality that every search raises."""
 SIZE, SIZE_SHARE = "parameters", "parameters_fraction"
 """The cost that a search lowers by default, and its share of the unpruned model's."""
+BLOCKS, BLOCKS_SHARE = "block_parameters", "block_parameters_fraction"
+"""What a user pays for at each token: the parameters without embeddings, and their share of the unpruned model's."""
 TRAIN_SECONDS, SCORE_SECONDS, TRIAL_SECONDS = "train_seconds", "score_seconds", "total_seconds"
 """What a trial takes: training, scoring, all."""
 PEAK_MEMORY = "peak_memory_bytes"

@@ -67,6 +67,9 @@ class SearchConfig:
     patience_trials: int = 0
     """The search ends when this many trials have not raised the hypervolume by `patience_percent`; 0 turns it off."""
     patience_percent: float = 1.0
+    safe_loss: float = 0.02
+    """A pruned model is called safe where its nDCG@10 is, with 95 % confidence, less than this below the unpruned one's
+    (effir_dist/report/safety.py)."""
     equal_failures: int = 10
     """The search stops when this many trials in a row failed for the same reason; 0 turns it off."""
 
@@ -90,6 +93,7 @@ class SearchConfig:
         check(self.gpu_hours >= 0, "search.gpu_hours", self.gpu_hours, "0 (no limit) or more")
         check(self.patience_trials >= 0, "search.patience_trials", self.patience_trials, "0 (off) or more")
         check(self.patience_percent >= 0, "search.patience_percent", self.patience_percent, "0 or more")
+        check(0 <= self.safe_loss < 1, "search.safe_loss", self.safe_loss, "from 0 to below 1, such as 0.02")
         check(self.equal_failures >= 0, "search.equal_failures", self.equal_failures, "0 (off) or more")
 
 

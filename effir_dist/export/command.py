@@ -16,7 +16,7 @@ from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE
 from effir_dist.core.storage import is_remote, names, place, read_locally
 from effir_dist.core.values import Json
 from effir_dist.export.hub import push
-from effir_dist.export.selection import best, by_id
+from effir_dist.export.selection import best, by_id, safe
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     which = result.add_mutually_exclusive_group(required=True)
     which.add_argument("--trial", metavar="ID", help="which trial, for example 0003")
     which.add_argument("--best", metavar="EXPRESSION", help="the best trial that satisfies it, see below")
+    which.add_argument("--safe", action="store_true", help="the smallest safe model, as the report names it")
     result.add_argument("out", metavar="OUT", help="folder to write; new or empty")
     result.add_argument("--onnx", action="store_true", help="write onnx/encoder.onnx too")
     result.add_argument(
@@ -56,7 +57,7 @@ def main() -> None:
     if arguments.int8 and not arguments.onnx:
         raise InputError("--int8 quantises the ONNX model; add --onnx")
     run, out = Run.open(arguments.run), place(arguments.out)
-    record = by_id(run, arguments.trial) if arguments.trial else best(run, arguments.best)
+    record = _chosen(run, arguments)
     # DeepSpeed, which transformers imports, logs to stdout; that is for what was written.
     with contextlib.redirect_stdout(sys.stderr):
         export(run, record, out, arguments.onnx, arguments.int8)
@@ -65,6 +66,12 @@ def main() -> None:
     print(f"wrote trial {record.trial} of {run.name} to {out}: {facts}", flush=True)
     if arguments.push_to_hub:
         print(f"uploaded to {push(out, arguments.push_to_hub)}")
+
+
+def _chosen(run: Run, arguments: argparse.Namespace) -> TrialRecord:
+    if arguments.safe:
+        return safe(run)
+    return by_id(run, arguments.trial) if arguments.trial else best(run, arguments.best)
 
 
 def _require_empty(out: Path) -> None:

@@ -18,7 +18,9 @@ from effir_dist.models.families.base import dense_layers
 from effir_dist.models.families.registry import backbone, family
 from effir_dist.models.pooling import SEEN
 from effir_dist.models.pruning import mlp_widths
+from effir_dist.report.frames import frames_of
 from effir_dist.report.page_data import model_name
+from effir_dist.report.safety_text import card_text
 from effir_dist.report.scored_on import data_of, left_out
 from effir_dist.runs.objectives import goal_of, unpruned
 from effir_dist.runs.records import TrialRecord
@@ -36,9 +38,7 @@ PROMPTS = ("model.query_prompt=", "model.document_prompt=")
 """Arguments with text, in which a slash is no path."""
 
 
-def model_card(
-    run: Run, record: TrialRecord, encoder: Encoder, int8: Json | None = None, onnx: bool = False
-) -> str:
+def model_card(run: Run, record: TrialRecord, encoder: Encoder, int8: Json | None = None, onnx: bool = False) -> str:
     """The card as Markdown. record: the trial's; int8: what `onnx_model.measure_int8` gave."""
     base = model_name(run)
     source = "" if run.config["model"]["path"] else backbone(base).source
@@ -53,6 +53,7 @@ def model_card(
         f"# {base}, pruned to {100 * record.values[SIZE_SHARE]:.0f} % ({run.name}, trial {record.trial})",
         _summary(record, encoder, base),
         "## Scores\n\n" + _scores(run, record),
+        *filter(None, [card_text(frames_of(run).safety, record.trial)]),
         "## Cost\n\n" + _costs(run, record, int8 or {}),
         "## Loading\n\n" + _loading(encoder, onnx),
         "## Training\n\n" + _training(run, record),

@@ -1,4 +1,4 @@
-"""Which trial of a run to export: by id, or the best that satisfies an expression over the columns of the table.
+"""Which trial of a run to export: by id, the smallest safe one, or the best that satisfies an expression over columns.
 
     parameters_fraction <= 0.5
     parameters < 20e6 and test_ndcg_at_10 > 0.6
@@ -21,6 +21,7 @@ from typing import Any
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.measures import QUALITY
 from effir_dist.report.frames import frames_of
+from effir_dist.report.safety_text import safety_lines
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
 
@@ -52,6 +53,16 @@ def by_id(run: Run, trial: str) -> TrialRecord:
             f"the weights of trial {wanted} were not kept, as it is not on the front; {_with_weights(run, records)}"
         )
     return found
+
+
+def safe(run: Run) -> TrialRecord:
+    """The record of the smallest safe model (report/safety.py). Raises InputError where there is none."""
+    _complete(run)
+    frames = frames_of(run)
+    if not frames.safety.smallest:
+        reason = " ".join(safety_lines(frames.safety, frames.front))
+        raise InputError(f"{run.folder} has nothing for --safe. {reason} Choose a model yourself, by --trial or --best")
+    return by_id(run, frames.safety.smallest)
 
 
 def best(run: Run, expression: str) -> TrialRecord:

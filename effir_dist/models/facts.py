@@ -45,12 +45,14 @@ def plan_values(model_config: ModelDict, plan: PruningPlan) -> dict[str, float]:
     """The measures that a plan tells (core/measures.py), and the unpruned model's."""
     full, left = Sizes.of(model_config), plan.sizes(model_config)
     parameters, full_parameters = left.parameters(), full.parameters()
+    blocks, full_blocks = left.block_parameters(), full.block_parameters()
     return {
         "parameters": parameters,
         "parameters_fraction": parameters / full_parameters,
         "full_parameters": full_parameters,
-        "block_parameters": left.block_parameters(),
-        "full_block_parameters": full.block_parameters(),
+        "block_parameters": blocks,
+        "block_parameters_fraction": blocks / full_blocks,
+        "full_block_parameters": full_blocks,
         "index_bytes": BYTES_A_NUMBER * left.dimension,
         "full_index_bytes": BYTES_A_NUMBER * full.dimension,
     }

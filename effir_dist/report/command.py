@@ -3,66 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from effir_dist.core.measures import MEASURES, QUALITY, TERMINAL, shown_in
 from effir_dist.core.storage import place
 from effir_dist.report.compare import Loaded, common_trials, load
 from effir_dist.report.frames import front_of
+from effir_dist.report.front_text import front_text, has_noise
 from effir_dist.report.report_files import write_comparison, write_run
+from effir_dist.report.safety_text import safety_lines
 from effir_dist.report.scored_on import scored_on_lines
-from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.tries import not_the_trials_fault
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-def front_text(table: pd.DataFrame, goal: Goal | None = None) -> str:
-    """A front for a terminal of 80 columns; wider with attentions dropped, other objectives, or several runs.
-
-    With significance.COLUMNS, a model that does not differ significantly from the one above is marked.
-    """
-    entries = shown_in(TERMINAL, (goal or Goal()).objectives)
-    columns = {entry.name: entry for entry in entries} | dict.fromkeys(_others(table), MEASURES[QUALITY])
-    shown = table.assign(
-        dropped=[_shortened(d) for d in table["dropped_mlp"]],
-        attention=[_shortened(d) for d in table["dropped_attention"]],
-        noise=["~" if significant is False else "" for significant in table.get("significant", [None] * len(table))],
-        **{name: [entry.text(value) for value in table[name].astype(float)] for name, entry in columns.items()},
-    )
-    headers = {"trial": "trial", "dropped": "dropped MLPs"}
-    headers |= {"attention": "attentions"} if any(shown["attention"]) else {}
-    headers |= {"width_ratio": "width"}
-    for entry in entries:
-        headers[entry.name] = entry.column
-        if entry.name == QUALITY:
-            headers |= _others(table) | ({"noise": ""} if _has_noise(table) else {})
-    headers = {**({"run": "run"} if table["run"].nunique() > 1 else {}), **headers}
-    number = "{:.4g}".format
-    return str(shown[[*headers]].to_string(index=False, header=[*headers.values()], na_rep="-", float_format=number))
-
-
-def _others(table: pd.DataFrame) -> dict[str, str]:
-    """Column -> header of the quality on other queries, where it is there."""
-    headers = {f"test_{QUALITY}": "test", f"held_out_{QUALITY}": "held out"}
-    return {name: header for name, header in headers.items() if name in table}
-
-
-def _has_noise(table: pd.DataFrame) -> bool:
-    """Whether a model does not differ significantly from the next larger one. None is where that is not known."""
-    return "significant" in table and any(significant is False for significant in table["significant"])
-
-
-def _shortened(text: str, most: int = 17) -> str:
-    return text if len(text) <= most else text[: text.rfind(",", 0, most - 2) + 1] + ".."
 
 
 def _no_front(loaded: list[Loaded], page: str) -> str:
     if any(r.goal.scored(r.records) for r in loaded):
         return f"no trial is feasible ({', '.join(c.text for c in loaded[0].goal.constraints)}); {page} has them all"
     return f"no trial is complete; {page} says why"
+
+
+def _safety_lines(loaded: Loaded) -> list[str]:
+    """What is said of the smallest safe model, and how to export it."""
+    frames = loaded.frames
+    if frames is None or frames.front.empty:
+        return []
+    first, *more = safety_lines(frames.safety, frames.front)
+    if frames.safety.smallest:
+        more.append(f"Export it: python -m effir_dist.export {loaded.run.folder} --safe OUT")
+    return [first, *(f"  {line}" for line in more)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,10 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     goal = loaded[0].goal
     best = front_of(table, goal) if len(runs) > 1 else loaded[0].some_frames.front.assign(run=runs[0].name)
     print(front_text(best, goal) if len(best) else _no_front(loaded, f"{paths[0]}"))
-    if _has_noise(best):
+    if has_noise(best):
         print("~ no significant difference from the line above: 0 is in its 95 % interval, paired by query")
     for run, each in zip(runs, loaded, strict=True):
-        for line in scored_on_lines(run, each.records):
+        for line in scored_on_lines(run, each.records) + _safety_lines(each):
             print(f"{run.name}: {line}" if len(runs) > 1 else line)
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:

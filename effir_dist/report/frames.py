@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.config import setting_names
 from effir_dist.core.errors import InputError
-from effir_dist.core.measures import CLOCK, MEASURES, METRICS, QUALITY, SIZE, TABLE, shown_in
+from effir_dist.core.measures import BLOCKS, CLOCK, MEASURES, METRICS, QUALITY, SIZE, SIZE_SHARE, TABLE, shown_in
 from effir_dist.core.storage import read_bytes
 from effir_dist.importance.store import drop_order
+from effir_dist.report.safety import Safety, judge, safe_loss_of, with_safety
 from effir_dist.report.score_tables import INTERVAL, MEAN, scores_table
 from effir_dist.report.scored_on import COUNTED, counts, sizes_of, with_counts
 from effir_dist.report.significance import COLUMNS as STEPS
@@ -43,6 +44,8 @@ class RunFrames:
     """A row a trial, split, data set and query."""
     scores: pd.DataFrame
     """A row a trial, split and data set: nDCG@10 and its difference from the unpruned model, with 95 % intervals."""
+    safety: Safety
+    """Which models of the front are safe, and the smallest of them."""
 
 
 def load_run(path: str | Path) -> RunFrames:
@@ -89,7 +92,9 @@ def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
     for split in splits:
         if missing := unscored(run, split):
             trials[f"{split}_failed"] = [missing[t].reason if t in missing else "" for t in trials["trial"]]
-    return RunFrames(trials, _with_steps(front_of(trials, goal), queries, chosen, repeats), queries, scores)
+    safety = judge(goal, records, queries, safe_loss_of(run.config), chosen, repeats)
+    front = _with_steps(front_of(trials, goal), queries, chosen, repeats)
+    return RunFrames(trials, with_safety(front, safety), queries, scores, safety)
 
 
 def _pooled(scores: Mapping[str, SplitScores], repeats: Mapping[str, Sequence[str]]) -> dict[str, SplitScores]:
@@ -178,13 +183,14 @@ def trials_table(
     # Not float where a trial failed before it had a size: 22713216 is no 22713216.0.
     table = pd.DataFrame(rows)
     columns = {f"{prefix}{name}" for prefix in ("", "test_", "held_out_") for name in COUNTED}
-    whole = [SIZE, MEASURES[SIZE].unpruned, *columns.intersection(table.columns)]
+    whole = [SIZE, MEASURES[SIZE].unpruned, BLOCKS, *columns.intersection(table.columns)]
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _sizes() -> list[str]:
-    """The columns that every table begins with: the size, its share, the unpruned model's size."""
-    return [*(m.name for m in shown_in(TABLE) if m.known), MEASURES[SIZE].unpruned]
+    """The columns that every table begins with: sizes, their shares, the unpruned model's size."""
+    first = [SIZE, SIZE_SHARE, MEASURES[SIZE].unpruned]
+    return [*first, *(m.name for m in shown_in(TABLE) if m.known and m.name not in first)]
 
 
 def _clocks() -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from effir_dist.core.measures import MEASURES
-from effir_dist.runs.objectives import Goal, unpruned
+from effir_dist.runs.objectives import Goal, best_unpruned, unpruned
 from effir_dist.runs.records import TrialRecord
 
 
 class FrontSoFar:
     """Of all records so far those that decide `Goal.front`, `Goal.hypervolume` and `Goal.kept`: these give the same of
-    the few as of all. The few are the front, the unpruned model, and who holds the largest unpruned cost."""
+    the few as of all. The few are the front, the first and the best unpruned model, and who holds the largest unpruned
+    cost."""
 
     def __init__(self, goal: Goal, records: Iterable[TrialRecord] = ()) -> None:
         self.goal, self._all = goal, list(records)
@@ -30,8 +31,7 @@ class FrontSoFar:
     def _deciding(self, records: list[TrialRecord]) -> list[TrialRecord]:
         scored = self.goal.scored(records)
         chosen = {r.trial for r in self.goal.front(scored)}
-        if baseline := unpruned(scored):
-            chosen.add(baseline.trial)
+        chosen |= {r.trial for r in (unpruned(scored), best_unpruned(scored)) if r}
         for field in {MEASURES[name].unpruned for name in self.goal.objectives} - {""}:
             chosen |= {max(scored, key=lambda r: r.values.get(field) or 0).trial} if scored else set()
         return [r for r in scored if r.trial in chosen]

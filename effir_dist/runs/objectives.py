@@ -26,6 +26,16 @@ def unpruned(records: Iterable[TrialRecord]) -> TrialRecord | None:
     return next((r for r in records if r.complete and is_unpruned(r.values)), None)
 
 
+def best_unpruned(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The best-scoring record of the unpruned model, as it is or tuned as the others are: what a safe model is held
+    against. Of equal ones the first."""
+    return max((r for r in records if r.complete and is_unpruned(r.values)), key=_quality, default=None)
+
+
+def _quality(record: TrialRecord) -> float:
+    return float(record.values[QUALITY])
+
+
 def is_unpruned(values: Values) -> bool:
     """Whether no cost that a plan tells is below the unpruned model's: no parameters, no dimensions are gone."""
     known = [entry for entry in MEASURES.values() if entry.known and entry.unpruned and entry.unpruned in values]
@@ -84,11 +94,12 @@ class Goal:
         return sorted(best, key=lambda r: self._losses(r.values)[place], reverse=True)
 
     def kept(self, records: Iterable[TrialRecord]) -> set[str]:
-        """The trials whose models are kept and scored at the end: the front, and the unpruned model where constraints
-        keep it off the front, to compare by."""
+        """The trials whose models are kept and scored at the end: the front, and to compare by, though it may be off
+        the front, the best-scoring unpruned model; under constraints the first one too."""
         records = list(records)
-        baseline = unpruned(self.scored(records)) if self.constraints else None
-        return {r.trial for r in self.front(records)} | ({baseline.trial} if baseline else set())
+        scored = self.scored(records)
+        others = [best_unpruned(scored), unpruned(scored) if self.constraints else None]
+        return {r.trial for r in [*self.front(records), *others] if r}
 
     def feasible(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
         """The scored records that violate no constraint, as far as is known."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from effir_dist.core.measures import BLOCKS_SHARE, SIZE_SHARE
 
 Point = tuple[float, float]
 """Size (down), quality (up)."""
@@ -80,6 +82,18 @@ def parameters_text(parameters: float) -> str:
             value = parameters / size
             return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
     return f"{parameters:.0f}"
+
+
+def shares_text(values: Mapping[str, float | None]) -> str:
+    """What is left of the unpruned model: 'blocks 71 % (total 84 %)', or 'total 84 %' where the blocks' is not known.
+
+    values: those of a record or of a row of a table.
+    """
+    blocks, total = (values.get(name) for name in (BLOCKS_SHARE, SIZE_SHARE))
+    if total is None or math.isnan(total):
+        return ""
+    whole = f"total {100 * total:3.0f} %"
+    return whole if blocks is None or math.isnan(blocks) else f"blocks {100 * blocks:3.0f} % ({whole})"
 
 
 def plan_text(mlps: int, width: float, attentions: int = 0, minus: str = "-", others: Sequence[str] = ()) -> str:

@@ -10,6 +10,7 @@ from effir_dist.core.errors import InputError
 from effir_dist.core.measures import MEASURES
 from effir_dist.core.values import Json
 from effir_dist.models.facts import PlanFacts
+from effir_dist.runs import legacy
 from effir_dist.runs.sizes import FIELDS, SetSize
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Reader:
             holds = (lambda v: _is_count(v) and v > 0) if counted else (lambda v, most=entry.most: _within(v, most))
             expected = "a number from 0 to 1" if entry.most == 1 else "a number, 0 or more"
             found[name] = self._read(name, _MISSING, holds, "a whole number above 0" if counted else expected)
-        return found
+        return legacy.values(found)
 
     def facts(self) -> PlanFacts:
         """What a plan leaves of the model."""

@@ -15,7 +15,7 @@ from effir_dist.models.families import registry
 
 RESUMABLE = (
     *("search.trials", "search.time_budget", "search.gpu_hours", "search.patience_trials", "search.patience_percent"),
-    "search.equal_failures",
+    *("search.equal_failures", "search.safe_loss"),
     *("search.keep_weights", "data.held_out", "resources."),
 )
 """Settings that may change when a run is resumed; another value of any other would be another experiment."""

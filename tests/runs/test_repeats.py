@@ -13,7 +13,7 @@ import effir_dist
 from effir_dist.core import config as c
 from effir_dist.core.measures import METRICS
 from effir_dist.evaluate.intervals import difference_interval, mean_interval
-from effir_dist.report.command import front_text
+from effir_dist.report.front_text import front_text
 from effir_dist.report.significance import steps
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run, write_queries
