@@ -20,6 +20,8 @@ MODEL_NAMES = (*FAMILY_NAMES, *VARIANTS)
 """Families, and those variants of them for which all that attention touches is tested again."""
 LAYOUTS = tuple({(row.norm_placement, row.fused): name for name, row in FAMILIES.items()}.values())
 """A family for each kind of block: tests of what depends on nothing else run over these."""
+POST_NORM = tuple(name for name, row in FAMILIES.items() if row.norm_placement == "post")
+"""Families whose dropped sub-layers may leave a norm."""
 _SIZES = {
     "vocab_size": 300,
     "hidden_size": 32,

@@ -156,6 +156,9 @@ class PruneConfig:
     """Measure the importance again after each drop, in place of once for all drops."""
     ranking: str = "activation"
     """How neurons are ranked: `slimming` (the paper's gates), `activation`, `magnitude`, `taylor` or `random`."""
+    keep_norms: bool = True
+    """Whether the norm behind the sum of a dropped sub-layer stays, in models with norms there: norm(x) in place of
+    norm(x + F(x)). Without effect on models that normalise what a sub-layer reads."""
     width_multiple: int = 1
     """Widths are multiples of this (8, 64 and 128 suit GPUs). The total stays as near as that allows."""
     slim_steps: int = 500

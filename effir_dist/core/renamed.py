@@ -98,6 +98,9 @@ def settings(tree: Json) -> Json:
     data = tree.get("data")
     if isinstance(data, dict) and "held_out" in data and "max_test_queries" not in data:
         tree = {**tree, "data": {**_limits_of_all_scoring(data), **data}}
+    prune = tree.get("prune")
+    if isinstance(prune, dict):  # before `keep_norms` was there, norms behind sub-layers were dropped with them
+        tree = {**tree, "prune": {"keep_norms": False, **prune}}
     return {group: _group(group, values) if isinstance(values, dict) else values for group, values in tree.items()}
 
 

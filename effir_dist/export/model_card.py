@@ -69,11 +69,12 @@ def _summary(record: TrialRecord, encoder: Encoder, base: str) -> str:
         for what, dropped in (("MLPs", plan.dropped_mlp), ("attentions", plan.dropped_attention))
         if dropped
     ]
+    norms = " Norms behind dropped layers stay." if plan.keep_norms else ""
     eos = " The tokenizer appends the end-of-text token." if settings.append_eos else ""
     compared = {"cosine": "cosine similarity", "dot": "inner product"}[settings.similarity]
     left, full = (MEASURES[SIZE].text(record.values[name]) for name in (SIZE, MEASURES[SIZE].unpruned))
     return f"""A dense retriever: {base} without {" and ".join(gone) or "any layer less"}, fine-tuned after pruning.
-What was pruned is removed: {left} of {full} {MEASURES[SIZE].label} are left (without LM head).
+What was pruned is removed: {left} of {full} {MEASURES[SIZE].label} are left (without LM head).{norms}
 
 | block | {" | ".join(str(n) for n in range(len(widths)))} |
 |---|{"---|" * len(widths)}

@@ -50,7 +50,7 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> Jso
         "model_type": f"effir_{row.model_type}",
         "architectures": [f"{prefix}Model"],
         "auto_map": {autos[part]: f"{CODE}.{prefix}{part}" for part in parts},
-        "effir_layout": _layout(row),
+        "effir_layout": _layout(row, plan),
         "per_layer_config": per_layer_config(config, plan),
         "num_hidden_layers": block_count(config),  # whoever reads the tokenizer alone looks for L by this name
     }
@@ -58,8 +58,10 @@ def transformers_config(config: ModelDict, plan: PruningPlan, dtype: str) -> Jso
     return tree | ({"architectures": ["DeciLMForCausalLM"], **blocks} if blocks else {})
 
 
-def _layout(row: Family) -> Json:
+def _layout(row: Family, plan: PruningPlan) -> Json:
     values = {name: getattr(row, name) for name in LAYOUT}
+    if plan.keep_norms:
+        values |= {"norms_behind": row.norms_behind, "keep_norms": True}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

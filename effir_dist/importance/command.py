@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--granularity", choices=GRANULARITIES, default="token", help=what)
     renamed.refuse_option(p, "--level", "--granularity")
     p.add_argument("--greedy", action="store_true", help="measure again after each drop")
+    what = "whether a dropped sub-layer leaves the norm behind its sum, in models with norms there (default: yes)"
+    p.add_argument("--keep-norms", action=argparse.BooleanOptionalAction, default=True, help=what)
     p.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
     p.add_argument("--out", type=Path, default=Path("importance"), help="folder for importance.csv and .png")
     return p
@@ -59,7 +61,7 @@ def main() -> None:
     texts = calibration_texts(args)
     encoder = _load(args)
     check_encoder(encoder, args.model or args.backbone, texts)
-    method = Method(args.distance, args.granularity, args.greedy)
+    method = Method(args.distance, args.granularity, args.greedy, args.keep_norms)
     importance = calibrate(encoder, texts, method=method).importance
     orders = {kind: importance.drop_order(kind) for kind in KINDS}
     table = order_table(importance, orders)

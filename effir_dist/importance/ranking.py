@@ -1,9 +1,10 @@
 """Importance of sub-layers (paper, section 3.1) and saliency of neurons of the unpruned model, once a search.
 
 The importance of sub-layer l is 1 - cos(x_l, x_l + F_l(x_l)), x_l the residual stream that the sub-layer reads, F_l the
-sub-layer with all of its norms. It is taken in float32, per token over D, then averaged over all real tokens of all
-texts. Where the norm comes behind the sum (post-norm), norm(x_l + F_l(x_l)) takes the sum's place. Attention and MLP
-sub-layers are ranked as two groups.
+sub-layer with all of its norms: the stream without the sub-layer is compared with the stream with it. It is taken in
+float32, per token over D, then averaged over all real tokens of all texts. Where the norm comes behind the sum
+(post-norm), norm(x_l + F_l(x_l)) takes the sum's place, and norm(x_l) that of x_l where a dropped sub-layer leaves its
+norm. Attention and MLP sub-layers are ranked as two groups.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from effir_dist.models.families.base import Family, block_count, mlp_width
 from effir_dist.models.families.registry import family
-from effir_dist.models.operations.drop import KINDS
+from effir_dist.models.operations.drop import KINDS, keeps_norms
 from effir_dist.models.pruning import make_plan
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Method:
     """Of each `token`, or of the `pooled` stream, one vector a text."""
     greedy: bool = False
     """Whether importance is measured again after each drop, which gives another drop order."""
+    keep_norms: bool = True
+    """Whether a dropped sub-layer leaves the norm behind its sum, in families with norms there."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def calibrate(
     orders = {}
     if method.greedy:
         once, blocks = replace(method, greedy=False), block_count(encoder.model_config)
-        makers = {kind: partial(_without, encoder, kind) for kind in KINDS}
+        makers = {kind: partial(_without, encoder, kind, method.keep_norms) for kind in KINDS}
         orders = {kind: tuple(greedy_order(make, kind, blocks, texts, once)) for kind, make in makers.items()}
     importance = Importance(**{kind: tuple((sums.changes[kind] / count).tolist()) for kind in KINDS}, orders=orders)
     if encoder.plan.dropped_mlp or encoder.plan.dropped_attention:
@@ -124,13 +127,14 @@ def greedy_order(
     return order
 
 
-def _without(encoder: Encoder, kind: str, gone: list[int]) -> Encoder:
+def _without(encoder: Encoder, kind: str, keep_norms: bool, gone: list[int]) -> Encoder:
     """A copy of the encoder without those sub-layers or blocks."""
     from effir_dist.models.encoder import prune_encoder
 
     mlp = gone if kind in ("mlp", "block") else []
     attention = gone if kind in ("attention", "block") else []
-    return prune_encoder(copy.deepcopy(encoder), make_plan(encoder.model_config, mlp, attention), None)
+    plan = make_plan(encoder.model_config, mlp, attention, keep_norms=keep_norms)
+    return prune_encoder(copy.deepcopy(encoder), plan, None)
 
 
 def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method: Method) -> _Sums:
@@ -147,7 +151,8 @@ def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method:
     changes = {kind: np.zeros(blocks) for kind in KINDS}
     arrays = np.zeros((blocks, width)), np.zeros(blocks), np.zeros((2, blocks))
     sums = _Sums(changes, *arrays, _distance(encoder, method))
-    hooks = [hook for i in range(blocks) for hook in _hooks(encoder, row, i, sums)]
+    kept = keeps_norms(config, method.keep_norms)
+    hooks = [hook for i in range(blocks) for hook in _hooks(encoder, row, i, sums, kept)]
     try:
         with torch.inference_mode():
             for indices in within(tokens.lengths, batch_tokens or auto_tokens(encoder)):
@@ -164,18 +169,24 @@ def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method:
     return sums
 
 
-def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
+def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: bool) -> list[Any]:
     """Hooks on one block: where the residual stream enters, what each sub-layer makes of it, and where it leaves."""
     block = encoder.backbone.get_submodule(row.blocks)[index]  # type: ignore[index]
     attention, mlp = index not in encoder.plan.dropped_attention, index not in encoder.plan.dropped_mlp
     parallel = attention and mlp and row.norm_placement == "parallel"
+    # A block without both has no norm left, so that its only sub-layer would go with all norms.
+    behind = row.norms_behind if keep_norms and attention and mlp else ("", "")
+
+    def without(norm: str, stream: torch.Tensor) -> torch.Tensor:
+        """What dropping a sub-layer leaves of the stream; `forward` calls no hook."""
+        return block.get_submodule(norm).forward(stream) if norm else stream
 
     def entered(_module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         stream = args[0] if args else options["hidden_states"]
         sums.seen |= {"in": stream, "read by mlp": stream}
 
     def attended(stream: torch.Tensor) -> None:
-        sums.add("attention", index, sums.seen["in"], stream)
+        sums.add("attention", index, without(behind[0], sums.seen["in"]), stream)
         if not parallel:
             sums.seen["read by mlp"] = stream
         sums.residual[index] += float(sums.seen["read by mlp"][sums.seen["mask"]].double().pow(2).sum())
@@ -184,7 +195,8 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums) -> list[Any]:
         stream = _first(output)
         if mlp:
             before = sums.seen["read by mlp"]
-            sums.add("mlp", index, before, before + sums.seen["mlp"] if parallel else stream)
+            after = before + sums.seen["mlp"] if parallel else stream
+            sums.add("mlp", index, without(behind[1], before), after)
         elif attention:
             attended(stream)
         sums.add("block", index, sums.seen["in"], stream)

@@ -22,6 +22,8 @@ class _Sublayers(nn.Module):
     layout: Any
     without_attention: bool
     without_mlp: bool
+    kept_norms: tuple[str, str]
+    """Of a removed attention and of a removed MLP: the path of the norm behind its sum where that stays, else ""."""
 
     def part(self, name: str, *inputs: Any, **options: Any) -> torch.Tensor:
         """What one module makes of its inputs: [B, T, D]."""
@@ -84,23 +86,32 @@ class _Parallel(_Sublayers):
 
 
 class _PostNorm(_Sublayers):
-    """norm(x + F(x)): the norm is part of the step, so without the sub-layer x stays as it is.
+    """norm(x + F(x)). Without the sub-layer norm(x), or x where the norm is removed as well.
 
     Where the attention stands alone in the layout, the sub-layers' last modules add the stream and normalise.
     """
 
     def forward(self, hidden_states: torch.Tensor, *inputs: Any, **options: Any) -> Any:
         """[B, T, D] -> [B, T, D]. Further inputs are the attention's: its mask, and where it has one its bias."""
-        if not self.without_attention:
+        if self.without_attention:
+            hidden_states = self.normed(self.kept_norms[0], hidden_states)
+        else:
             attention, *norm = self.layout.attention
             output = self.part(attention, hidden_states, *inputs, **options)
             hidden_states = self.part(norm[0], hidden_states + output) if norm else output
-        if not self.without_mlp:
+        if self.without_mlp:
+            hidden_states = self.normed(self.kept_norms[1], hidden_states)
+        else:
             first, last = self.layout.mlp
             output = self.part(first, hidden_states)
             steps = (hidden_states + output,) if len(self.layout.attention) > 1 else (output, hidden_states)
             hidden_states = self.part(last, *steps)
         return self.given(hidden_states)
+
+    def normed(self, norm: str, stream: torch.Tensor) -> torch.Tensor:
+        """What is left of a step without its sub-layer: [B, T, D] -> [B, T, D]."""
+        found: torch.Tensor = self.get_submodule(norm)(stream) if norm else stream
+        return found
 
 
 PLACEMENTS = {
@@ -122,27 +133,47 @@ def _placement(layout: Any) -> str:
 
 @functools.cache
 def _subclass(
-    base: type, placement: str, names: tuple[tuple[str, ...], ...], gives_tuple: bool, attention: bool, mlp: bool
+    base: type,
+    placement: str,
+    names: tuple[tuple[str, ...], ...],
+    gives_tuple: bool,
+    gone: tuple[bool, bool],
+    kept_norms: tuple[str, str],
 ) -> type[nn.Module]:
     layout = types.SimpleNamespace(attention=names[0], mlp=names[1], block_gives_tuple=gives_tuple)
-    members = {"layout": layout, "without_attention": attention, "without_mlp": mlp, "unpruned": base}
+    members = {"layout": layout, "without_attention": gone[0], "without_mlp": gone[1], "kept_norms": kept_norms}
+    members["unpruned"] = base
     return type(f"Pruned{base.__name__}", (PLACEMENTS[placement], base), members)
 
 
-def drop(block: nn.Module, layout: Any, attention: bool, mlp: bool) -> None:
+def drop(block: nn.Module, layout: Any, attention: bool, mlp: bool, keep_norms: bool = False) -> None:
     """Remove a block's attention or MLP or both, in place. layout: names of a block's parts (families.base.Family).
 
-    A norm that both share stays for as long as one of them needs it. What was dropped before stays dropped.
+    keep_norms: whether the norm behind the sum of one removed sub-layer stays; of a whole block nothing does. A norm
+    that both share stays for as long as one of them needs it. What was dropped before stays dropped.
     """
     placement, names = _placement(layout), (tuple(layout.attention), tuple(layout.mlp))
     gone = (attention or getattr(block, "without_attention", False), mlp or getattr(block, "without_mlp", False))
     needed = {name for part, dropped in zip(names, gone, strict=True) if not dropped for name in part}
+    behind = layout.norms_behind if keep_norms and not all(gone) else ("", "")
+    kept = tuple(norm if dropped else "" for norm, dropped in zip(behind, gone, strict=True))
     for name in {name for part in names for name in part} - needed:
         if name in block._modules:
-            delattr(block, name)
+            _remove(block, name, kept)
     base: Any = getattr(type(block), "unpruned", type(block))
     gives_tuple = getattr(layout, "block_gives_tuple", False)  # older exports do not say, and none of theirs does
-    block.__class__ = _subclass(base, placement, names, gives_tuple, *gone)
+    block.__class__ = _subclass(base, placement, names, gives_tuple, gone, kept)
+
+
+def _remove(parent: nn.Module, name: str, kept: tuple[str, ...]) -> None:
+    """Remove a module of `parent`, but for the modules at the paths `kept` and those that they stand in."""
+    inside = tuple(path.removeprefix(f"{name}.") for path in kept if path.startswith(f"{name}."))
+    if inside:
+        module = parent.get_submodule(name)
+        for child in [*module._modules]:
+            _remove(module, child, inside)
+    elif name not in kept:
+        delattr(parent, name)
 
 
 def narrow(block: nn.Module, layout: Any, index: torch.Tensor) -> None:
@@ -195,12 +226,12 @@ class _PrunedModel:
         model: Any = getattr(self, self.base_model_prefix, self)  # type: ignore[attr-defined]
         blocks, width_key = model.get_submodule(layout.blocks), getattr(layout, "width_key", "intermediate_size")
         for number, changes in (overrides.per_layer_overrides if overrides else {}).items():
-            skipped = [part in changes.get("skip", ()) for part in ("attention", "mlp")]
+            attention, mlp = (part in changes.get("skip", ()) for part in ("attention", "mlp"))
             if width_key in changes:
                 device = next(blocks[number].parameters()).device
                 narrow(blocks[number], layout, torch.arange(changes[width_key], device=device))
-            if any(skipped):
-                drop(blocks[number], layout, *skipped)
+            if attention or mlp:
+                drop(blocks[number], layout, attention, mlp, getattr(layout, "keep_norms", False))
 
     @classmethod
     def from_pretrained(cls, name: Any, *inputs: Any, **options: Any) -> Any:

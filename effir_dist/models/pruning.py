@@ -13,7 +13,7 @@ from effir_dist.core.values import Json
 from effir_dist.models import operations as known_operations
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.operations.base import Operation, Sizes
-from effir_dist.models.operations.drop import Drop
+from effir_dist.models.operations.drop import Drop, keeps_norms
 from effir_dist.models.operations.narrow import Narrow, block_groups, kept_by_rank, narrowed, rounded, width_share
 from effir_dist.models.operations.truncate import Truncate, truncated
 
@@ -50,10 +50,13 @@ class PruningPlan:
         widths: Iterable[tuple[int, int]] = (),
         ranking: str = "",
         operations: Iterable[Operation] = (),
+        keep_norms: bool = False,
     ) -> None:
         """Blocks that lose their MLP or attention; (block, neurons kept) of narrowed MLPs, and which ranking chose the
-        neurons; and any other operations."""
-        drop, narrow = Drop(tuple(dropped_mlp), tuple(dropped_attention)), Narrow(tuple(widths), ranking)
+        neurons; any other operations; and whether norms stay behind dropped sub-layers (`Drop.keep_norms`), which a
+        plan by itself cannot know: `make_plan` does."""
+        drop = Drop(tuple(dropped_mlp), tuple(dropped_attention), keep_norms)
+        narrow = Narrow(tuple(widths), ranking)
         object.__setattr__(self, "operations", tuple(_in_order([drop, narrow, *operations])))
 
     def with_operations(self, more: Iterable[Operation]) -> PruningPlan:
@@ -70,6 +73,11 @@ class PruningPlan:
     def dropped_attention(self) -> tuple[int, ...]:
         """The blocks without an attention."""
         return self._drop.attention
+
+    @property
+    def keep_norms(self) -> bool:
+        """Whether norms stay behind dropped sub-layers."""
+        return self._drop.keep_norms
 
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:
@@ -170,15 +178,18 @@ def make_plan(
     neuron_scores: np.ndarray | None = None,
     ranking: str = "",
     multiple: int = 1,
+    keep_norms: bool = True,
 ) -> PruningPlan:
     """A plan that drops sub-layers, then keeps the best `width_ratio` of the neurons that are left.
 
     Several ratios are for as many `block_groups`: neurons are ranked within each (`narrowed`). neuron_scores: [L, F],
-    higher stays; needed where a ratio is below 1. Widths are multiples of `multiple`.
+    higher stays; needed where a ratio is below 1. Widths are multiples of `multiple`. keep_norms: whether norms behind
+    the sums of dropped sub-layers stay, where a family has them there.
     """
-    plan = PruningPlan(dropped_mlp, dropped_attention)
+    kept = keeps_norms(config, keep_norms)
+    plan = PruningPlan(dropped_mlp, dropped_attention, keep_norms=kept)
     ratios = [width_ratio] if isinstance(width_ratio, int | float) else list(width_ratio)
-    plan = plan.with_operations(narrowed(plan.sizes(config), ratios, neuron_scores, ranking, multiple))
+    plan = plan.with_operations(narrowed(plan.sizes(config), ratios, neuron_scores, ranking, multiple, kept))
     plan.check(config)
     return plan
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from effir_dist.export.command import export
-from effir_dist.export.model_folder import is_plain, save_tokenizer
-from effir_dist.models.encoder import Encoder, load_encoder
+from effir_dist.export.model_folder import is_plain, save_tokenizer, write_folder
+from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
+from effir_dist.models.pruning import make_plan
 from effir_dist.runs.run_folder import Run
 from tests import ROOT, needs
 from tests.exports import EQUAL, MIXED, cosines, texts, write_run
@@ -220,18 +221,19 @@ def test_only_an_unpruned_or_equal_model_is_plain(trials: dict[tuple[str, str], 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_folders_of_the_first_version_load_without_remote_code(
-    family: str, exported: dict[tuple[str, str], Path], trials: dict[tuple[str, str], Encoder], tmp_path: Path
+    family: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Their layout says `pre_norm`, true or false, and not where the norms are."""
-    import shutil
-
+    """Their layout says `pre_norm`, true or false, and not where the norms are. A dropped layer leaves none."""
     from sentence_transformers import SentenceTransformer
 
     import effir_dist.auto  # noqa: F401
 
-    folder = Path(shutil.copytree(exported[family, MIXED], tmp_path / "old"))
-    config = json.loads((folder / "config.json").read_text())
+    encoder = load_encoder(str(checkpoints[family]))
+    prune_encoder(encoder, make_plan(encoder.model_config, [2], [1], keep_norms=False), None)
+    write_folder(encoder, tmp_path, "float32", {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert not {"norms_behind", "keep_norms"} & set(config["effir_layout"])
     config["effir_layout"]["pre_norm"] = config["effir_layout"].pop("norm_placement") == "pre"
-    (folder / "config.json").write_text(json.dumps(config))
-    model = SentenceTransformer(str(folder))
-    assert cosines(model.encode_document(texts(20)), trials[family, MIXED].encode(texts(20))).min() >= CLOSE
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = SentenceTransformer(str(tmp_path))
+    assert cosines(model.encode_document(texts(20)), encoder.encode(texts(20))).min() >= CLOSE

@@ -44,7 +44,7 @@ def plain_scores(encoder, kind: str, method: Method | None = None) -> list[float
         distances.setdefault(index, []).extend(change(a, b, method.distance) for a, b in zip(x, y, strict=True))
 
     for index, block in enumerate(encoder.backbone.get_submodule(row.blocks)):
-        record(block, row, kind, lambda before, after, i=index: compare(i, before, after))
+        record(block, row, kind, lambda before, after, i=index: compare(i, before, after), method.keep_norms)
     for text in TEXTS:
         ids = torch.as_tensor(encoder.tokenize([text], "document")[0])[None].long()
         with torch.inference_mode():
@@ -116,7 +116,9 @@ def test_the_drop_order_is_by_rising_importance() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-@pytest.mark.parametrize("method", [Method("l2"), Method("cosine", "pooled"), Method("l2", "pooled")])
+@pytest.mark.parametrize(
+    "method", [Method("l2"), Method("cosine", "pooled"), Method("l2", "pooled"), Method(keep_norms=False)]
+)
 def test_the_other_methods_equal_their_definitions(name: str, method: Method, checkpoints: dict[str, Path]) -> None:
     scores = calibrate(encoder_of(checkpoints[name]), TEXTS, 500, method).importance
     for kind in ("mlp", "attention"):

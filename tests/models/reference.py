@@ -30,21 +30,34 @@ def remember(block: nn.Module, row: Any, kind: str, seen: dict[str, Tensor]) -> 
     )
 
 
-def record(block: nn.Module, row: Any, kind: str, done: Done) -> None:
-    """Call done(x, x + F(x)) in each forward pass: [B, T, D] each; post-norm: done(x, norm(x + F(x)))."""
+def norm_behind(block: nn.Module, row: Any, kind: str) -> nn.Module:
+    """The norm behind the sub-layer's sum, of post-norm."""
+    return block.get_submodule(row.norms_behind[("attention", "mlp").index(kind)])
+
+
+def record(block: nn.Module, row: Any, kind: str, done: Done, keep_norms: bool = False) -> None:
+    """Call done(x, x + F(x)) in each forward pass: [B, T, D] each; post-norm: done(x, norm(x + F(x))), or where the
+    norm would be kept done(norm(x), norm(x + F(x)))."""
     seen: dict[str, Tensor] = {}
     remember(block, row, kind, seen)
     post = row.norm_placement == "post"
     scale: Any = block.residual_multiplier if row.norm_placement == "scaled_pre" else 1.0
-    block.get_submodule(last_module(row, kind)).register_forward_hook(
-        lambda _m, _a, output: done(seen["x"], first(output) if post else seen["x"] + scale * first(output))
-    )
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        x = seen["x"]
+        before = norm_behind(block, row, kind).forward(x) if post and keep_norms else x
+        done(before, first(output) if post else x + scale * first(output))
+
+    block.get_submodule(last_module(row, kind)).register_forward_hook(hook)
 
 
-def silence(block: nn.Module, row: Any, kind: str) -> None:
-    """The sub-layer adds 0; post-norm: its step, norm included, gives its input back."""
+def silence(block: nn.Module, row: Any, kind: str, keep_norms: bool = False) -> None:
+    """The sub-layer adds 0; post-norm: its step gives its input back, or where the norm is kept norm(x)."""
     seen: dict[str, Tensor] = {}
     remember(block, row, kind, seen)
+    if keep_norms:
+        norm_behind(block, row, kind).register_forward_pre_hook(lambda _m, _a: (seen["x"],))
+        return
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         silent = seen["x"] if row.norm_placement == "post" else torch.zeros_like(first(output))

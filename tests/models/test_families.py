@@ -28,8 +28,11 @@ from tests.tiny import MODEL_NAMES, registered, row_of, tiny_checkpoint
 
 HARMLESS = {"dropout", "scaling", "deterministic", "position_ids", "use_cache", "cache", "is_causal"}
 """Keyword arguments of an attention that every attention knows, or that change nothing of what is computed."""
-OPTIONAL = ("model_type", "read_config", "known_code", "config_keys", "backbones", "short_names")
-"""model_type aside, without which Python itself makes no row."""
+OPTIONAL = (
+    *("model_type", "read_config", "known_code", "config_keys", "backbones", "short_names"),
+    *("norms_behind", "norm_behind_parameters"),
+)
+"""model_type aside, without which Python itself makes no row; and what `norm_placement` asks for or forbids."""
 REQUIRED = [f.name for f in dataclasses.fields(Family) if f.name not in OPTIONAL]
 PLAN = PruningPlan((1, 3), (0, 2), ((4, 100), (5, 777)), "magnitude")
 NUMBERS = {
@@ -84,6 +87,12 @@ def test_what_a_family_does_not_declare_is_refused(field: str) -> None:
         ({"norm_placement": "sandwich"}, "'made-up': attention must name 3 modules where norm_placement is 'sandwich'"),
         ({"causal": True}, "'made-up': causal must be a function of the config, such as formulas.never, got True"),
         ({"mlp": ("mlp",)}, "'made-up': mlp must name 2 modules where norm_placement is 'pre', got"),
+        ({"norm_placement": "post"}, "'made-up': norms_behind must name 2 modules where norm_placement is 'post', got"),
+        ({"norms_behind": ("norm",)}, "'made-up': norms_behind must name 0 modules where norm_placement is 'pre', got"),
+        (
+            {"norm_placement": "post", "norms_behind": ("a", "b")},
+            "'made-up': norm_behind_parameters must be a function of the config",
+        ),
     ],
 )
 def test_a_row_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -196,7 +196,7 @@ def test_fixed_plans_name_it() -> None:
     space = space_file.parse_space({"plans": {"full": {}, "few": {"vocabulary": 25000, "drop_mlp": 0.5}}}, "x")
     points = spaces.starting_points(space, RunConfig(), 6, IMPORTANCE)
     plans = [spaces.plan_of(point, space, MINILM, IMPORTANCE, NEURONS, RunConfig()) for point in points]
-    assert plans == [PruningPlan(), PruningPlan((0, 1, 2), operations=[Trim(25000)])]
+    assert plans == [PruningPlan(), PruningPlan((0, 1, 2), operations=[Trim(25000)], keep_norms=True)]
     with pytest.raises(InputError, match=r"plans.few.vocabulary must be a number, got 'all'"):
         space_file.parse_space({"plans": {"few": {"vocabulary": "all"}}}, "x")
     with pytest.raises(InputError, match=r"unknown key 'vocabluary'; did you mean 'vocabulary'"):

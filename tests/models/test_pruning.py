@@ -21,7 +21,7 @@ from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.truncate import Truncate
 from effir_dist.models.pruning import PruningPlan, count_parameters, kept_by_rank, kept_neurons, make_plan
 from tests.models.reference import silence
-from tests.tiny import MODEL_NAMES
+from tests.tiny import MODEL_NAMES, POST_NORM
 
 TIES = np.random.default_rng(0).integers(0, 5, (3, 40)).astype(np.float32)
 TEXTS = ["a short text", "one that is somewhat longer than the first", "x"]
@@ -57,17 +57,21 @@ def test_an_empty_plan_is_the_untouched_model_bit_for_bit(name: str, checkpoints
         assert torch.equal(ours, plain(input_ids=ids, attention_mask=mask).last_hidden_state)
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
-def test_a_dropped_sub_layer_equals_one_whose_output_is_zeroed(name: str, checkpoints: dict[str, Path]) -> None:
-    plan = PruningPlan(dropped_mlp=(1, 3), dropped_attention=(0, 1))
+@pytest.mark.parametrize(
+    ("name", "keep_norms"), [*((name, False) for name in MODEL_NAMES), *((name, True) for name in POST_NORM)]
+)
+def test_a_dropped_sub_layer_equals_one_whose_output_is_zeroed(
+    name: str, keep_norms: bool, checkpoints: dict[str, Path]
+) -> None:
+    """As zeroed before the sum, where the norm behind it is kept; a block without both gives what it is given."""
+    plan = PruningPlan(dropped_mlp=(1, 3), dropped_attention=(0, 1), keep_norms=keep_norms)
     pruned, masked = (encoder_of(checkpoints[name]) for _ in range(2))
     prune_encoder(pruned, plan, None)
     row = family(masked.model_config)
     blocks = masked.backbone.get_submodule(row.blocks)
-    for index in plan.dropped_mlp:
-        silence(blocks[index], row, "mlp")
-    for index in plan.dropped_attention:
-        silence(blocks[index], row, "attention")
+    for kind, dropped in (("mlp", plan.dropped_mlp), ("attention", plan.dropped_attention)):
+        for index in dropped:
+            silence(blocks[index], row, kind, keep_norms and index != 1)
     ids, mask = batch(masked)
     with torch.inference_mode():
         torch.testing.assert_close(pruned(ids, mask), masked(ids, mask), rtol=0, atol=1e-6)
@@ -82,7 +86,7 @@ def test_narrowed_equals_masked_neurons(name: str, checkpoints: dict[str, Path])
     prune_encoder(pruned, plan, scores)
     row = family(masked.model_config)
     masked_blocks = masked.backbone.get_submodule(row.blocks)
-    prune_encoder(masked, PruningPlan(dropped_mlp=(2,)), None)
+    prune_encoder(masked, make_plan(masked.model_config, [2]), None)
     for index, neurons in kept.items():
         gate = torch.zeros(mlp_width(masked.model_config))
         gate[torch.as_tensor(neurons)] = 1
@@ -156,7 +160,7 @@ def test_no_neuron_left_is_a_dropped_mlp() -> None:
     scores = np.ones((6, 1536), np.float32)
     scores[4] = 0.0
     plan = make_plan(BACKBONES["minilm"].config, [0], [], 0.8, scores, "random")
-    assert plan == PruningPlan(dropped_mlp=(0, 4))
+    assert plan == PruningPlan(dropped_mlp=(0, 4), keep_norms=True)
 
 
 def test_widths_are_global_ranks_and_keep_the_total() -> None:
@@ -169,7 +173,7 @@ def test_widths_are_global_ranks_and_keep_the_total() -> None:
 
 
 def test_equal_plans_are_equal_however_they_are_written() -> None:
-    one = make_plan(BACKBONES["minilm"].config, [3, 1, 3], [2])
+    one = make_plan(BACKBONES["minilm"].config, [3, 1, 3], [2], keep_norms=False)
     other = PruningPlan.from_dict({"dropped_mlp": [1, 3], "dropped_attention": [2], "widths": {}, "ranking": ""})
     in_parts = PruningPlan(operations=[Drop(mlp=(3,)), Narrow(()), Drop((1,), (2,))])
     assert one == other == in_parts
@@ -178,10 +182,30 @@ def test_equal_plans_are_equal_however_they_are_written() -> None:
     assert PruningPlan.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
+def test_what_was_written_before_norms_were_kept_drops_them(checkpoints: dict[str, Path]) -> None:
+    """Old plans give the old models and the old keys."""
+    old = {"operations": [{"kind": "drop", "mlp": [1], "attention": []}]}
+    plan, kept = PruningPlan.from_dict(old), make_plan(load_encoder(str(checkpoints["bert"])).model_config, [1])
+    assert not plan.keep_norms
+    assert plan.to_dict() == old
+    assert kept.to_dict() == {"operations": [{**old["operations"][0], "keep_norms": True}]}
+    assert PruningPlan.from_dict(kept.to_dict()) == kept != plan
+    with pytest.raises(InputError, match="keeps the norms of all dropped sub-layers or of none"):
+        kept.with_operations([Drop(mlp=(2,))])
+
+
+def test_where_norms_come_first_plans_say_nothing_of_them() -> None:
+    config = BACKBONES["smollm2"].config
+    assert make_plan(config, [3]).key() == make_plan(config, [3], keep_norms=False).key()
+    with pytest.raises(InputError, match="keeps norms behind dropped sub-layers, but llama has none there"):
+        PruningPlan(dropped_mlp=(3,), keep_norms=True).check(config)
+
+
 @pytest.mark.parametrize(
     "tree",
     [
         {"dropped_mlp": [1]},
+        {"operations": [{"kind": "drop", "mlp": [3], "attention": [], "keep_norms": "all"}]},
         {"operations": [{"kind": "drop", "mlp": 3, "attention": []}]},
         {"operations": [{"kind": "narrow", "widths": {"0": "wide"}, "ranking": ""}]},
         {"operations": "all"},

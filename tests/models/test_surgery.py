@@ -28,7 +28,12 @@ CASES = {
     "gemma2": layout("sandwich", ("self_attn", "input_layernorm", NORMS[0]), ("mlp", *NORMS[1:])),
     "olmo2": layout("res_post", ("self_attn", NORMS[0]), ("mlp", NORMS[2])),
     "granite": layout("scaled_pre", ("self_attn", "input_layernorm"), ("mlp", NORMS[0])),
-    "nomic_bert": layout("post", ("self_attn", NORMS[0]), ("mlp", "post_mlp_layernorm")),
+    "nomic_bert": layout(
+        "post",
+        ("self_attn", NORMS[0]),
+        ("mlp", "post_mlp_layernorm"),
+        norms_behind=(NORMS[0], "post_mlp_layernorm"),
+    ),
     "cohere": layout("parallel", ("self_attn", "input_layernorm"), ("mlp", "input_layernorm")),
     "gpt_neox": layout(
         "parallel",
@@ -41,6 +46,7 @@ CASES = {
         "post",
         ("attention",),
         ("intermediate", "output"),
+        norms_behind=("attention.output.LayerNorm", "output.LayerNorm"),
         mlp_in=("intermediate.dense",),
         mlp_out="output.dense",
         blocks="encoder.layer",
@@ -49,11 +55,13 @@ CASES = {
         "post",
         ("attention", "sa_layer_norm"),
         ("ffn", "output_layer_norm"),
+        norms_behind=("sa_layer_norm", "output_layer_norm"),
         mlp_in=("ffn.lin1",),
         mlp_out="ffn.lin2",
         blocks="transformer.layer",
     ),
 }
+BEHIND = tuple(name for name in CASES if hasattr(CASES[name], "norms_behind"))
 
 
 def model_of(name: str) -> nn.Module:
@@ -77,24 +85,27 @@ def output(model: nn.Module) -> Tensor:
         return model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
 
 
-def dropped(name: str, cases: list[tuple[bool, bool]]) -> nn.Module:
+def dropped(name: str, cases: list[tuple[bool, bool]], keep_norms: bool = False) -> nn.Module:
     """Without (attention, MLP) of each block."""
     model = model_of(name)
     for block, (attention, mlp) in zip(model.get_submodule(CASES[name].blocks), cases, strict=True):
         if attention or mlp:
-            drop(block, CASES[name], attention, mlp)
+            drop(block, CASES[name], attention, mlp, keep_norms)
     return model
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "keep_norms"), [*((name, False) for name in CASES), *((n, True) for n in BEHIND)])
 @pytest.mark.parametrize("cases", [[(True, False), (False, True), (True, True)], [(False, True), (True, False)] * 2])
-def test_a_dropped_sub_layer_equals_one_whose_output_is_masked(name: str, cases: list[tuple[bool, bool]]) -> None:
+def test_a_dropped_sub_layer_equals_one_whose_output_is_masked(
+    name: str, keep_norms: bool, cases: list[tuple[bool, bool]]
+) -> None:
+    """A block without both gives what it is given, whatever is said of norms."""
     cases, masked = cases[:3], model_of(name)
     for block, gone in zip(masked.get_submodule(CASES[name].blocks), cases, strict=True):
         for kind, missing in zip(("attention", "mlp"), gone, strict=True):
             if missing:
-                silence(block, CASES[name], kind)
-    found = output(dropped(name, cases))
+                silence(block, CASES[name], kind, keep_norms and not all(gone))
+    found = output(dropped(name, cases, keep_norms))
     torch.testing.assert_close(found, output(masked), rtol=0, atol=1e-5)
     assert (found - output(model_of(name))).abs().max() > 0.01
 
@@ -108,13 +119,26 @@ def test_nothing_of_a_dropped_sub_layer_is_left_and_all_of_the_other(name: str) 
         assert left == {*(() if attention else row.attention), *(() if mlp else row.mlp)}
 
 
+@pytest.mark.parametrize("name", BEHIND)
+def test_of_a_dropped_sub_layer_nothing_but_its_norm_is_left(name: str) -> None:
+    row, whole = CASES[name], model_of(name).get_submodule(CASES[name].blocks)[0]
+    names = {path for path, _ in whole.named_parameters()}
+    for index, gone in enumerate([(True, False), (False, True)]):
+        block = dropped(name, [gone] * 3, keep_norms=True).get_submodule(row.blocks)[0]
+        theirs = {path for path in names if path.partition(".")[0] in (row.attention, row.mlp)[index]}
+        norm = {f"{row.norms_behind[index]}.{part}" for part in ("weight", "bias")}
+        assert norm < theirs
+        assert {path for path, _ in block.named_parameters()} == names - theirs | norm
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_one_after_the_other_is_both_at_once(name: str) -> None:
-    row, model = CASES[name], model_of(name)
-    together = dropped(name, [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("keep_norms", [False, True])
+def test_one_after_the_other_is_both_at_once(name: str, keep_norms: bool) -> None:
+    row, model, keep_norms = CASES[name], model_of(name), keep_norms and name in BEHIND
+    together = dropped(name, [(True, True), (False, False), (True, False)], keep_norms)
     blocks = model.get_submodule(row.blocks)
     for index, attention, mlp in [(0, False, True), (0, True, False), (1, False, False), (2, True, False)]:
-        drop(blocks[index], row, attention, mlp)
+        drop(blocks[index], row, attention, mlp, keep_norms)
     torch.testing.assert_close(output(model), output(together), rtol=0, atol=1e-5)
     assert model.state_dict().keys() == together.state_dict().keys()
 

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 import effir_dist
+from effir_dist.core import config
+from effir_dist.core.settings import RunConfig
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy import schedulers
@@ -117,6 +119,7 @@ def test_a_search_that_goes_on_suggests_what_the_old_code_would_have(
     found: list[dict[str, Any]] = []
 
     def known(spec: TrialSpec, share: float) -> dict[str, float]:
+        assert not spec.plan.keep_norms
         facts = vars(spec.facts(driven.MODEL))
         keep = {name: [*facts[name]] for name in ("dropped_mlp", "dropped_attention", "mlp_widths")}
         found.append({"trial": spec.trial, "rung": spec.rung, "suggested": {**spec.suggested}, **keep})
@@ -134,6 +137,19 @@ def test_the_trial_that_was_stopped_goes_on_from_its_checkpoint(run: Path) -> No
     state = _Checkpoints(Run.open(run), spec, Clock()).load()
     assert state is not None
     assert len(state.losses) == 4
+
+
+def test_an_old_run_goes_on_without_the_norms_behind_its_dropped_layers(run: Path) -> None:
+    """Whether those stay was no question then; all plans of a run must mean the same."""
+    resumed = Run.open(run)
+    specs = [*resumed.pending(), *(record.spec for record in resumed.results())]
+    assert any(spec.plan.dropped_mlp for spec in specs)
+    assert not any(spec.plan.keep_norms for spec in specs)
+    for _ in range(2):
+        settings = config.from_dict(resumed.config)
+        assert not settings.prune.keep_norms
+        resumed.write_config(config.to_dict(settings))
+    assert config.from_dict(config.to_dict(RunConfig())).prune.keep_norms
 
 
 @pytest.mark.slow

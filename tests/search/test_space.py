@@ -113,6 +113,25 @@ def test_a_space_survives_a_runs_config_file() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["drop_mlp: {max: 3}", "plans: {mine: {drop_mlp: [0, 2], width_ratio: 0.3}}"])
+def test_a_dropped_sub_layer_keeps_its_norm_where_that_is_behind_it_unless_told_otherwise(text: str) -> None:
+    space = space_file.parse_space(yaml.safe_load(text), "x")
+    point = {"plan": "mine"} if space.plans else {"drop_mlp.0": True, "drop_mlp.2": True}
+    off = c.replace(RunConfig(), {"prune.keep_norms": False})
+    keys = {}
+    for name, width in (("minilm", 1536), ("smollm2", 1536)):
+        model = BACKBONES[name].config
+        blocks = model["num_hidden_layers"]
+        importance = Importance(*[tuple(range(blocks))] * 3)
+        neurons = {"activation": np.random.default_rng(0).random((blocks, width)).astype(np.float32)}
+        plans = [spaces.plan_of(point, space, model, importance, neurons, each) for each in (RunConfig(), off)]
+        assert {plan.dropped_mlp for plan in plans} == {(0, 2)}
+        assert [plan.keep_norms for plan in plans] == [name == "minilm", False]
+        keys[name] = {plan.key() for plan in plans}
+    assert len(keys["minilm"]) == 2, "two models"
+    assert len(keys["smollm2"]) == 1, "one model"
+
+
 @pytest.mark.parametrize(
     ("data", "cut"),
     [

@@ -121,7 +121,7 @@ class Family:
     """Whether a block gives its output in a tuple, of which the model takes the first."""
     norm_placement: str = _REQUIRED
     """`pre`: x + F(norm(x)). `sandwich`: x + norm2(F(norm1(x))). `parallel`: x + A(norm(x)) + M(norm(x)), where both
-    sub-layers read the same x. `post`: norm(x + F(x)), and a dropped sub-layer takes that step with it. `res_post`:
+    sub-layers read the same x. `post`: norm(x + F(x)), and norm(x) where the sub-layer is dropped. `res_post`:
     x + norm(F(x)). `scaled_pre`: x + m F(norm(x)), m the block's `residual_multiplier`."""
     attention: tuple[str, ...] = _REQUIRED
     """Modules that go with a dropped attention: itself, its norm, and in a `sandwich` its second norm.
@@ -131,6 +131,9 @@ class Family:
     mlp: tuple[str, ...] = _REQUIRED
     """Modules that go with a dropped MLP, likewise. In `post` with an attention that stands alone: modules that follow
     each other, of which the last gets the stream as well, adds it and normalises."""
+    norms_behind: tuple[str, ...] = ()
+    """In `post`: the norms behind the sums of the attention and of the MLP, which are modules above or within those. A
+    dropped sub-layer may leave its norm (`operations.drop.Drop.keep_norms`)."""
     mlp_in: tuple[str, ...] = _REQUIRED
     """Linear layers whose output rows are the neurons: F rows, or `fused` times F."""
     mlp_out: str = _REQUIRED
@@ -158,6 +161,8 @@ class Family:
     """Parameters of one attention and its norms."""
     mlp_parameters: Callable[[ModelDict, int], int] = _REQUIRED
     """Parameters of one MLP of a given width and its norms. A shared norm counts with the attention."""
+    norm_behind_parameters: Callable[[ModelDict], int] | None = None
+    """In `post`: parameters of one of `norms_behind`."""
     other_parameters: Callable[[ModelDict], int] = _REQUIRED
     """Embeddings and the last norm; no LM head, no pooler."""
     first_attention_saves: Callable[[ModelDict], int] = _REQUIRED
@@ -211,6 +216,12 @@ class Family:
         counts = {"sandwich": (3,), "post": (1, 2)}.get(self.norm_placement, (2,))
         self._count("attention", counts)
         self._count("mlp", (2,) if self.norm_placement == "post" else counts)
+        self._count("norms_behind", (2,) if self.norm_placement == "post" else (0,))
+        if bool(self.norms_behind) != bool(self.norm_behind_parameters):
+            raise InputError(
+                f"family {self.model_type!r}: norm_behind_parameters must be a function of the config where there are "
+                f"norms_behind, and there alone, got {self.norm_behind_parameters!r}"
+            )
 
     def _one_of(self, name: str, known: Iterable[str]) -> None:
         value = getattr(self, name)

@@ -17,6 +17,7 @@ _PARTS = {
     "blocks": "transformer.layer",
     "attention": ("attention", "sa_layer_norm"),
     "mlp": ("ffn", "output_layer_norm"),
+    "norms_behind": ("sa_layer_norm", "output_layer_norm"),
     "mlp_in": ("ffn.lin1",),
     "mlp_out": "ffn.lin2",
     "load_options": {},

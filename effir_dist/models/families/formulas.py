@@ -127,6 +127,11 @@ def bert_mlp(config: ModelDict, width: int) -> int:
     return 2 * hidden * width + width + hidden + 2 * hidden
 
 
+def bert_norm(config: ModelDict) -> int:
+    """A norm's weight and bias."""
+    return 2 * need(config, "hidden_size")
+
+
 def bert_rest(config: ModelDict) -> int:
     """Embeddings of tokens, positions and token types, and their norm with its bias."""
     tables = need(config, "vocab_size") + need(config, "max_position_embeddings") + config.get("type_vocab_size", 2)
@@ -167,6 +172,7 @@ def bert_parts() -> dict[str, Any]:
         "norm_placement": "post",
         "attention": ("attention",),
         "mlp": ("intermediate", "output"),
+        "norms_behind": ("attention.output.LayerNorm", "output.LayerNorm"),
         "mlp_in": ("intermediate.dense",),
         "mlp_out": "output.dense",
         "fused": 1,
@@ -179,6 +185,7 @@ def bert_parts() -> dict[str, Any]:
         "max_length": 512,
         "attention_parameters": bert_attention,
         "mlp_parameters": bert_mlp,
+        "norm_behind_parameters": bert_norm,
         "first_attention_saves": none,
         "query_width": query_width,
         "linear_layers": bert_linear_layers,

@@ -27,7 +27,11 @@ def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
 
 _ALL_MPNET = sizes("mpnet", 30527, 768, 3072, 12, 12, max_position_embeddings=514, relative_attention_num_buckets=32)
 FAMILY = Family(
-    **{**formulas.bert_parts(), "block_gives_tuple": True},
+    **{
+        **formulas.bert_parts(),
+        "block_gives_tuple": True,
+        "norms_behind": ("attention.LayerNorm", "output.LayerNorm"),
+    },
     model_type="mpnet",
     class_name="MPNet",
     first_position=_first_position,

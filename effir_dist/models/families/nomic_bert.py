@@ -37,21 +37,17 @@ def _read_config(config: ModelDict) -> ModelDict:
     return {OLDER_KEYS.get(key, key): value for key, value in config.items() if key not in _COMPUTED}
 
 
-def _norm(config: ModelDict) -> int:
-    return 2 * need(config, "hidden_size")
-
-
 def _attention(config: ModelDict) -> int:
-    return 4 * need(config, "hidden_size") * formulas.query_width(config) + _norm(config)
+    return 4 * need(config, "hidden_size") * formulas.query_width(config) + formulas.bert_norm(config)
 
 
 def _mlp(config: ModelDict, width: int) -> int:
-    return 3 * need(config, "hidden_size") * width + _norm(config)
+    return 3 * need(config, "hidden_size") * width + formulas.bert_norm(config)
 
 
 def _rest(config: ModelDict) -> int:
     tables = need(config, "vocab_size") + config.get("type_vocab_size", 2)
-    return tables * need(config, "hidden_size") + _norm(config)
+    return tables * need(config, "hidden_size") + formulas.bert_norm(config)
 
 
 def _saved_bytes(config: ModelDict, size: int, longest: int) -> int:
@@ -68,6 +64,7 @@ FAMILY = Family(
     norm_placement="post",
     attention=("self_attn", "post_attention_layernorm"),
     mlp=("mlp", "post_mlp_layernorm"),
+    norms_behind=("post_attention_layernorm", "post_mlp_layernorm"),
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     mlp_out="mlp.down_proj",
     fused=1,
@@ -81,6 +78,7 @@ FAMILY = Family(
     first_position=formulas.none,
     attention_parameters=_attention,
     mlp_parameters=_mlp,
+    norm_behind_parameters=formulas.bert_norm,
     other_parameters=_rest,
     first_attention_saves=formulas.none,
     query_width=formulas.query_width,

@@ -32,6 +32,8 @@ class Sizes:
     """[L] whether a block has its attention."""
     truncated: int = 0
     """Numbers kept of an embedding; 0 keeps all."""
+    keep_norms: bool = False
+    """Whether the norm behind the sum of a dropped sub-layer stays (`operations.drop.Drop.keep_norms`)."""
 
     @staticmethod
     def of(config: ModelDict) -> Sizes:
@@ -54,7 +56,15 @@ class Sizes:
         row = family(self.config)
         mlps = sum(row.mlp_parameters(self.config, width) for width in self.widths if width)
         saved = row.first_attention_saves(self.config) if self.attention[0] else 0
-        return mlps + row.attention_parameters(self.config) * sum(self.attention) - saved
+        return mlps + row.attention_parameters(self.config) * sum(self.attention) + self._norm_parameters() - saved
+
+    def _norm_parameters(self) -> int:
+        """Parameters of the norms that stay behind dropped sub-layers. Of a block without both none stays."""
+        of_one = family(self.config).norm_behind_parameters
+        if not self.keep_norms or of_one is None:
+            return 0
+        halves = sum(here != (width > 0) for here, width in zip(self.attention, self.widths, strict=True))
+        return of_one(self.config) * halves
 
     def parameters(self) -> int:
         """Parameters of the model without LM head, by its family's formulas, and of Dense layers behind it."""

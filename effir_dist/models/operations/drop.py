@@ -46,6 +46,10 @@ class Drop(Operation):
     """The blocks that lose their MLP."""
     attention: tuple[int, ...] = ()
     """The blocks that lose their attention."""
+    keep_norms: bool = False
+    """Whether the norm behind the sum of a dropped sub-layer stays, in families with norms there: norm(x) takes the
+    place of norm(x + F(x)). A block that loses both sub-layers loses both norms. False in others, and where a plan is
+    of a version that dropped those norms as well."""
 
     kind: ClassVar[str] = "drop"
     order: ClassVar[int] = 10
@@ -61,15 +65,24 @@ class Drop(Operation):
 
     def merged(self, other: Operation) -> Operation:
         assert isinstance(other, Drop)
-        return Drop(self.mlp + other.mlp, self.attention + other.attention)
+        if self.keep_norms != other.keep_norms:
+            raise InputError(f"a plan keeps the norms of all dropped sub-layers or of none, got {self} and {other}")
+        return Drop(self.mlp + other.mlp, self.attention + other.attention, self.keep_norms)
 
     def check(self, sizes: Sizes) -> None:
         check_blocks((*self.mlp, *self.attention), sizes)
+        if self.keep_norms and not keeps_norms(sizes.config):
+            raise InputError(
+                f"the plan keeps norms behind dropped sub-layers, but {sizes.config['model_type']} has none there; "
+                "leave out keep_norms"
+            )
 
     def left(self, sizes: Sizes) -> Sizes:
         widths = (0 if block in self.mlp else width for block, width in enumerate(sizes.widths))
         attention = (here and block not in self.attention for block, here in enumerate(sizes.attention))
-        return dataclasses.replace(sizes, widths=tuple(widths), attention=tuple(attention))
+        return dataclasses.replace(
+            sizes, widths=tuple(widths), attention=tuple(attention), keep_norms=self.keep_norms
+        )
 
     def apply(self, model: nn.Module, config: ModelDict, neurons: np.ndarray | None) -> None:
         from effir_dist.models.modeling_effir import drop
@@ -77,18 +90,30 @@ class Drop(Operation):
         row = family(config)
         blocks: Any = model.get_submodule(row.blocks)
         for block in sorted({*self.mlp, *self.attention}):
-            drop(blocks[block], row, block in self.attention, block in self.mlp)
+            drop(blocks[block], row, block in self.attention, block in self.mlp, self.keep_norms)
 
     def describe(self, sizes: Sizes) -> str:
         counts = {short: len(getattr(self, name)) for name, short in SHORT.items()}
         return ", ".join(f"-{count} {short}" for short, count in counts.items() if count)
 
     def to_json(self) -> Json:
-        return {"mlp": list(self.mlp), "attention": list(self.attention)}
+        kept = {"keep_norms": True} if self.keep_norms else {}
+        return {"mlp": list(self.mlp), "attention": list(self.attention), **kept}
 
     @classmethod
     def from_json(cls, tree: Json) -> Drop:
-        return cls(*(tuple(int(block) for block in tree[name]) for name in SHORT))
+        """Versions that dropped the norms behind sub-layers wrote nothing of them."""
+        mlp, attention = (tuple(int(block) for block in tree[name]) for name in SHORT)
+        keep_norms = tree.get("keep_norms", False)
+        if not isinstance(keep_norms, bool):
+            raise ValueError(f"keep_norms must be true or false, got {keep_norms!r}")
+        return cls(mlp, attention, keep_norms)
+
+
+def keeps_norms(config: ModelDict, wanted: bool = True) -> bool:
+    """Whether a dropped sub-layer of a model leaves its norm: where that is `wanted` (`prune.keep_norms`), and the norm
+    is behind the sum."""
+    return wanted and bool(family(config).norms_behind)
 
 
 def dropped(suggested: Suggested, kind: str, limit: int, importance: DropOrders) -> list[int]:
@@ -172,8 +197,9 @@ class DropPart(SpacePart):
         return found
 
     def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Drop]:
-        blocks = len(sizes.widths)
-        return [_drop({kind: dropped(suggested, kind, self.limit(kind, blocks), known.importance) for kind in KINDS})]
+        blocks, order = len(sizes.widths), known.importance
+        gone = {kind: dropped(suggested, kind, self.limit(kind, blocks), order) for kind in KINDS}
+        return [_drop(gone, keeps_norms(sizes.config, known.config.prune.keep_norms))]
 
     def left(self, columns: Columns, sizes: ManySizes, known: Known) -> ManySizes:
         blocks = sizes.widths.shape[1]
@@ -197,7 +223,7 @@ class DropPart(SpacePart):
             if not isinstance(which, tuple) and which > blocks:
                 raise InputError(f"{key} takes away {which:g}, but the model has {blocks} blocks")
             gone[KEYS[key]] = which if isinstance(which, tuple) else order[: _count(which, blocks)]
-        return [_drop(gone)]
+        return [_drop(gone, keeps_norms(sizes.config, known.config.prune.keep_norms))]
 
     def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         named = {name: value for name, value in distributions.items() if name.startswith("drop_")}
@@ -234,10 +260,10 @@ class DropPart(SpacePart):
         return {f"drop_{kind}": len(blocks)} if self.layers != SUBSET else {f"drop_{kind}.{b}": True for b in blocks}
 
 
-def _drop(gone: Mapping[str, Iterable[int]]) -> Drop:
+def _drop(gone: Mapping[str, Iterable[int]], keep_norms: bool) -> Drop:
     """gone: kind -> the blocks that lose it."""
     mlp, attention = ((*gone.get(kind, ()), *gone.get("block", ())) for kind in ("mlp", "attention"))
-    return Drop(mlp, attention)
+    return Drop(mlp, attention, keep_norms)
 
 
 def _maximum(where: str, value: Any) -> float:

@@ -13,7 +13,7 @@ from effir_dist.core.values import Json, Point, Suggested
 from effir_dist.models.families.base import ModelDict
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.base import Operation, Sizes, check_blocks
-from effir_dist.models.operations.drop import Drop
+from effir_dist.models.operations.drop import Drop, keeps_norms
 from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.space_part import DropOrders, FixedValue, Known, SpacePart
 from effir_dist.models.operations.values import Range, Values, parse_range, value_count
@@ -102,12 +102,18 @@ def width_share(sizes: Sizes) -> float:
 
 
 def narrowed(
-    sizes: Sizes, ratios: Sequence[float], neurons: np.ndarray | NeuronOrder | None, ranking: str, multiple: int = 1
+    sizes: Sizes,
+    ratios: Sequence[float],
+    neurons: np.ndarray | NeuronOrder | None,
+    ranking: str,
+    multiple: int = 1,
+    keep_norms: bool = False,
 ) -> list[Operation]:
     """Keep the best `ratios` of the neurons of the MLPs that are left, a ratio for each of as many `block_groups`.
 
     Neurons are ranked over all MLPs of a group (paper, section 3.2), so widths differ per block; an MLP left without
-    neurons is dropped. neurons: [L, F], higher stays, or their order; needed where a ratio is below 1.
+    neurons is dropped. neurons: [L, F], higher stays, or their order; needed where a ratio is below 1. keep_norms: as
+    in `Drop`.
     """
     full, widths = sizes.full_width, dict[int, int]()
     for ratio, group in zip(ratios, block_groups(len(sizes.widths), len(ratios)), strict=True):
@@ -118,7 +124,8 @@ def narrowed(
             kept = rounded(_best(neurons, staying, ratio), multiple, full)
             widths |= {block: int(count) for block, count in zip(staying, kept, strict=True) if count < full}
     emptied = tuple(block for block, width in widths.items() if not width)
-    return [Drop(emptied), Narrow(tuple((block, width) for block, width in widths.items() if width), ranking)]
+    left = tuple((block, width) for block, width in widths.items() if width)
+    return [Drop(emptied, (), keep_norms), Narrow(left, ranking)]
 
 
 def _best(neurons: np.ndarray | NeuronOrder, staying: Sequence[int], ratio: float) -> np.ndarray:
@@ -263,7 +270,8 @@ def asked_ratio(values: Mapping[str, Any]) -> float:
 
 def _narrowed(sizes: Sizes, ratios: Sequence[float], known: Known) -> Sequence[Operation]:
     prune = known.config.prune
-    return narrowed(sizes, ratios, known.neurons.get(prune.ranking), prune.ranking, prune.width_multiple)
+    neurons, kept = known.neurons.get(prune.ranking), keeps_norms(sizes.config, prune.keep_norms)
+    return narrowed(sizes, ratios, neurons, prune.ranking, prune.width_multiple, kept)
 
 
 def _groups(where: str, value: Any) -> tuple[int, Any]:

@@ -72,7 +72,8 @@ def _without_training(
     source = pretrained.find_model(config.model)
     base = pretrained.load_base(source, resolve_dtype(config.score.dtype))
     length = {"model.max_document_length": config.prune.calibration_length}
-    method = Method(config.prune.distance, config.prune.granularity, config.prune.greedy)
+    prune = config.prune
+    method = Method(prune.distance, prune.granularity, prune.greedy, prune.keep_norms)
     encoder = _encoder(base, replace(config, length))
     found = calibrate(encoder, calibration_texts(config), config.score.batch_tokens, method)
     if teacher and not config.train.teacher:
