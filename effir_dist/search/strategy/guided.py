@@ -7,6 +7,7 @@ What a search of effir_dist knows of pruning plans it gets by `plan_callables`.
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ POOL = 200
 """New points that the surrogate chooses among."""
 RANDOM_SHARE = 0.1
 """Share of the proposals that are drawn at random, so that a wrong surrogate is found out."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Of several threads each sees what was proposed to the others."""
 
 Points = Callable[[Distributions, Sequence[Any], np.random.Generator], Iterable[Params]]
 """(search space, params of the front, random numbers) -> points, of which the new ones are candidates."""
@@ -88,14 +91,15 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A new point; empty, so that all values are random, where there is none. Raises ValueError for a study of more
+        """A point; empty, so that all values are random, where none may be proposed. Raises ValueError for a study of more
         than three objectives."""
         axes, rng = Axes.of(study, self.quality), self._rng(trial.number)
-        pool = self._pool(study, trial, search_space, rng) if search_space else []
-        if not pool:
-            return {}
-        point = pool[self._choose(self._evidence(study, trial, search_space, axes), pool, search_space, axes, rng)]
-        observe.share_params(study, trial, point)
+        with _ONE_AT_A_TIME:
+            pool = self._pool(study, trial, search_space, rng) if search_space else []
+            if not pool:
+                return {}
+            point = pool[self._choose(self._evidence(study, trial, search_space, axes), pool, search_space, axes, rng)]
+            observe.share_params(study, trial, point)
         return dict(point)
 
     def sample_independent(
@@ -143,17 +147,21 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     def _pool(
         self, study: optuna.Study, trial: FrozenTrial, space: Distributions, rng: np.random.Generator
     ) -> list[Params]:
-        """Up to POOL different new points."""
+        """Up to POOL different new points; where all were tried, one of them."""
         others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
         tried = {observe.key_of(observe.params_of(t), space) for t in others if t.state != TrialState.FAIL}
         found: dict[Any, Params] = {}
+        again = list[Params]()
         for point in self._points(space, observe.front(study), rng):
-            key = observe.key_of(point, space)
-            if key not in tried and key not in found and (self._allowed is None or self._allowed(point)):
-                found[key] = point
+            if self._allowed is None or self._allowed(point):
+                key = observe.key_of(point, space)
+                if key in tried:
+                    again.append(point)
+                else:
+                    found.setdefault(key, point)
             if len(found) >= POOL:
                 break
-        return list(found.values())
+        return list(found.values()) or again[:1]
 
     def _choose(
         self, evidence: Evidence, pool: Sequence[Params], space: Distributions, axes: Axes, rng: np.random.Generator
