@@ -36,6 +36,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(name, typing.get_args(kind)[0], v) for v in values)
+    if typing.get_origin(kind) is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return dict(value)
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         number = as_float(value)  # YAML reads 1e-4 as text
         if number is not None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Literal
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from effir_dist.core.errors import check, one_of
 from effir_dist.core.measures import DEFAULT, check_objectives, parse_constraint
 
 SAMPLERS = ("guided", "tpe", "nsga2", "gp", "random")
+HUB = "optunahub:"
+"""How a sampler's name begins that is a package of OptunaHub."""
+SAMPLER_CLASS = re.compile(rf"{HUB}[\w./@:-]+|\w+(\.\w+)*:\w+")
+"""Other samplers than SAMPLERS."""
 SCHEDULERS = ("screening", "asha", "plain")
 SCREENING_COSTS = ("seconds", "flops")
 MOST_ON_A_GPU = 48
@@ -30,7 +35,10 @@ class SearchConfig:
     """Trials trained in full. Those that stop on a lower rung come on top."""
     sampler: str = "guided"
     """What proposes plans. `guided`: our surrogate, by the expected improvement of the hypervolume for a plan's cost.
-    `tpe`, `nsga2`, `gp`, `random`: Optuna's samplers."""
+    `tpe`, `nsga2`, `gp`, `random`: Optuna's samplers. `package.module:Class`: any other `optuna.samplers.BaseSampler`.
+    `optunahub:NAME`: one of OptunaHub (docs/guided-sampler.md)."""
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    """Of a class or one of OptunaHub: arguments that it is made with. It gets the search's seed by itself."""
     scheduler: str = "screening"
     """Which plans are trained, and how far. `screening`: plans are scored on the lower rungs, and the most promising
     are trained in full. `asha`: the best of each rung train on to the next, by non-dominated rank and crowding.
@@ -76,7 +84,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         check(self.trials >= 1, "search.trials", self.trials, "1 or more")
         check(self.time_budget >= 0, "search.time_budget", self.time_budget, "0 or more seconds")
-        one_of("search.sampler", self.sampler, SAMPLERS)
+        self._check_sampler()
         one_of("search.scheduler", self.scheduler, SCHEDULERS)
         rising = all(0 <= a < b for a, b in itertools.pairwise((*self.rungs, 1.0)))
         check(rising and bool(self.rungs), "search.rungs", self.rungs, "rising shares from 0 to below 1, one or more")
@@ -95,6 +103,15 @@ class SearchConfig:
         check(self.patience_percent >= 0, "search.patience_percent", self.patience_percent, "0 or more")
         check(0 <= self.safe_loss < 1, "search.safe_loss", self.safe_loss, "from 0 to below 1, such as 0.02")
         check(self.equal_failures >= 0, "search.equal_failures", self.equal_failures, "0 (off) or more")
+
+    def _check_sampler(self) -> None:
+        """What shows without importing it; the rest is up to search/strategy/sampler_classes.py."""
+        if not SAMPLER_CLASS.fullmatch(self.sampler):
+            names = ", ".join(map(repr, SAMPLERS))
+            expected = f"one of {names}, a class as package.module:Class, or {HUB}NAME"
+            check(self.sampler in SAMPLERS, "search.sampler", self.sampler, expected)
+            empty = f"empty with search.sampler={self.sampler}: options are for classes"
+            check(not self.sampler_options, "search.sampler_options", self.sampler_options, empty)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.measures import MEASURES, SPEED, Constraint, parse_constraint
-from effir_dist.core.settings import DataConfig, RunConfig
+from effir_dist.core.settings import SAMPLERS, DataConfig, RunConfig
 from effir_dist.core.values import Point
 from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.data.texts import spread
@@ -24,11 +24,12 @@ from effir_dist.training.teacher import TeacherModel, check_dimension, find_teac
 
 
 def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
-    """Raises InputError for data sets that are not there, for operations and fixed plans that do not fit the model, and
-    for constraints that no plan of the space satisfies."""
+    """Raises InputError for data sets and a sampler that are not there, for operations and fixed plans that do not fit
+    the model, and for constraints that no plan of the space satisfies."""
     check_sets(config)
     for part in space.parts:
         part.check(Sizes.of(model_config), config, space.parameters)
+    _check_sampler(space, config, model_config)
     known = [c for c in Goal.of(config.search).constraints if c.measure.known and c.at_most]
     if known or space.plans:
         points = smallest_points(space, config, block_count(model_config))
@@ -37,6 +38,16 @@ def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
         values = [spec.values(model_config) for spec in specs]
         for constraint in known:
             _check_can_hold(constraint, values)
+
+
+def _check_sampler(space: Space, config: RunConfig, model_config: ModelDict) -> None:
+    """Raises InputError where `search.sampler` is from elsewhere and not to be had, or cannot do this search."""
+    if config.search.sampler in SAMPLERS:
+        return
+    from effir_dist.search.strategy.sampler_classes import check_sampler  # optuna takes a second
+
+    distributions = spaces.distributions(space, block_count(model_config))
+    check_sampler(config.search, distributions, Goal.of(config.search).directions)
 
 
 def check_sets(config: RunConfig) -> None:

@@ -151,7 +151,11 @@ class SearchDriver:
         if self.repeat or self.left <= self._to_full_training():
             return None
         known = self.queue.repeats
-        spec = self.queue.next(self.number)
+        try:
+            spec = self.queue.next(self.number)
+        except InputError as error:  # a sampler from elsewhere failed
+            self.failure = error
+            return None
         for _ in range(self.queue.repeats - known):
             self.view.repeat_saved()
         if spec is None:

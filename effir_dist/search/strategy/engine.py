@@ -15,14 +15,16 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from effir_dist.core.settings import SearchConfig
+from effir_dist.core.errors import InputError
+from effir_dist.core.settings import SAMPLERS, SearchConfig
 from effir_dist.report.study_db import frozen_trial
 from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.search.strategy.fidelity import FidelityState
 from effir_dist.search.strategy.observe import COSTS, LOW_FIDELITY
 from effir_dist.search.strategy.plan_callables import PlanCallables, guided_sampler
 from effir_dist.search.strategy.problem import Problem
-from effir_dist.search.strategy.samplers import BuiltIn, Guided, Screens, Source, score_by_rank
+from effir_dist.search.strategy.sampler_classes import sampler_maker
+from effir_dist.search.strategy.samplers import BuiltIn, Guided, Kept, Screens, Source, score_by_rank
 
 NOT_KEPT = ("fixed_params", "constraints", "tpe:relative_params", "gp:relative_params", "guided:relative_params")
 """How attributes of a study's trial begin that its record need not have: it has the values themselves."""
@@ -36,7 +38,7 @@ class Engine:
     ) -> None:
         """specs: trial -> its spec, as the search goes on."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.problem, self.state = problem, state
+        self.problem, self.state, self.name = problem, state, f"search.sampler={search.sampler}"
         self.plans = PlanCallables(problem, state, specs)
         self.source = self._source(search)
         self.study = optuna.create_study(sampler=self.source.between(), directions=problem.goal.directions)
@@ -49,14 +51,16 @@ class Engine:
         seed = self.problem.seed
         if search.sampler == "guided":
             return Guided(lambda own: guided_sampler(self.plans, own), seed)
-        return BuiltIn(search.sampler, seed, self.problem.start_count)
+        if search.sampler in SAMPLERS:
+            return BuiltIn(search.sampler, seed, self.problem.start_count)
+        return Kept(sampler_maker(search), seed)
 
     def propose(self, number: int) -> TrialSpec | None:
         """A new plan that violates no constraint on what a plan tells, as the trial `number`, which runs now; None: all
         were tried."""
         for attempt in range(self.source.asks):
             self.study.sampler = self.source.at(number, attempt)
-            asked = self.study.ask(self.problem.distributions)
+            asked = self._ask()
             spec = self.problem.spec(number, asked.params)
             known = spec.key in self.problem.tried
             if not known and self.problem.feasible(spec):
@@ -69,7 +73,7 @@ class Engine:
         """A certain trial runs now: one that the search starts with, or that goes on."""
         self.study.sampler = self.source.between()
         self.study.enqueue_trial(dict(spec.suggested), user_attrs=self._known(spec.trial))
-        asked = self.study.ask(self.problem.distributions)
+        asked = self._ask()
         for name, value in spec.attributes.items():  # Optuna has no public way to set what samplers note
             self.study._storage.set_trial_system_attr(asked._trial_id, name, value)
         return self._run(spec, asked)
@@ -105,8 +109,20 @@ class Engine:
         """[N] how much each trial, which was scored on the lowest rung, deserves to be trained in full."""
         sampler = self.source.between()
         if isinstance(sampler, Screens):
-            return sampler.worth(self.study, [self.plans.screened(trial) for trial in trials])
+            screened = [self.plans.screened(trial) for trial in trials]
+            if not isinstance(self.source, Guided):  # which has features of its own
+                screened = [replace(each, features=None) for each in screened]
+            return sampler.worth(self.study, screened)
         return score_by_rank(state, trials)
+
+    def _ask(self) -> optuna.Trial:
+        """Raises InputError where a sampler from elsewhere fails."""
+        try:
+            return self.study.ask(self.problem.distributions)
+        except Exception as error:
+            if not isinstance(self.source, Kept):
+                raise
+            raise InputError(f"{self.name} failed: {error}; what was found is on disk, and --resume goes on") from error
 
     def _run(self, spec: TrialSpec, asked: optuna.Trial) -> TrialSpec:
         """The trial with what its sampler noted."""

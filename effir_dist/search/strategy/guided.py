@@ -91,8 +91,8 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A point; empty, so that all values are random, where none may be proposed. Raises ValueError for a study of more
-        than three objectives."""
+        """A point; empty, so that all values are random, where none may be proposed. Raises ValueError for a study of
+        more than three objectives."""
         axes, rng = Axes.of(study, self.quality), self._rng(trial.number)
         with _ONE_AT_A_TIME:
             pool = self._pool(study, trial, search_space, rng) if search_space else []
