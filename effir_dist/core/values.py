@@ -14,6 +14,8 @@ Point = dict[str, Value]
 """Search parameter -> value."""
 Suggested = Mapping[str, Value]
 """A point that is only read."""
+LOW_FIDELITY = "low_fidelity"
+"""User attribute of a trial of Optuna: its score by a cheap evaluation, in the direction of the quality."""
 Progress = Mapping[str, str | int | float]
 """How far a trial is: any of `phase`, `step`, `steps`, `loss`."""
 Report = Callable[[dict[str, str | int | float]], None]

@@ -65,10 +65,12 @@ class SearchDriver:
         self.repeat = repeat
         self.repeats = repeat_specs(run, config, repeat) if repeat else pending_repeats(run)
         self.queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
-        self.queue.replay(self.records, [spec for spec in run.pending() if not spec.repeat_of])
-        self.mirror = Mirror(study, run.name, self.records, self.goal)
+        pending = run.pending()
+        self.queue.replay(self.records, [spec for spec in pending if not spec.repeat_of])
         self.stopped = stopped_trials(run)
         """Trials that scored on lower rungs and have no record: they cost as well."""
+        stopped = [(spec, self.stopped[spec.trial][1]) for spec in pending if spec.trial in self.stopped]
+        self.mirror = Mirror(study, run.name, self.records, self.goal, stopped)
         self.with_weights = {record.trial: record.spec.repeat_of for record in self.records}
         """Trial whose model may be on disk -> the trial that it repeats, if any."""
         self.number = max([run.next_number(), *(spec.number + 1 for spec in self.repeats)])  # the next new trial's
@@ -274,6 +276,7 @@ class SearchDriver:
     def _screened(self, trial: str, score: RungScore) -> None:
         """A trial was scored below full training, where it stays unless it is promoted."""
         self.stopped[trial] = self.specs[trial].gpus, self.run.rungs(trial)
+        self.mirror.screened(self.specs[trial], score)
         self.view.rung_finished(trial, score, self._fidelity(trial))
 
     def _learn(self, record: TrialRecord) -> None:

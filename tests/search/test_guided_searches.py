@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from effir_dist.core.settings import SearchConfig
+from effir_dist.report.study_db import Mirror
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
@@ -78,6 +80,26 @@ def test_costs_on_disk_are_what_the_state_says_was_spent(tmp_path: Path) -> None
     for rung, cost in enumerate(spent[:-1]):
         assert cost == pytest.approx(sum(score.cost for score in below if score.rung == rung), abs=1e-4)
     assert spent[-1] == pytest.approx(sum(r.spec.cost for r in run.results()), abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [ASHA, GUIDED], ids=["asha", "guided"])
+def test_study_db_shows_what_was_screened_as_pruned_with_its_score(values: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {"search.trials": 5, "search.most_screened": 3, **values}, SPACE)
+
+    def shown() -> list[tuple[str, str, Any]]:
+        study = optuna.load_study(study_name=run.name, storage=f"sqlite:///{run.study_path}")
+        return sorted((t.user_attrs["trial"], t.state.name, t.user_attrs["low_fidelity"]) for t in study.trials)
+
+    drive(run, scored, 7, mirror=Mirror)
+    drive(run, scored, mirror=Mirror)
+    written = shown()
+    below = [(trial, score) for trial in run.trials() for score in run.rungs(trial)]
+    assert [each for each in written if each[1] == "PRUNED"] == sorted(
+        (trial, "PRUNED", score.values["ndcg_at_10"]) for trial, score in below
+    )
+    assert sum(state == "COMPLETE" for _, state, _ in written) == 5
+    drive(run, scored, 0, mirror=Mirror)
+    assert shown() == written, "made anew from the records"
 
 
 @pytest.mark.slow

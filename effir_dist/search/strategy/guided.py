@@ -18,9 +18,10 @@ from optuna.distributions import BaseDistribution
 from optuna.search_space import intersection_search_space
 from optuna.trial import FrozenTrial, TrialState
 
+from effir_dist.core.values import LOW_FIDELITY
 from effir_dist.search.strategy import candidates, observe
 from effir_dist.search.strategy.improvement import Evidence, Worst
-from effir_dist.search.strategy.observe import COSTS, LOW_FIDELITY, Axes, Distributions, Observer, Params, Screened
+from effir_dist.search.strategy.observe import COSTS, Axes, Distributions, Observer, Params, Screened
 from effir_dist.search.strategy.surrogate import LEAST_TRAINED
 
 __all__ = ["COSTS", "LOW_FIDELITY", "GuidedSampler", "Screened"]

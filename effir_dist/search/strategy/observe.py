@@ -14,12 +14,11 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from effir_dist.core.values import LOW_FIDELITY
 from effir_dist.runs.pareto import non_dominated_losses
 from effir_dist.search.strategy import candidates
 from effir_dist.search.strategy.improvement import Observed
 
-LOW_FIDELITY = "low_fidelity"
-"""User attribute of a trial: its score by a cheap evaluation, in the direction of the quality."""
 COSTS = "costs"
 """User attribute of a trial: its costs as they were measured, in the units of `GuidedSampler`'s `costs`."""
 _RELATIVE = "guided:relative_params"
