@@ -1,153 +1,148 @@
-"""Search strategies against tables of outcomes, in seconds and without Ray:
+"""Search strategies on models whose outcomes an emulator gives, without Ray:
 
-    python -m benchmarks.search.replay reports/search/pydocs reports/search/medquad --out reports/search [--only guided]
+    python -m benchmarks.search.replay reports/search/pydocs reports/search/medquad --out reports/search
 
-Writes results.csv (a row a table and strategy; rows of others stay), curves.csv and search.png. A plan that a table
-lacks is not there to be searched: what a sampler suggests of those costs nothing and counts for nothing.
+A strategy proposes any plan; an emulator that is fitted to the table answers (`emulator`), a plan costs what the
+product's formulas say (`world`), and the best hypervolume known is an evolutionary search's on the emulator
+(`reference`). Each search is appended to runs.csv as it ends, strategies taking turns: a replay that was cut off is a
+fair sample, and the same command goes on. At the end of each call come results.csv, curves.csv, emulators.csv (errors
+on rows held out), reference.csv and search.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import multiprocessing
+import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
-from benchmarks.search.strategies import STRATEGIES
-from benchmarks.search.world import Curve, Table, World, load
+from benchmarks.search import summary
+from benchmarks.search.emulator import Emulator
+from benchmarks.search.outcomes import load
+from benchmarks.search.reference import Best, best_known
+from benchmarks.search.strategies import COMPARED, STRATEGIES
+from benchmarks.search.summary import Key, Searched
+from benchmarks.search.world import World
 
-SHARES = (0.95, 0.98, 0.99)
-SLOW = {"gp": (4, 16.0), "tpe": (20, 16.0), "nsga2": (20, 16.0), "guided": (20, 40.0), "random asha": (20, 120.0)}
-"""How the name of a strategy that takes long to ask begins -> seeds and budget at most."""
-SHOWN = {
-    "random": "#999999",
-    "recipe": "#222222",
-    "tpe set group": "#56b4e9",
-    "nsga2 set group": "#e69f00",
-    "gp set group": "#cc79a7",
-    "random asha 1/3": "#009e73",
-    "guided": "#d55e00",
-}
+LONG, SLOW = 300.0, (3, 20.0)
+"""Budget of random search, in full trials; seeds and budget of Optuna's GP, which takes seconds for a proposal."""
 
 
-def curves(table: Table, name: str, seeds: int, workers: int, budget: float) -> list[Curve]:
-    """A search with each seed."""
-    most, limit = next((found for begins, found in SLOW.items() if name.startswith(begins)), (seeds, budget))
-    world = World(table, workers, small=name.startswith(("guided", "random asha")))
-    count = 1 if name == "recipe" else min(seeds, most)
-    return [world.run(STRATEGIES[name](table, seed), min(budget, limit)) for seed in range(count)]
+@dataclass(frozen=True)
+class Ground:
+    """A world, the best that is known of it, and the costs at which strategies are compared."""
+
+    world: World
+    best: Best
+    at: dict[str, float]
 
 
-def row(name: str, found: list[Curve], best: float, best_test: float, at: dict[str, float]) -> dict[str, Any]:
-    """Medians over seeds, and the middle half of the cost of 99 %; infinite where it was not reached."""
-    line: dict[str, Any] = {"strategy": name, "seeds": len(found)}
-    for share in SHARES:
-        needs = [curve.needs(share * best) for curve in found]
-        line[f"cost_{share:.0%}"] = quantile(needs, 0.5)
-    line["low_99%"], line["high_99%"] = quantile(needs, 0.25), quantile(needs, 0.75)
-    for label, cost in at.items():
-        shares = [curve.at(cost) / best for curve in found]
-        line[f"at_{label}"], line[f"low_{label}"], line[f"high_{label}"] = np.quantile(shares, (0.5, 0.25, 0.75))
-        line[f"test_{label}"] = float(np.median([_test_at(curve, cost) / best_test for curve in found]))
-    line["evaluations"] = " ".join(str(round(n)) for n in np.mean([c.evaluations for c in found], axis=0))
-    return line
+_grounds: dict[str, Ground] = {}
+"""By table; processes inherit it."""
 
 
-def quantile(values: list[float], share: float) -> float:
-    """As numpy's `higher`, which infinite values do not turn into NaN."""
-    return sorted(values)[min(len(values) - 1, int(np.ceil(share * (len(values) - 1))))]
+def ground(folder: Path) -> Ground:
+    """That of a table: fits the emulator, which takes a minute."""
+    begun, table = time.monotonic(), load(folder)
+    world = World(table, Emulator(table))
+    best = best_known(world)
+    ends = {name: world.run(STRATEGIES[name](world, 0), float("inf")).cost[-1] for name in ("recipe", "grid")}
+    print(f"{table.name}: {len(table.rows)} rows, fitted and {best.plans} plans looked at for the best known ", end="")
+    print(f"hypervolume, {best.hypervolume:.4f}, in {time.monotonic() - begun:.0f} s", flush=True)
+    return Ground(world, best, {**ends, "10": 10.0, "20": 20.0, "40": 40.0})
 
 
-def _test_at(curve: Curve, cost: float) -> float:
-    place = int(np.searchsorted(curve.cost, cost, "right"))
-    return curve.test[place - 1] if place else 0.0
+def search(key: Key, budget: float) -> Searched:
+    """One search, with its budget or what its strategy is given."""
+    begun, own = time.monotonic(), _grounds[key.table]
+    if key.strategy.startswith("random"):
+        budget = max(budget, LONG)
+    if key.strategy.startswith("gp"):
+        budget = min(budget, SLOW[1])
+    curve = own.world.run(STRATEGIES[key.strategy](own.world, key.seed), budget, key.workers)
+    return summary.searched(key, curve, budget, own.best.hypervolume, own.at, time.monotonic() - begun)
 
 
-def replay(
-    folder: Path, names: list[str], seeds: int, workers: int, budget: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results and curves of all strategies on one table."""
-    table = load(folder)
-    best, best_test = table.best(), table.hypervolume(range(len(table.points)), test=True)
-    recipe = curves(table, "recipe", 1, workers, budget)
-    print(f"{folder.name}: {len(table.points)} plans, {recipe[0].evaluations[-1]} of them the recipe's, ", end="")
-    print(f"best hypervolume {best:.4f}", flush=True)
-    at = {"recipe": recipe[0].cost[-1], "10": 10.0, "20": 20.0, "40": 40.0}
-    rows, points = [], []
-    for name in names:
-        begun = time.monotonic()
-        found = recipe if name == "recipe" else curves(table, name, seeds, workers, budget)
-        rows.append({"table": folder.name, **row(name, found, best, best_test, at)})
-        points += [{"table": folder.name, "strategy": name, **line} for line in _drawn(found, best)]
-        line = rows[-1]
-        print(
-            f"  {name:<22} 99 % at {line['cost_99%']:6.1f} ({line['low_99%']:.1f} to {line['high_99%']:.1f})"
-            f"  after the recipe's {at['recipe']:.1f}: {line['at_recipe']:.3f}  [{time.monotonic() - begun:.0f} s]",
-            flush=True,
-        )
-    return pd.DataFrame(rows), pd.DataFrame(points)
+def _one_thread() -> None:
+    """Of a process, also for what is imported later: each has a core of its own."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
 
 
-def _drawn(found: list[Curve], best: float) -> list[dict[str, float]]:
-    """Median and middle half at costs in even steps of their logarithm."""
-    end = max(curve.cost[-1] for curve in found if curve.cost)
-    lines = []
-    for cost in np.geomspace(1, end, 60):
-        low, middle, high = np.quantile([curve.at(cost) / best for curve in found], (0.25, 0.5, 0.75))
-        lines.append({"cost": cost, "median": middle, "low": low, "high": high})
-    return lines
+def _pool(processes: int) -> Pool:
+    return multiprocessing.get_context("fork").Pool(processes, _one_thread)
 
 
-def draw(points: pd.DataFrame) -> Figure:
-    """A panel a table: share of its best hypervolume against cost."""
-    tables = list(dict.fromkeys(points["table"]))
-    figure = Figure(figsize=(5.4 * len(tables), 4.4), dpi=130, layout="constrained")
-    axes: Any = figure.subplots(1, len(tables), squeeze=False)[0]
-    for ax, table in zip(axes, tables, strict=True):
-        for name, colour in SHOWN.items():
-            line = points[(points["table"] == table) & (points["strategy"] == name)]
-            if len(line):
-                ax.fill_between(line["cost"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
-                ax.plot(line["cost"], line["median"], color=colour, label=name)
-        ax.axhline(0.99, color="#999999", linewidth=0.8, linestyle=":")
-        ax.set(xscale="log", ylim=(0.8, 1.005), title=table, xlabel="cost (full trials of the unpruned model)")
-        ax.grid(color="#eeeeee")
-    axes[0].set_ylabel("hypervolume, share of the table's best")
-    axes[0].legend(frameon=False, loc="lower right")
-    return figure
+def wanted(tables: list[str], names: list[str], workers: list[int], seeds: int) -> Iterator[Key]:
+    """All searches, a seed of everything before the next."""
+    for seed, count, table, name in itertools.product(range(seeds), workers, tables, names):
+        if not name.startswith("gp") or seed < SLOW[0]:
+            yield Key(table, _grounds[table].world.table.mark, count, name, seed)
 
 
-def main() -> None:
-    """Replay, print, write."""
+def replay(keys: list[Key], args: argparse.Namespace) -> None:
+    """Make the searches, in as many processes as there are to be, until the time is over."""
+    begun, runs = time.monotonic(), summary.Runs(args.out / "runs.csv")
+    left = [key for key in keys if key not in runs.known]
+    print(f"{len(keys)} searches, {len(keys) - len(left)} known", flush=True)
+    with _pool(args.processes) as pool:
+        for found in pool.imap_unordered(_search, [(key, args.budget) for key in left]):
+            runs.add(found)
+            if args.seconds and time.monotonic() - begun > args.seconds:
+                return
+
+
+def _search(job: tuple[Key, float]) -> Searched:
+    return search(*job)
+
+
+def write(out: Path, grounds: dict[str, Ground], marks: set[str]) -> None:
+    """Tables and the picture of all searches so far; those in a table that has other numbers now are left out."""
+    for own in grounds.values():
+        errors = [dataclasses.asdict(error) for error in own.world.emulator.errors]
+        summary.put(out / "emulators.csv", errors, ["table"])
+        name = own.world.table.name
+        same = {"table": name, "plans": own.best.plans, "hypervolume": own.best.hypervolume}
+        lines = [{**same, "key": p.key, "size": size, "worth": worth} for p, (size, worth) in own.best.front.items()]
+        summary.put(out / "reference.csv", lines, ["table"])
+    summary.write(out, marks)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search.replay", description=__doc__)
     parser.add_argument("tables", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("reports/search"))
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--budget", type=float, default=300.0)
-    parser.add_argument("--only", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
-    args = parser.parse_args()
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--budget", type=float, default=40.0, help="in full trials of the unpruned model")
+    parser.add_argument("--only", nargs="+", choices=list(STRATEGIES), default=list(COMPARED), metavar="STRATEGY")
+    parser.add_argument("--again", action="store_true", help="forget what --only names before")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.0, help="start no more after so long (0: no limit)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fit, replay, write."""
+    args = parse(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    for folder in args.tables:
-        results, points = replay(folder, args.only, args.seeds, args.workers, args.budget)
-        _add(args.out / "results.csv", results)
-        points = _add(args.out / "curves.csv", points)
-        draw(points).savefig(args.out / "search.png")
-
-
-def _add(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Write rows in the place of those of the same table and strategy, beside the others; returns all."""
-    names = ["table", "strategy"]
-    if path.is_file():
-        known = pd.read_csv(path)
-        old = known.set_index(names).index.isin(rows.set_index(names).index)
-        rows = pd.concat([known[~old], rows.round(4)])
-    rows.round(4).to_csv(path, index=False)
-    return rows
+    with _pool(args.processes) as pool:
+        _grounds.update({own.world.table.name: own for own in pool.map(ground, args.tables, chunksize=1)})
+    if args.again:
+        summary.forget(args.out / "runs.csv", [*_grounds], args.only)
+    try:
+        replay(list(wanted([*_grounds], args.only, args.workers, args.seeds)), args)
+    finally:
+        write(args.out, _grounds, {own.world.table.mark for own in _grounds.values()})
 
 
 if __name__ == "__main__":

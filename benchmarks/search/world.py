@@ -1,172 +1,157 @@
-"""A table as the world that a strategy searches: what evaluations give and cost, workers, the curve that follows."""
+"""What a strategy searches: any plan of a model, what it scores and costs; workers, and the curve that follows."""
 
 from __future__ import annotations
 
-import csv
 import heapq
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+import itertools
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from benchmarks.search import plans
+from benchmarks.search.emulator import Emulator
+from benchmarks.search.outcomes import Table
 from benchmarks.search.plans import Point
-from effir_dist.models.pruning import block_groups
-from effir_dist.runs.pareto import hypervolume
+from effir_dist.runs.pareto import hypervolume, non_dominated
+
+Pair = tuple[float, float]
+"""Size and quality, both as shares of the unpruned model's."""
+
+
+class Job(NamedTuple):
+    """One evaluation: of a plan without training on the small part of the collection, or fully trained on all of it."""
+
+    point: Point
+    full: bool
 
 
 class Strategy(Protocol):
-    """What is compared. Plans are rows of the table; rung 0 is without training, the last is the full one."""
+    """What is compared. It proposes any plan of the table's model."""
 
-    def ask(self) -> tuple[int, int] | None:
-        """The next evaluation (plan, rung), for a worker that is free; None where there is none (now)."""
+    def ask(self) -> Job | None:
+        """The next evaluation, for a worker that is free; None where there is none (now)."""
 
-    def tell(self, plan: int, rung: int, score: float) -> None:
-        """An evaluation ended; score is nDCG@10 as a share of the unpruned model's after full training."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """All plans that have every score."""
-
-    points: list[Point]
-    sizes: np.ndarray
-    """[N] shares of the unpruned model's parameters."""
-    scores: np.ndarray
-    """[N, rungs] nDCG@10 as a share of the unpruned model's at the top."""
-    low_scores: np.ndarray
-    """[N, rungs] on the small part of the collection."""
-    test: np.ndarray
-    """[N] on the test split, as a share of the unpruned model's there."""
-    work: np.ndarray
-    """[N, rungs] of a training up to there, in full trainings with one scoring of the unpruned model."""
-    scoring: np.ndarray
-    """[N, 2] of one scoring on the whole collection and on its small part."""
-    kept: np.ndarray
-    """[N, L] share of the neurons left in each MLP."""
-    order: list[int]
-    """Blocks by rising importance of their MLP."""
-
-    @property
-    def rungs(self) -> int:
-        return self.scores.shape[1]
-
-    @property
-    def blocks(self) -> int:
-        return self.kept.shape[1]
-
-    def index(self) -> dict[Point, int]:
-        return {point: i for i, point in enumerate(self.points)}
-
-    def best(self) -> float:
-        """Hypervolume of all plans, fully trained."""
-        return self.hypervolume(range(len(self.points)))
-
-    def hypervolume(self, plans: list[int] | range, test: bool = False) -> float:
-        """Hypervolume of some plans, fully trained."""
-        quality = self.test if test else self.scores[:, -1]
-        return hypervolume([(float(self.sizes[i]), float(quality[i])) for i in plans])
-
-
-def load(folder: Path) -> Table:
-    """A table that `table` left in a folder; plans without all scores are left out."""
-    facts = json.loads((folder / "facts.json").read_text())
-    with (folder / "table.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if all(row.values())]
-    stops = [int(name.removeprefix("ndcg_")) for name in rows[0] if name.startswith("ndcg_")]
-    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in ("key", "device")}
-    points = [Point.from_key(row["key"]) for row in rows]
-    full = next(i for i, point in enumerate(points) if not point.dropped and set(point.ratios) == {1.0})
-    work, share = facts["work"], columns["moving_share"]
-    whole = work[f"train_{stops[-1]}"] + work["score"]
-    trained = np.array([0.0, *(work[f"train_{stop}"] for stop in stops[1:])]) / whole
-    scoring = np.array([work["score"], work["score_small"]]) / whole
-    scores = np.stack([columns[f"ndcg_{stop}"] for stop in stops], 1)
-    low = np.stack([columns[f"small_{stop}"] for stop in stops], 1)
-    test = columns[f"test_{stops[-1]}"]
-    importance = facts["importance"]["mlp"]
-    return Table(
-        points=points,
-        sizes=columns["parameters_fraction"],
-        scores=scores / scores[full, -1],
-        low_scores=low / low[full, -1],
-        test=test / test[full],
-        work=share[:, None] * trained[None],
-        scoring=share[:, None] * scoring[None],
-        kept=np.stack([_kept(point, len(importance)) for point in points]),
-        order=plans.by_importance(importance),
-    )
-
-
-def _kept(point: Point, blocks: int) -> np.ndarray:
-    kept = np.ones(blocks)
-    for ratio, group in zip(point.ratios, block_groups(blocks, len(point.ratios)), strict=True):
-        kept[list(group)] = ratio
-    kept[list(point.dropped)] = 0
-    return kept
+    def tell(self, job: Job, score: float) -> None:
+        """An evaluation ended; score is nDCG@10."""
 
 
 @dataclass
 class Curve:
-    """What a search had after each full training: cost of all that ended, hypervolume, that on the test split."""
+    """What a search had after each full training."""
 
-    cost: list[float]
-    hypervolume: list[float]
-    test: list[float]
-    evaluations: list[int]
-    """How many ended on each rung."""
+    cost: list[float] = field(default_factory=list)
+    """Of all evaluations that had ended, in full trials of the unpruned model."""
+    hypervolume: list[float] = field(default_factory=list)
+    """Of what all trained plans are worth."""
+    test: list[float] = field(default_factory=list)
+    """Of the test scores of those on the front that the search shows: what a user takes home. It may fall."""
+    front: list[Point] = field(default_factory=list)
+    """The front that the search shows at its end, smallest first."""
+    screened: int = 0
+    trained: int = 0
 
     def at(self, cost: float) -> float:
         """Hypervolume after so much was spent."""
-        place = int(np.searchsorted(self.cost, cost, "right"))
-        return self.hypervolume[place - 1] if place else 0.0
+        return self._at(self.hypervolume, cost)
+
+    def test_at(self, cost: float) -> float:
+        """The same of `test`."""
+        return self._at(self.test, cost)
 
     def needs(self, reached: float) -> float:
         """The cost after which the hypervolume was reached; infinite where it never was."""
         place = next((i for i, value in enumerate(self.hypervolume) if value >= reached), None)
         return self.cost[place] if place is not None else float("inf")
 
+    def _at(self, values: list[float], cost: float) -> float:
+        place = int(np.searchsorted(self.cost, cost, "right"))
+        return values[place - 1] if place else 0.0
+
+
+@dataclass
+class _Trained:
+    """The plans of a search that were trained in full."""
+
+    points: list[Point] = field(default_factory=list)
+    told: list[Pair] = field(default_factory=list)
+    test: list[Pair] = field(default_factory=list)
+    worth: list[Pair] = field(default_factory=list)
+    """The front of these alone."""
+
+    def front(self) -> list[int]:
+        """By what the search was told, smallest first."""
+        return non_dominated(self.told)
+
 
 class World:
-    """Runs a strategy on a table with some workers; each works for as long as its evaluation costs."""
+    """Runs a strategy on a table; each worker works for as long as its evaluation costs."""
 
-    def __init__(self, table: Table, workers: int = 1, small: bool = False) -> None:
-        """small: whether the rungs below the top are scored on the small part of the collection."""
-        self.table, self.workers, self.small = table, workers, small
+    def __init__(self, table: Table, emulator: Emulator) -> None:
+        self.table, self.emulator = table, emulator
+        self.train, self.score = table.work[f"train_{table.top}"], table.work["score"]
+        self.whole = self.train + self.score
 
-    def score(self, plan: int, rung: int) -> float:
-        low = self.small and rung < self.table.rungs - 1
-        return float((self.table.low_scores if low else self.table.scores)[plan, rung])
+    def told(self, job: Job) -> float:
+        """nDCG@10 of an evaluation: measured where the table has it, else the emulator's."""
+        column = f"ndcg_{self.table.top}" if job.full else "small_0"
+        return float(self.emulator.told([self.table.plan(job.point)], column)[0])
 
-    def cost(self, plan: int, rung: int, reached: int) -> float:
-        """Of going from a rung (-1: none yet) to a higher one, and of scoring there."""
-        low = self.small and rung < self.table.rungs - 1
-        begun = self.table.work[plan, reached] if reached >= 0 else 0.0
-        return float(self.table.work[plan, rung] - begun + self.table.scoring[plan, int(low)])
+    def cost(self, job: Job) -> float:
+        """In full trials of the unpruned model, by FLOPs. Screening trained nothing, so a full training pays all."""
+        tokens = self.train + self.score if job.full else self.table.work["score_small"]
+        return self.table.shape(self.table.plan(job.point)).moving * tokens / self.whole
 
-    def run(self, strategy: Strategy, budget: float) -> Curve:
+    def expected(self, point: Point) -> Pair:
+        """Size and what the plan is worth."""
+        plan, full = self.table.plan(point), self.table.unpruned()[f"ndcg_{self.table.top}"]
+        return self.table.shape(plan).size, float(self.emulator.worth([plan])[0]) / full
+
+    def ahead(self, points: list[Point]) -> None:
+        """Compute the answers of plans that are trained for certain, all at once."""
+        plans = [self.table.plan(point) for point in points]
+        self.emulator.told(plans, f"test_{self.table.top}")
+        self.emulator.worth(plans)
+
+    def run(self, strategy: Strategy, budget: float, workers: int = 1) -> Curve:
         """Until all that was spent reaches `budget`, or the strategy has nothing left."""
-        table, spent, done, clock, number = self.table, 0.0, 0.0, 0.0, 0
-        full: list[int] = []
-        curve = Curve([], [], [], [0] * table.rungs)
-        reached: dict[int, int] = {}
-        running: list[tuple[float, int, int, int, float]] = []
+        spent, done, numbers = 0.0, 0.0, itertools.count()
+        curve, trained, clock = Curve(), _Trained(), 0.0
+        running: list[tuple[float, int, Job, float]] = []
         while True:
-            while len(running) < self.workers and spent < budget and (job := strategy.ask()) is not None:
-                plan, rung = job
-                cost = self.cost(plan, rung, reached.get(plan, -1))
-                reached[plan], spent, number = rung, spent + cost, number + 1
-                heapq.heappush(running, (clock + cost, number, plan, rung, cost))
+            while len(running) < workers and spent < budget and (job := strategy.ask()) is not None:
+                cost = self.cost(job)
+                spent += cost
+                heapq.heappush(running, (clock + cost, next(numbers), job, cost))
             if not running:
+                curve.front = [trained.points[i] for i in trained.front()]
                 return curve
-            clock, _, plan, rung, cost = heapq.heappop(running)
+            clock, _, job, cost = heapq.heappop(running)
             done += cost
-            curve.evaluations[rung] += 1
-            strategy.tell(plan, rung, self.score(plan, rung))
-            if rung == table.rungs - 1:
-                full.append(plan)
-                curve.cost.append(done)
-                curve.hypervolume.append(table.hypervolume(full))
-                curve.test.append(table.hypervolume(full, test=True))
+            strategy.tell(job, self.told(job))
+            if job.full:
+                self._add(trained, job)
+                _note(curve, trained, done)
+            else:
+                curve.screened += 1
+
+    def _add(self, trained: _Trained, job: Job) -> None:
+        plan, unpruned, top = self.table.plan(job.point), self.table.unpruned(), self.table.top
+        size, worth = self.expected(job.point)
+        trained.points.append(job.point)
+        trained.told.append((size, self.told(job)))
+        test = float(self.emulator.told([plan], f"test_{top}")[0]) / unpruned[f"test_{top}"]
+        trained.test.append((size, test))
+        trained.worth = front_of([*trained.worth, (size, worth)])
+
+
+def front_of(pairs: list[Pair]) -> list[Pair]:
+    """Those that none is as small and as good as."""
+    return [pairs[i] for i in non_dominated(pairs)]
+
+
+def _note(curve: Curve, trained: _Trained, done: float) -> None:
+    """A training ended."""
+    curve.trained += 1
+    curve.cost.append(done)
+    curve.hypervolume.append(hypervolume(trained.worth))
+    curve.test.append(hypervolume([trained.test[i] for i in trained.front()]))
