@@ -86,6 +86,11 @@ class Measure:
         return self.source == SPEED
 
     @property
+    def speedup(self) -> bool:
+        """Whether it is a measured ratio to the unpruned model's speed."""
+        return self.measured and self.objective and self.better > 0
+
+    @property
     def known(self) -> bool:
         """Whether it follows from the plan, before anything is trained."""
         return self.source == PLAN

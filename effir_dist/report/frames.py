@@ -166,7 +166,7 @@ def trials_table(
     on_front = {r.trial for r in goal.front(records)}
     feasible = {r.trial for r in goal.feasible(records)}
     means = {r.trial: r for r in pooled(r for r in records if r.complete)}
-    repeated = any(r.spec.repeat_of for r in records)
+    repeated, staged = (any(getattr(r.spec, name) for r in records) for name in ("repeat_of", "stage"))
     settings = [n for n in setting_names() if any(n in r.spec.suggested for r in records)]
     datasets = list(dict.fromkeys(name for r in records for name in r.datasets))
     more = _more_measures(records, goal)
@@ -175,6 +175,7 @@ def trials_table(
         _row(means.get(r.trial, r), splits, settings, datasets if len(datasets) > 1 else [])
         | {name: r.values.get(name, NOTHING) for name in more}
         | intervals.get(r.trial, none)
+        | ({"stage": r.spec.stage, "continues": r.spec.continues} if staged else {})
         | ({"repeat_of": r.spec.repeat_of, "seeds": means.get(r.trial, r).seeds} if repeated else {})
         | ({"feasible": r.trial in feasible} if goal.constraints else {})
         | {"recipe": follows_recipe(r, order), "on_front": r.trial in on_front, "reason": r.reason}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.core.measures import MEASURES, QUALITY, SIZE, Measure
+from effir_dist.core.measures import BLOCKS, MEASURES, QUALITY, SIZE, Measure
 from effir_dist.report.frames import front_of
-from effir_dist.runs.objectives import Goal
+from effir_dist.runs.objectives import Goal, first_axis
 from effir_dist.runs.pareto import non_dominated, plan_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ CAPTION = "A point is one trial: pruned, fine-tuned, scored. Labels: MLP layers 
 
 def front_figure(table: pd.DataFrame, title: str, note: str = "", goal: Goal | None = None) -> Figure:
     """The plot of a `trials_table` with a complete trial that is on the front, with room for title, legend and
-    footnote. goal: of the search; its first cost is the horizontal axis."""
+    footnote. goal: of the search; the horizontal axis is `objectives.first_axis`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), dpi=200, facecolor="white")
@@ -52,13 +52,17 @@ def draw_front(ax: Axes, table: pd.DataFrame, goal: Goal | None = None) -> Axes:
     """
     scored = table[table[QUALITY].notna() & (table["state"] == "complete")]
     goal, full = goal or Goal(), MEASURES[SIZE].unpruned
-    axis = _axis(scored, MEASURES[goal.cost])
-    scored = scored.assign(cost=axis.position(scored[goal.cost].astype(float))).dropna(subset="cost")
+    rows: Any = scored[[name for name in (SIZE, BLOCKS) if name in scored]].astype(float).to_dict("records")
+    cost = first_axis(goal, rows)
+    axis = _axis(scored, MEASURES[cost])
+    scored = scored.assign(cost=axis.position(scored[cost].astype(float))).dropna(subset="cost")
     best = front_of(scored, goal).iloc[::-1]
     baseline = scored[scored[SIZE] == scored[full]].nlargest(1, QUALITY)
     _set_limits(ax, scored, best)
     _draw_points(ax, scored, best, baseline)
-    _style(ax, axis, float(scored[full].iloc[0]) / axis.unit if goal.cost == SIZE else None)
+    rest = float(rows[0][SIZE] - rows[0][BLOCKS]) if cost == BLOCKS else 0.0
+    whole = (float(scored[full].iloc[0]) - rest) / axis.unit, rest / axis.unit
+    _style(ax, axis, _Whole(*whole) if cost in (SIZE, BLOCKS) else None)
     _label(ax, best, baseline, scored)
     return ax
 
@@ -75,6 +79,21 @@ class _Axis:
 
     def position(self, values: pd.Series) -> pd.Series:
         return 100 / values if self.inverse else values / self.unit
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """The unpruned model, in the unit of an axis of sizes."""
+
+    size: float
+    """What the axis shows of it."""
+    rest: float
+    """What is in every plan and the axis leaves out: embeddings; 0 where it shows all."""
+
+    def text(self, share: float) -> str:
+        """A share of `size` in percent: '71 %', and of the total where that is another: '71 (84) %'."""
+        total = (share / 100 * self.size + self.rest) / (self.size + self.rest)
+        return f"{share:g} ({100 * total:.0f}) %" if self.rest else f"{share:g} %"
 
 
 def _axis(scored: pd.DataFrame, cost: Measure) -> _Axis:
@@ -129,8 +148,8 @@ def _mark(ax: Axes, rows: pd.DataFrame, y: str, label: str, marker: str, size: f
         ax.plot(rows["cost"], rows[y], marker, label=label, markersize=size, **style)
 
 
-def _style(ax: Axes, axis: _Axis, full: float | None) -> None:
-    """full: the unpruned model's size, in the axis' unit, where the axis is of sizes."""
+def _style(ax: Axes, axis: _Axis, full: _Whole | None) -> None:
+    """full: the unpruned model's size, where the axis is of sizes."""
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel(axis.title, color=INK)
     ax.set_ylabel(MEASURES[QUALITY].label, color=INK)
@@ -142,12 +161,13 @@ def _style(ax: Axes, axis: _Axis, full: float | None) -> None:
         spine.set_color("#c8c8c8")
 
 
-def _share_axis(ax: Axes, full: float) -> list[Any]:
+def _share_axis(ax: Axes, full: _Whole) -> list[Any]:
     """The share of the unpruned model's size on top; its spines."""
-    factor: Any = 100 / full
+    factor: Any = 100 / full.size
     top = ax.secondary_xaxis("top", functions=(lambda size: size * factor, lambda share: share / factor))
-    top.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    top.set_xlabel(f"share of the unpruned model's {MEASURES[SIZE].label}", color=GREY, fontsize=9)
+    top.xaxis.set_major_formatter(lambda value, _: full.text(value))
+    of = f"{MEASURES[BLOCKS].label} (of all)" if full.rest else MEASURES[SIZE].label
+    top.set_xlabel(f"share of the unpruned model's {of}", color=GREY, fontsize=9)
     top.tick_params(colors=GREY, labelsize=9, length=3)
     return [*top.spines.values()]
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, TERMINAL, TRIAL_SECONDS, Measure, shown_in
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.stages import stage_text
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
 WIDEST = 100
-LEFT_OUT = (TRIAL_SECONDS, SIZE)
-"""What goes first where a table is too wide; files and page have it."""
+LEFT_OUT = (TRIAL_SECONDS, SIZE, "dropped_attention", "width_ratio", "stage")
+"""What goes, one after the other, where a table is too wide; files and page have it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Column:
     texts: tuple[str, ...]
     shortened: bool = False
     """Whether its texts may be cut."""
+
+    @property
+    def least(self) -> int:
+        """Its width, as short as may be."""
+        return max(len(text) for text in (*self.head.split("\n"), *(() if self.shortened else self.texts)))
 
     @property
     def empty(self) -> bool:
@@ -49,8 +55,11 @@ def has_noise(table: pd.DataFrame) -> bool:
 
 def _columns(table: pd.DataFrame, goal: Goal) -> list[Column]:
     """All that may be shown; empty ones are left out later."""
-    found = [_plain(table, "run", "run")] if table["run"].nunique() > 1 else []
-    found += [_plain(table, name, name) for name in ("trial", "stage", "continues") if name in table]
+    found = [_plain(table, "run", "run", shortened=True)] if table["run"].nunique() > 1 else []
+    found.append(_plain(table, "trial", "trial"))
+    if "stage" in table:
+        words = zip(table["stage"], table["continues"], strict=True)
+        found.append(Column("stage", "stage", tuple(stage_text(stage, continues) for stage, continues in words)))
     gone = {"dropped_mlp": "dropped MLPs", "dropped_attention": "attentions"}
     found += [_plain(table, name, head, shortened=True) for name, head in gone.items()]
     found.append(Column("width_ratio", "width", tuple(f"{width:.4g}" for width in table["width_ratio"])))
@@ -63,7 +72,7 @@ def _columns(table: pd.DataFrame, goal: Goal) -> list[Column]:
 
 def _entries(table: pd.DataFrame, goal: Goal) -> list[Measure]:
     """The measures that are shown: speed-ups too where they were measured."""
-    faster = [m.name for m in MEASURES.values() if m.measured and m.objective and m.better > 0 and m.name in table]
+    faster = [m.name for m in MEASURES.values() if m.speedup and m.name in table]
     return shown_in(TERMINAL, {*goal.objectives, *faster})
 
 
@@ -94,7 +103,7 @@ def _rich_table(columns: list[Column]) -> Table:
     found = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for column in columns:
         # A text without spaces is not wrapped but cut.
-        least = len(column.head) if column.shortened else None
+        least = column.least if column.shortened else None
         found.add_column(
             Text(column.head, justify="right"),
             justify="right",
@@ -109,11 +118,8 @@ def _rich_table(columns: list[Column]) -> Table:
 
 
 def _least_width(columns: list[Column]) -> int:
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    console = Console(width=1000)
-    return Measurement.get(console, console.options, _rich_table(columns)).minimum
+    """With all that may be cut as short as its head, and a space between columns."""
+    return sum(column.least + 1 for column in columns) - 1
 
 
 def _drawn(table: Table) -> str:

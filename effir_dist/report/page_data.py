@@ -46,7 +46,7 @@ def page_data(runs: list[Loaded], live: bool = False) -> Json:
     if len(runs) > 1 and trials:
         for trial, on_front in zip(trials, common_trials(runs)["on_front"], strict=True):
             trial["on_front"] = bool(on_front)
-    points = [goal.point(t.values, scale) for r in runs for t in r.goal.feasible(r.records)]
+    points = [goal.point(t.values, scale) for r in runs for t in r.goal.standing(r.records)]
     return plain({
         "generated": now(),
         "live": live,

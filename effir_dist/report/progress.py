@@ -11,6 +11,7 @@ from effir_dist.runs.objectives import Goal, unpruned
 from effir_dist.runs.pareto import non_dominated_losses
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.stages import outdone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +36,13 @@ def hypervolume_table(
         while below and below[0].finished <= record.finished:
             cost += rung_seconds(below[:1])
             del below[0]
-        # A repeat changes the mean of the trial that it repeats, so all points are computed anew.
-        again = bool(record.spec.repeat_of)
+        # A repeat changes the mean of the trial that it repeats, and a full recovery may stand for the one that it
+        # continues, so all points are computed anew.
+        again = bool(record.spec.repeat_of or record.spec.continues)
         new = goal.scored(ended[:number] if again else [record])
         feasible = [r for r in new if not any(v > 0 for v in goal.violations(r.values, baseline).values())]
-        points = ([] if again else points) + [goal.point(r.values, scale) for r in feasible]
+        worse = outdone(feasible)
+        points = ([] if again else points) + [goal.point(r.values, scale) for r in feasible if r.trial not in worse]
         points = [points[i] for i in non_dominated_losses(points)]
         rows.append((record.trial, cost, goal.hypervolume_of(points)))
     return pd.DataFrame(rows, columns=["trial", "cost_seconds", "hypervolume"])

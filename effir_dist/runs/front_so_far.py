@@ -24,8 +24,10 @@ class FrontSoFar:
         self._all.append(record)
         if not record.complete:
             return
-        # A repeat changes its trial's mean, and the baseline who is feasible: any other may then be on the front.
-        changes = record.spec.repeat_of or (unpruned(self.records) is None and unpruned([record]))
+        # A repeat changes its trial's mean, and the baseline who is feasible: any other may then be on the front. A
+        # full recovery is held against its trial, which may be off the front.
+        first = unpruned(self.records) is None and unpruned([record])
+        changes = record.spec.repeat_of or record.spec.continues or first
         self.records = self._deciding(self._all if changes else [*self.records, record])
 
     def _deciding(self, records: list[TrialRecord]) -> list[TrialRecord]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from effir_dist.core.errors import InputError
-from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, Constraint, parse_constraint
+from effir_dist.core.measures import BLOCKS, DEFAULT, MEASURES, QUALITY, SIZE, Constraint, parse_constraint
 from effir_dist.core.settings import SearchConfig
 from effir_dist.core.values import Json
 from effir_dist.runs.pareto import hypervolume_losses, non_dominated_losses
 from effir_dist.runs.records import TrialRecord, Values
 from effir_dist.runs.repeats import pooled
+from effir_dist.runs.stages import outdone
 
 
 def unpruned(records: Iterable[TrialRecord]) -> TrialRecord | None:
@@ -87,8 +88,8 @@ class Goal:
         return [r for r in found if all(name in r.values for name in self.objectives)]
 
     def front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-        """The feasible records on the front, the most expensive first."""
-        feasible = self.feasible(records)
+        """The records on the front, the most expensive first."""
+        feasible = self.standing(records)
         best = [feasible[i] for i in non_dominated_losses([self._losses(r.values) for r in feasible])]
         place = self.objectives.index(self.cost)
         return sorted(best, key=lambda r: self._losses(r.values)[place], reverse=True)
@@ -106,6 +107,12 @@ class Goal:
         scored = self.scored(records)
         baseline = unpruned(scored)
         return [r for r in scored if not any(v > 0 for v in self.violations(r.values, baseline).values())]
+
+    def standing(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """The feasible records, of a trial and its full recovery the better one: what fronts are made of."""
+        found = self.feasible(records)
+        worse = outdone(found)
+        return [r for r in found if r.trial not in worse]
 
     def violations(self, values: Values, baseline: TrialRecord | None) -> dict[str, float]:
         """Text of each constraint -> how far values are beyond its bound (0 or less: feasible), where that is known."""
@@ -160,10 +167,24 @@ class Goal:
         return hypervolume_losses(points, reference)
 
     def hypervolume(self, records: Iterable[TrialRecord]) -> float:
-        """Hypervolume of the feasible records: what a search tries to raise."""
+        """Hypervolume of the records that stand: what a search tries to raise."""
         scored = self.scored(records)
         scale = self.scale([scored])
-        return self.hypervolume_of([self.point(r.values, scale) for r in self.feasible(scored)])
+        return self.hypervolume_of([self.point(r.values, scale) for r in self.standing(scored)])
+
+
+def first_axis(goal: Goal, scored: Iterable[Mapping[str, float | None]]) -> str:
+    """What is offered first as the cost of a plot: the search's first cost, or for the size the parameters without
+    embeddings, which a user pays for at each token.
+
+    scored: values of records, or rows of their table. Both sizes order plans alike where the rest is the same in all;
+    where it is not (several models) or not known (older records), the size stays.
+    """
+    if goal.cost != SIZE:
+        return goal.cost
+    sizes = [(values.get(SIZE), values.get(BLOCKS)) for values in scored]
+    rest = {math.nan if whole is None or blocks is None else whole - blocks for whole, blocks in sizes}
+    return BLOCKS if len(rest) == 1 and not math.isnan(rest.pop()) else SIZE
 
 
 def goal_of(config: Json) -> Goal:

@@ -16,12 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.core.measures import DEFAULT, MEASURES, QUALITY, SIZE
+from effir_dist.core.measures import BLOCKS_SHARE, DEFAULT, MEASURES, QUALITY, SIZE_SHARE
 from effir_dist.core.values import Progress
 from effir_dist.runs.front_so_far import FrontSoFar
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import parameters_text
-from effir_dist.runs.records import RungScore, TrialRecord, Values
+from effir_dist.runs.pareto import shares_text
+from effir_dist.runs.records import RungScore, TrialRecord
+from effir_dist.runs.stages import stage_text
 from effir_dist.search.live_text import dropped_text, duration, progress_text, reason_text, seconds_of, seconds_text
 from effir_dist.search.screened import Screened
 
@@ -97,6 +98,8 @@ class LiveView:
         """Draw a last time and leave the terminal as it was."""
         if self._live:
             self._live.stop()
+        else:
+            self._tell_screened()
 
     def message(self, text: str) -> None:
         """A line for the user that stays: what the search does before, between and after the trials."""
@@ -140,15 +143,15 @@ class LiveView:
             self._line(line)
 
     def rung_finished(self, trial_id: str, score: RungScore, fidelity: str) -> None:
-        """A trial was scored below full training, and goes on only if it is promoted. fidelity: such as `untrained`."""
+        """A trial was scored below full training, and goes on only if it is promoted. fidelity: such as `untrained`.
+
+        One line tells of all of them before the next line, or once a minute.
+        """
         with self._lock:
             self._running.pop(trial_id, None)
-            *scale, found = self._screened.add(trial_id, score, fidelity)
-        if not self._live:
-            for line in scale:
-                self._line(line)
-            indent = " " * (2 * len(str(self.total)) + 4)
-            self._line(f"{indent}{trial_id}  " + "  ".join([*self._plan_parts(score), found, seconds_text(score)]))
+            self._screened.add(score, fidelity)
+        if not self._live and self._clock() - self._last_line >= QUIET_SECONDS:
+            self._tell_screened()
 
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
@@ -168,39 +171,44 @@ class LiveView:
             slots = max(1, min(self._most_running, waiting + len(under_way)))
             return min(limit, max([(sum(under_way) + waiting * trial) / slots, *under_way]))
 
+    def _tell_screened(self) -> None:
+        with self._lock:
+            news = self._screened.news()
+        if news:
+            self._print(" " * (2 * len(str(self.total)) + 4) + news)
+
     def _line(self, text: str) -> None:
+        if not self._live:
+            self._tell_screened()
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         self._last_line = self._clock()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _finished_text(self, record: TrialRecord) -> str:
-        width = len(str(self.total))
-        start = f"[{len(self._records):{width}d}/{self.total}] {record.trial}  "
+        width, stage = len(str(self.total)), stage_text(record.spec.stage, record.spec.continues)
+        start = f"[{len(self._records):{width}d}/{self.total}] {record.trial}  " + (f"{stage}: " if stage else "")
         if not record.complete:
             return f"{start}failed after {duration(seconds_of(record))}: {reason_text(record)}"
         parts = [
-            *self._plan_parts(record),
-            *(f"{name} {value}" for name, value in self._others(record).items()),
-            self._measure(record.values, QUALITY),
+            f"{dropped_text(record.facts):<16}",
+            f"width {record.facts.width_ratio:<4.3g}",
+            shares_text(record.values),
+            *(f"{name} {value}" for name, value in self._others([record])[0].items()),
+            f"{MEASURES[QUALITY].label} {record.values[QUALITY]:.4f}",
             seconds_text(record),
             "* front" if self._on_front(record) else "       ",
-            f"hv {self._goal.hypervolume(self._best.records):.3f}",
         ]
         left = self.seconds_left() if len(self._records) < self.total else None
-        return start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
+        line = start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
+        return line.rstrip()
 
-    def _plan_parts(self, scored: TrialRecord | RungScore) -> list[str]:
-        size = scored.values[SIZE]
-        share = 100 * size / self.full_parameters
-        width = f"width {scored.facts.width_ratio:<4.3g}"
-        return [f"{dropped_text(scored.facts):<16}", width, f"{parameters_text(size)} ({share:3.0f} %)"]
-
-    def _measure(self, values: Values, name: str) -> str:
-        return f"{MEASURES[name].label} {values[name]:.4f}"
-
-    def _others(self, record: TrialRecord) -> dict[str, str]:
-        """The objectives that every line does not show anyway."""
-        names = [name for name in self._goal.objectives if name not in DEFAULT]
-        return {MEASURES[n].label: f"{record.values[n]:.4g}" for n in names if n in record.values}
+    def _others(self, records: list[TrialRecord]) -> list[dict[str, str]]:
+        """Of each record the costs that every line does not show anyway, and speed-ups where they were measured."""
+        goal = [name for name in self._goal.objectives if name not in DEFAULT]
+        names = [m.name for m in MEASURES.values() if m.name in goal or (m.speedup and m.name in records[0].values)]
+        return [{MEASURES[n].label: MEASURES[n].text(r.value(n)) for n in names} for r in records]
 
     def _on_front(self, record: TrialRecord) -> bool:
         return record.trial in {r.trial for r in self._goal.front(self._best.records)}
@@ -212,11 +220,11 @@ class LiveView:
             failed = [r for r in self._records if not r.complete]
             parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")]
             parts.append(self._progress(len(failed)))
-            room = self.console.height - 8 - len(rows) - bool(failed) - bool(self._screened.last)
+            screened = self._screened.text
+            room = self.console.height - 8 - len(rows) - bool(failed) - bool(screened)
             parts += [Text(), self._front_table(max(2, room))]
-            if self._screened.last:
-                text = f"{self._screened.count} plans screened; {self._screened.last}"
-                parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
+            if screened:
+                parts.append(Text(screened, style="dim", no_wrap=True, overflow="ellipsis"))
             if rows:
                 parts += [Text(), self._running_table(rows)]
             if failed:
@@ -247,15 +255,16 @@ class LiveView:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         table.add_column("front", no_wrap=True, min_width=5)
         table.add_column("MLPs dropped", no_wrap=True, overflow="ellipsis", max_width=24)
-        labels = (MEASURES[QUALITY].label, "seconds")
-        for name in ("width", MEASURES[SIZE].label, "", *self._others(best[0]), *labels):
+        others = self._others(shown)
+        sizes = (MEASURES[BLOCKS_SHARE].head, MEASURES[SIZE_SHARE].head)
+        for name in ("width", *sizes, *others[0], MEASURES[QUALITY].label, "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
-        for r in shown:
-            size = r.values[SIZE]
-            share = f"{100 * size / self.full_parameters:.0f} %"
-            others = (*self._others(r).values(), f"{r.values[QUALITY]:.4f}", f"{seconds_of(r):.0f}")
-            width = f"{r.facts.width_ratio:.3g}"
-            table.add_row(r.trial, dropped_text(r.facts), width, parameters_text(size), share, *others)
+        for r, costs in zip(shown, others, strict=True):
+            shares = [f"{100 * r.values[n]:.0f} %" if n in r.values else "-" for n in (BLOCKS_SHARE, SIZE_SHARE)]
+            scores = f"{r.values[QUALITY]:.4f}", f"{seconds_of(r):.0f}"
+            row = (f"{r.facts.width_ratio:.3g}", *shares, *costs.values(), *scores)
+            name = f"{r.trial} {stage_text(r.spec.stage, r.spec.continues)}".rstrip()
+            table.add_row(name, dropped_text(r.facts), *row)
         more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
         return Group(table, Text(f"hypervolume {self._goal.hypervolume(self._best.records):.3f}{more}", style="dim"))
 

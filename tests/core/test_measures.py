@@ -36,6 +36,7 @@ SOURCES = {
     "evaluate/scoring.py",
     "evaluate/speed.py",
     "search/trial/costs.py",
+    "search/strategy/many_plans.py",
 }
 """The entries, and who computes the numbers."""
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from effir_dist.report import report_files
 from effir_dist.report.compare import load
 from effir_dist.report.frames import frames_of
 from effir_dist.report.front_plot import front_figure
+from effir_dist.report.front_text import front_text
 from effir_dist.report.page import json_in_html
+from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, SplitScores, TrialRecord
 from effir_dist.runs.run_folder import Run
 from tests import ROOT
@@ -215,3 +218,45 @@ def test_an_import_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     root = ROOT
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"
+
+
+def staged(folder: Path) -> Run:
+    """A base, a trial, its full recovery, which is better, and another one's, which is worse."""
+    return new_run(folder, [
+        record(0, 0.66, stage="base"),
+        record(1, 0.55, 18_000_000, [3, 4]),
+        record(2, 0.50, 16_000_000, [2, 3, 4]),
+        record(3, 0.60, 18_000_000, [3, 4], stage="recovery", continues="0001"),
+        record(4, 0.49, 16_000_000, [2, 3, 4], stage="recovery", continues="0002"),
+    ])  # fmt: skip
+
+
+def test_stages_have_columns_and_a_better_recovery_stands_for_its_trial(tmp_path: Path) -> None:
+    frames = frames_of(staged(tmp_path / "demo"))
+    assert [*frames.trials["stage"]] == ["base", "", "", "recovery", "recovery"]
+    assert [*frames.trials["continues"]] == ["", "", "", "0001", "0002"]
+    assert [*frames.front["trial"]] == ["0000", "0003", "0002"]
+    lines = front_text(frames.front.assign(run="demo")).splitlines()
+    assert "recovery of 0001" in lines[2]
+    assert "stage" not in frames_of(new_run(tmp_path / "plain", [record(0, 0.66)])).trials
+
+
+def test_a_wide_front_fits_100_columns(tmp_path: Path) -> None:
+    """Of two runs, with stages, attentions, two costs, speed-ups, test and held-out scores."""
+    blocks = range(10, 28)
+    speed = {"document_speedup": 12.345, "query_speedup": 10.2, "index_bytes": 1536, "block_parameters": 5_000_000_000}
+    speed["full_index_bytes"] = 1536
+    speed |= {"full_block_parameters": 6_000_000_000, "block_parameters_fraction": 5 / 6}
+    staged = {"stage": "recovery", "continues": "0001"}
+    found = record(2, 0.55, 7_000_000_000, blocks, full=8_000_000_000, width=0.4375, values=speed, **staged)
+    goal = Goal(("index_bytes", "document_speedup", "ndcg_at_10"))
+    found = replace(found, facts=replace(found.facts, dropped_attention=tuple(blocks)))
+    run = new_run(tmp_path / "demo", [found], **{"search.objectives": goal.objectives})
+    for split in ("test", "held_out"):
+        run.write_split_scores("0002", split, SplitScores({"ndcg_at_10": 0.5}, {}))
+    front = frames_of(run).front
+    table = pd.concat([front.assign(run="a-run-of-mistral-7b"), front.assign(run="b")])
+    lines = front_text(table, goal).splitlines()
+    assert max(map(len, lines)) <= 100
+    for needed in ("0002", "83.3 %", "87.5 %", "0.5500", "0.5000", "12.35×"):
+        assert needed in lines[-1]

@@ -20,7 +20,8 @@ GOALS = {
 
 
 def made_up_records(seed: int) -> list[TrialRecord]:
-    """A search of few values, so that ties come: failed trials, the unpruned model late and twice, and repeats."""
+    """A search of few values, so that ties come: failed trials, the unpruned model late and twice, repeats, and full
+    recoveries, of which some are worse than what they continue, or measured to be slower."""
     chance, found = random.Random(seed), list[TrialRecord]()
     for number in range(60):
         unpruned, best = number in (20, 40), [r.trial for r in Goal().front(found) if not r.spec.repeat_of]
@@ -28,7 +29,9 @@ def made_up_records(seed: int) -> list[TrialRecord]:
         quality = None if chance.random() < 0.1 else chance.randrange(1, 9) / 10 * (size / FULL) ** 0.5
         repeated = chance.choice(best) if not unpruned and len(best) > 1 and chance.random() < 0.3 else ""
         speed = {"document_speedup": FULL / size + chance.randrange(2)}
-        found.append(record(number, 0.9 if unpruned else quality, size, values=speed, repeat_of=repeated))
+        more = {"stage": "recovery", "continues": chance.choice(best)} if number > 40 and number % 3 == 0 else {}
+        more = more or {"repeat_of": repeated}
+        found.append(record(number, 0.9 if unpruned else quality, size, values=speed, **more))
     return found
 
 

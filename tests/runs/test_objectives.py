@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from effir_dist.report.front_plot import front_figure
 from effir_dist.report.study_db import Mirror
 from effir_dist.runs import pareto
 from effir_dist.runs.objectives import Goal, goal_of
+from effir_dist.runs.records import TrialRecord
 from effir_dist.search import checks
 from effir_dist.search.strategy import space_file
 from tests import needs
 from tests.driven import MODEL, SPACE, drive, make_run
-from tests.synthetic import synthetic_run
+from tests.synthetic import record, synthetic_run
 
 THREE = ("index_bytes", "document_speedup", "ndcg_at_10")
 WIDE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.1, "high": 1.0, "step": 0.02}}
@@ -197,3 +199,19 @@ def test_tables_and_plot_follow_three_objectives(tmp_path: Path) -> None:
     assert ax.get_xlabel() == "bytes of a document in the index"
     blue = next(line for line in ax.lines if line.get_label() == "Pareto front")
     assert sorted(map(float, blue.get_xdata())) == sorted(frames.front["index_bytes"])
+
+
+def test_a_full_recovery_stands_for_the_trial_that_it_continues_where_it_is_better() -> None:
+    """Though its speed, measured again, came out lower: of one plan a front lists one model."""
+    goal = Goal(("document_speedup", "ndcg_at_10"))
+
+    def trial(number: int, quality: float, speed: float, continues: str = "") -> TrialRecord:
+        staged = {"stage": "recovery", "continues": continues} if continues else {}
+        return record(number, quality, values={"document_speedup": speed}, **staged)
+
+    found = [trial(0, 0.6, 1.0), trial(1, 0.5, 1.5), trial(2, 0.55, 1.45, "0001")]
+    assert [r.trial for r in goal.front(found)] == ["0000", "0002"]
+    assert goal.hypervolume(found) == pytest.approx(goal.hypervolume([found[0], found[2]]))
+    worse = [*found[:2], trial(2, 0.49, 1.6, "0001")]
+    assert [r.trial for r in goal.front(worse)] == ["0000", "0001"]
+    assert [r.trial for r in goal.front([*worse[:2], replace(worse[2], state="failed")])] == ["0000", "0001"]

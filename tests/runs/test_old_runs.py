@@ -75,8 +75,17 @@ def test_the_tables_of_an_old_run_are_its_records(run: Path) -> None:
     records = raw(run, "result.json")
     frames = effir_dist.load_run(run)
     assert [*frames.trials["trial"]] == [*records]
-    names = ("state", "parameters", "parameters_fraction", "width_ratio", "ndcg_at_10", "recall_at_100", "mrr_at_10",
-             "train_seconds", "total_seconds")
+    names = (
+        "state",
+        "parameters",
+        "parameters_fraction",
+        "width_ratio",
+        "ndcg_at_10",
+        "recall_at_100",
+        "mrr_at_10",
+        "train_seconds",
+        "total_seconds",
+    )
     for name in names:
         assert [*frames.trials[name]] == [record[name] for record in records.values()], name
     dropped = [",".join(map(str, record["dropped_mlp"])) for record in records.values()]

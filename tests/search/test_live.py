@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -13,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from effir_dist.runs.records import RungScore, TrialRecord
-from effir_dist.runs.sizes import SetSize
 from effir_dist.search.live import LiveView
 from effir_dist.search.live_text import duration
 from tests import ROOT, synthetic
@@ -27,9 +27,11 @@ class Clock:
         return self.now
 
 
-def record(number: int, ndcg: float | None, parameters: int = FULL, dropped: tuple[int, ...] = ()) -> TrialRecord:
+def record(
+    number: int, ndcg: float | None, parameters: int = FULL, dropped: tuple[int, ...] = (), **more: str
+) -> TrialRecord:
     reason = "out of\nmemory [cpu]" if ndcg is None else ""
-    return synthetic.record(number, ndcg, parameters, dropped, width=0.8, reason=reason)
+    return synthetic.record(number, ndcg, parameters, dropped, width=0.8, reason=reason, **more)
 
 
 def view(terminal: bool, total: int = 14, **options: Any) -> tuple[LiveView, io.StringIO, Clock]:
@@ -47,44 +49,65 @@ def picture(shown: LiveView) -> str:
 def rung(ndcg: float, parameters: int = FULL) -> RungScore:
     """Untrained, on a part of the data."""
     known = synthetic.record(0, ndcg, parameters)
-    size = {"scifact": SetSize(100, 300, 300, 5183)}
-    return RungScore(0, 0.0, 0.01, known.facts, {**known.values, "total_seconds": 2.0}, sizes=size)
+    return RungScore(0, 0.0, 0.01, known.facts, {**known.values, "total_seconds": 2.0})
 
 
-def test_a_screened_score_is_never_shown_as_a_trained_ones() -> None:
+def test_screened_plans_are_counted_and_their_scores_are_not_shown() -> None:
     """An easier set: 0.6835 there and 0.6270 after training looked as if training hurt."""
     for terminal in (False, True):
         shown, file, _ = view(terminal)
         shown.rung_finished("0000", rung(0.6835), "untrained")
         shown.trial_finished(record(0, 0.6270))
-        shown.rung_finished("0009", rung(0.5757, FULL // 2), "untrained")
+        for number in range(9, 13):
+            shown.rung_finished(f"{number:04d}", rung(0.5757, FULL // 2), "untrained")
+        shown.message("the search ended")
         text = picture(shown) if terminal else file.getvalue()
-        assert "84 % of the unpruned model's" in text
-        assert ".6835" not in text
-        assert ".5757" not in text
-    heading, *lines = view_lines(rung(0.6835), rung(0.5757, FULL // 2))
-    assert heading == (
-        "screened: plans untrained, on 100 of 300 queries, 300 of 5,183 documents; "
-        "shares of the unpruned model's score there, not the trials' nDCG@10"
-    )
-    assert [line.split("%)  ")[1] for line in lines] == [
-        "screened, untrained: 100 % of the unpruned model's  2 s",
-        "screened, untrained: 84 % of the unpruned model's  2 s",
-    ]
+        assert not re.search(r"6835|5757|[89]\d %", text)
+        if terminal:
+            assert "\n5 plans screened\n" in text
+        else:
+            lines = text.splitlines()
+            assert [lines[0], lines[2]] == [
+                "        1 plan screened untrained, 2 s",
+                "        4 plans screened untrained, 8 s",
+            ]
+            assert len(lines) == 4, "two lines for five plans, one for a trial, one for the end"
 
 
-def view_lines(*scores: RungScore, **options: Any) -> list[str]:
-    shown, file, _ = view(False, **options)
-    for number, score in enumerate(scores):
-        shown.rung_finished(f"{number:04d}", score, "untrained")
-    return file.getvalue().splitlines()
+def test_what_was_screened_is_told_at_the_end_and_once_a_minute() -> None:
+    shown, file, clock = view(terminal=False)
+    with shown:
+        shown.rung_finished("0000", rung(0.5), "untrained")
+        assert "screened" not in file.getvalue()
+        clock.now = 61.0
+        shown.rung_finished("0001", rung(0.5), "untrained")
+        assert "2 plans screened untrained" in file.getvalue()
+        shown.rung_finished("0001", replace(rung(0.5), rung=1), "25 % trained")
+    assert file.getvalue().splitlines()[-1] == "        1 plan screened 25 % trained, 2 s"
 
 
-def test_a_screened_score_is_compared_with_the_unpruned_models_of_before_or_not_at_all() -> None:
+def test_a_resumed_search_counts_the_plans_screened_before() -> None:
     begun = replace(record(0, 0.6), rungs=(rung(0.8),))
-    assert "screened, untrained: 50 % of" in view_lines(rung(0.4, FULL // 2), known=[begun])[-1]
-    assert "screened, untrained: 50 % of" in view_lines(rung(0.4, FULL // 2), stopped=[rung(0.8)])[-1]
-    assert "screened, untrained  2 s" in view_lines(rung(0.4, FULL // 2))[-1]
+    shown, _, _ = view(terminal=True, known=[begun], stopped=[rung(0.7)])
+    assert "2 plans screened" in picture(shown)
+
+
+def test_stages_are_named() -> None:
+    staged = [
+        record(0, 0.66, stage="base"),
+        record(1, 0.6, 18_000_000, (4,)),
+        record(2, 0.64, 18_000_000, (4,), stage="recovery", continues="0001"),
+    ]
+    shown, file, _ = view(terminal=False)
+    for each in staged:
+        shown.trial_finished(each)
+    lines = file.getvalue().splitlines()
+    assert lines[0].startswith("[ 1/14] 0000  base: none ")
+    assert lines[2].startswith("[ 3/14] 0002  recovery of 0001: -1 MLP (4) ")
+    text = picture(shown)
+    assert "0000 base " in text
+    assert "0002 recovery of 0001 " in text
+    assert "\n0001 " not in text, "its full recovery is better"
 
 
 def test_a_trial_that_ended_without_a_score_is_not_among_those_that_run() -> None:
@@ -108,7 +131,7 @@ def test_plain_lines_say_what_finished() -> None:
     lines = file.getvalue().splitlines()
     assert lines[:2] == ["minilm on pydocs: 14 trials", "scores of 6 MLPs: 2.1 s [cpu]"]
     assert lines[3] == (
-        "[ 2/14] 0001  -2 MLP (4,5)      width 0.8   18.9 M ( 83 %)  nDCG@10 0.5821  40 s  * front  hv 0.148  left 8m"
+        "[ 2/14] 0001  -2 MLP (4,5)      width 0.8   total  83 %  nDCG@10 0.5821  40 s  * front  left 8m"
     )
     assert "* front" not in lines[4]
     assert lines[5] == "[ 4/14] 0003  failed after 40s: out of memory [cpu]"
@@ -140,7 +163,7 @@ def test_the_picture_holds_all_a_user_asks_for() -> None:
     text = picture(shown)
     for piece in (
         "4/14 trials, 1 running, 1 failed  22s, about 6m left  1 reused",
-        "0001   -2 MLP (3,4)    0.8      18.0 M   79 %   0.6000       40",
+        "0001   -2 MLP (3,4)    0.8       -   79 %   0.6000       40",
         "hypervolume 0.1",
         "train 34/120 loss 1.250  22s",
         "0003 failed: out of memory [cpu]",
