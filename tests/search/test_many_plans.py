@@ -68,9 +68,12 @@ def check_equal(problem: Problem, columns: Any) -> None:
         assert (pool.keys[i] == pool.keys[j]) == (specs[i].key == specs[j].key)
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_many_plans_at_once_are_what_each_of_them_is(space: str) -> None:
-    problem = problem_of(BACKBONES["minilm"].config, SPACES[space], {"search.constraints": ["parameters <= 0.8"]})
+@pytest.mark.parametrize(
+    ("space", "keep_norms"), [*((name, True) for name in SPACES), ("sets", False), ("emptied", False)]
+)
+def test_many_plans_at_once_are_what_each_of_them_is(space: str, keep_norms: bool) -> None:
+    settings = {"search.constraints": ["parameters <= 0.8"], "prune.keep_norms": keep_norms}
+    problem = problem_of(BACKBONES["minilm"].config, SPACES[space], settings)
     columns = drawn(problem)
     check_equal(problem, columns)
     assert 1 < len(set(problem.many.pool(columns).keys)) <= 60

@@ -56,20 +56,20 @@ class Sizes:
         row = family(self.config)
         mlps = sum(row.mlp_parameters(self.config, width) for width in self.widths if width)
         saved = row.first_attention_saves(self.config) if self.attention[0] else 0
-        return mlps + row.attention_parameters(self.config) * sum(self.attention) + self._norm_parameters() - saved
-
-    def _norm_parameters(self) -> int:
-        """Parameters of the norms that stay behind dropped sub-layers. Of a block without both none stays."""
-        of_one = family(self.config).norm_behind_parameters
-        if not self.keep_norms or of_one is None:
-            return 0
-        halves = sum(here != (width > 0) for here, width in zip(self.attention, self.widths, strict=True))
-        return of_one(self.config) * halves
+        lonely = sum(here != (width > 0) for here, width in zip(self.attention, self.widths, strict=True))
+        norms = kept_norm_parameters(self.config, self.keep_norms) * lonely
+        return mlps + row.attention_parameters(self.config) * sum(self.attention) + norms - saved
 
     def parameters(self) -> int:
         """Parameters of the model without LM head, by its family's formulas, and of Dense layers behind it."""
         dense = sum(layer.parameters for layer in dense_layers(self.config))
         return self.block_parameters() + family(self.config).other_parameters(self.config) + dense
+
+
+def kept_norm_parameters(config: ModelDict, keep_norms: bool) -> int:
+    """Parameters of the norm that one dropped sub-layer leaves. A block that lost both leaves none."""
+    of_one = family(config).norm_behind_parameters
+    return of_one(config) if keep_norms and of_one else 0
 
 
 class Operation(ABC):

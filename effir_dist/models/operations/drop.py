@@ -204,8 +204,11 @@ class DropPart(SpacePart):
     def left(self, columns: Columns, sizes: ManySizes, known: Known) -> ManySizes:
         blocks = sizes.widths.shape[1]
         gone = {kind: _gone(columns, kind, self.limit(kind, blocks), known.importance, sizes) for kind in KINDS}
-        widths = sizes.widths * ~(gone["mlp"] | gone["block"])
-        return sizes.replace(widths=widths, attention=sizes.attention & ~(gone["attention"] | gone["block"]))
+        return sizes.replace(
+            widths=sizes.widths * ~(gone["mlp"] | gone["block"]),
+            attention=sizes.attention & ~(gone["attention"] | gone["block"]),
+            keep_norms=keeps_norms(sizes.config, known.config.prune.keep_norms),
+        )
 
     def switches(self, blocks: int, importance: DropOrders) -> list[Switches]:
         found = []

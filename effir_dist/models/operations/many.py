@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from effir_dist.models.families.base import ModelDict, dense_layers, dimension
 from effir_dist.models.families.registry import family
-from effir_dist.models.operations.base import Sizes
+from effir_dist.models.operations.base import Sizes, kept_norm_parameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,8 @@ class ManySizes:
     """[P, L] whether a block has its attention."""
     truncated: np.ndarray
     """[P] numbers kept of an embedding; 0 keeps all."""
+    keep_norms: bool = False
+    """Whether dropped sub-layers leave the norms behind them; a run's setting, so of all plans."""
 
     @staticmethod
     def of(config: ModelDict, count: int) -> ManySizes:
@@ -66,8 +68,9 @@ class ManySizes:
         row = family(self.config)
         mlps = np.where(self.widths > 0, row.mlp_parameters(self.config, self.widths), 0).sum(axis=1)  # type: ignore[arg-type]
         attentions = row.attention_parameters(self.config) * self.attention.sum(axis=1)
-        return np.asarray(mlps + attentions - row.first_attention_saves(self.config) * self.attention[:, 0])
-
+        lonely = (self.attention != (self.widths > 0)).sum(axis=1)
+        norms = kept_norm_parameters(self.config, self.keep_norms) * lonely
+        return np.asarray(mlps + attentions + norms - row.first_attention_saves(self.config) * self.attention[:, 0])
     def parameters(self) -> np.ndarray:
         """[P] parameters of the model without LM head."""
         dense = sum(layer.parameters for layer in dense_layers(self.config))

@@ -65,6 +65,7 @@ class ManyPlans:
                 return self._one_by_one(columns, count)
             left.widths[places], left.attention[places] = part.widths, part.attention
             left.truncated[places] = part.truncated
+            left = left.replace(keep_norms=part.keep_norms)
             for place, key in zip(places, self._keys(part, config), strict=True):
                 keys[place] = key
         self._add_settings(keys, columns, left)
