@@ -129,9 +129,9 @@ class Searched:
             self.end(spec)
 
     def next(self) -> TrialSpec | None:
-        begun = time.perf_counter()
+        begun = time.process_time()
         spec = self.queue.next(self.count)
-        self.seconds.append(time.perf_counter() - begun)
+        self.seconds.append(time.process_time() - begun)
         self.count += spec is not None and spec.number == self.count
         return spec
 

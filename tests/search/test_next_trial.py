@@ -6,7 +6,8 @@ the same loop as `Searched` below, around that version's `SearchDriver.next_job`
 each job in turn (NUMBER where there are no rungs), with five digits of the SHA-256 of a new trial's suggested values.
 
 Cases of screening from then run with its cost counted by FLOPs and no bound on what is screened, as it was. Those named
-"as of 0.2" were written by `Searched` below when both came, with today's defaults.
+"as of 0.2" were written by `Searched` below when both came, with today's defaults. Those of `guided` were written anew
+when its candidates and its surrogate became others; equal seeds gave another search from then on.
 """
 
 from __future__ import annotations

@@ -232,7 +232,8 @@ class NarrowPart(SpacePart):
                 continue
             if not isinstance(order, NeuronOrder):
                 return None
-            staying = (widths[rows] > 0) & np.isin(np.arange(widths.shape[1]), group)
+            inside = np.arange(widths.shape[1])
+            staying = (widths[rows] > 0) & (inside >= group.start) & (inside < group.stop)
             kept = order.kept_of_many(staying, ratios[rows])
             kept = rounded_of_many(kept, staying, prune.width_multiple, sizes.full_width)
             widths[rows] = np.where(staying, kept, widths[rows])

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-STEP = 256
+STEP = 64
 """Neurons between two rows of `NeuronOrder.counts`."""
 
 
@@ -54,7 +54,7 @@ class NeuronOrder:
             low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
         found = self.counts[low] * staying
         rows, places = np.arange(len(left))[:, None], low[:, None] * STEP + np.arange(STEP)
-        here = np.append(self.order, np.full(STEP, self.blocks))[places]
+        here = self.order[np.minimum(places, len(self.order) - 1)]
         inside = np.append(staying, np.zeros((len(left), 1), bool), axis=1)[rows, here]
         taken = inside & (inside.cumsum(axis=1) <= (left - found.sum(axis=1))[:, None])
         cells = (rows * (self.blocks + 1) + here)[taken]

@@ -78,6 +78,15 @@ class Drawing:
         changed = self.changed(self.genes(best), count // 2, rng)
         return self.columns(self.fresh(count - count // 2, rng).join(changed))
 
+    def uniform(self, count: int, rng: np.random.Generator) -> Columns:
+        """[count] points, every value as likely as any other."""
+        sets = [rng.random((count, len(each.order))) < 0.5 for each in self.switches]
+        counts = [rng.integers(each.limit + 1, size=count) for each in self.switches]
+        counted = zip(sets, counts, self.switches, strict=True)
+        sets = [s if each.names else np.arange(s.shape[1]) < k[:, None] for s, k, each in counted]
+        fresh = self.fresh(count, rng)
+        return self.columns(Genes(sets, rng.random(fresh.numbers.shape), fresh.choices))
+
     def near(self, best: Columns, count: int, rng: np.random.Generator) -> Columns:
         """[count] points with small changes to those of `best`."""
         names = list(self.distributions)

@@ -109,11 +109,10 @@ class Engine:
     def score(self, state: FidelityState, trials: Sequence[str]) -> np.ndarray:
         """[N] how much each trial, which was scored on the lowest rung, deserves to be trained in full."""
         sampler = self.source.between()
+        if isinstance(self.source, Guided):
+            return self.source.sampler.worth(self.study, self.plans.points(trials))
         if isinstance(sampler, Screens):
-            screened = [self.plans.screened(trial) for trial in trials]
-            if not isinstance(self.source, Guided):  # which has features of its own
-                screened = [replace(each, features=None) for each in screened]
-            return sampler.worth(self.study, screened)
+            return sampler.worth(self.study, self.plans.screened(trials))
         return score_by_rank(state, trials)
 
     def _ask(self) -> optuna.Trial:
@@ -127,7 +126,8 @@ class Engine:
 
     def _run(self, spec: TrialSpec, asked: optuna.Trial) -> TrialSpec:
         """The trial with what its sampler noted."""
-        self.problem.tried.add(spec.key)
+        if spec.key not in self.problem.tried:
+            self.problem.know(spec)
         self.running[spec.trial] = asked
         noted = self.study.get_trials(deepcopy=False)[asked.number].system_attrs
         own = {name: value for name, value in noted.items() if not name.startswith(NOT_KEPT)}

@@ -19,9 +19,12 @@ from optuna.search_space import intersection_search_space
 from optuna.trial import FrozenTrial, TrialState
 
 from effir_dist.core.values import LOW_FIDELITY
-from effir_dist.search.strategy import candidates, observe
+from effir_dist.search.strategy import observe
 from effir_dist.search.strategy.improvement import Evidence, Worst
 from effir_dist.search.strategy.observe import COSTS, Axes, Distributions, Observer, Params, Screened
+from effir_dist.search.strategy.points import Points
+from effir_dist.search.strategy.pool import Pool, Pools
+from effir_dist.search.strategy.study_pools import Draw, StudyPools
 from effir_dist.search.strategy.surrogate import LEAST_TRAINED
 
 __all__ = ["COSTS", "LOW_FIDELITY", "GuidedSampler", "Screened"]
@@ -30,11 +33,10 @@ POOL = 200
 """New points that the surrogate chooses among."""
 RANDOM_SHARE = 0.1
 """Share of the proposals that are drawn at random, so that a wrong surrogate is found out."""
+PARENTS = 8
+"""The best of those, whose neighbours are looked at as well."""
 _ONE_AT_A_TIME = threading.Lock()
 """Of several threads each sees what was proposed to the others."""
-
-Points = Callable[[Distributions, Sequence[Any], np.random.Generator], Iterable[Params]]
-"""(search space, params of the front, random numbers) -> points, of which the new ones are candidates."""
 
 
 class GuidedSampler(optuna.samplers.BaseSampler):
@@ -46,11 +48,12 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         seed: int | Callable[[int], int] | None = None,
         costs: Callable[[Params], Sequence[float]] | None = None,
         features: Callable[[Params], Sequence[float]] | None = None,
-        prior: Callable[[Params], float] | None = None,
+        prior: Callable[[Params], float | Sequence[float]] | None = None,
         expense: Callable[[Params], float] | None = None,
         allowed: Callable[[Params], bool] | None = None,
-        points: Points | None = None,
-        screened: Callable[[optuna.Study], Iterable[Screened]] | None = None,
+        points: Draw | None = None,
+        pools: Pools | None = None,
+        screened: Callable[[optuna.Study], Iterable[Screened] | Points] | None = None,
         space: Distributions | None = None,
         quality: int = -1,
         worst_costs: Sequence[float] | None = None,
@@ -64,10 +67,12 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         costs: [C] of a point, in the order of the objectives without the quality; small is good. Where it is not given,
         or says NaN, the values of finished trials are taken, and those of new points are predicted.
         features: [K] numbers that the quality is predicted by; by default the params, scaled to [0, 1].
-        prior: the loss of quality that is expected of a point, in any unit; 0 for none.
+        prior: the loss of quality that is expected of a point, from 0 to 1; or several numbers that quality is likely
+        to fall or rise with.
         expense: what evaluating a point takes; the expected improvement is divided by it.
         allowed: whether a point may be proposed: constraints that are known beforehand.
         points: draws candidates; by default at random, and beside the front.
+        pools: draws many candidates at once, and says what the functions above would say of each.
         screened: candidates with a cheap score; by default the study's PRUNED trials with the attribute LOW_FIDELITY.
         space: the search space, where it is known; by default what all finished trials have in common.
         quality: which objective it is.
@@ -77,7 +82,7 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         self.space, self.quality = space, quality
         self._observer = Observer(costs, features, prior, expense)
-        self._allowed, self._points = allowed, points or candidates.points
+        self._allowed, self._points, self._pools = allowed, points, pools
         self._screened = screened or observe.screened_of
         self._worst_costs = None if worst_costs is None else tuple(map(float, worst_costs))
         self._worst_quality, self._known_constraints = worst_quality, frozenset(known_constraints)
@@ -96,12 +101,13 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         more than three objectives."""
         axes, rng = Axes.of(study, self.quality), self._rng(trial.number)
         with _ONE_AT_A_TIME:
-            pool = self._pool(study, trial, search_space, rng) if search_space else []
+            pools = self._pools or self._study_pools(study, trial, search_space, axes)
+            pool = pools.draw(observe.front(study), POOL, rng) if search_space else None
             if not pool:
                 return {}
-            point = pool[self._choose(self._evidence(study, trial, search_space, axes), pool, search_space, axes, rng)]
+            point = self._choose(self._evidence(study, trial, search_space, axes), pool, pools, rng)
             observe.share_params(study, trial, point)
-        return dict(point)
+        return point
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -111,24 +117,24 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         sampler = optuna.samplers.RandomSampler(seed=seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def worth(self, study: optuna.Study, screened: Sequence[Screened]) -> np.ndarray:
+    def worth(self, study: optuna.Study, screened: Sequence[Screened] | Points) -> np.ndarray:
         """[N] how much candidates with a cheap score deserve to be evaluated in full.
 
         That is the expected hypervolume improvement for the expense. Before `LEAST_TRAINED` finished trials have the
         user attribute LOW_FIDELITY, and so tell what a cheap score is worth, it is the non-dominated rank, from 0 down.
         """
         axes, space = Axes.of(study, self.quality), self._space_of(study)
-        points = [self._observer.screened(each, space, axes) for each in screened]
+        points = self._points_of(screened, space, axes)
         evidence = self._evidence(study, None, space, axes)
         if evidence.with_low() < LEAST_TRAINED:
             return evidence.by_rank(points)
-        return np.asarray(evidence.improvement(points, low=True) / [each.expense for each in points])
+        return np.asarray(evidence.improvement(points) / points.expense)
 
     def promote(self, study: optuna.Study) -> Screened | None:
         """Enqueue the screened candidate that is worth most, with its cheap score: the next `study.ask` gives it.
         Returns it; None where none waits."""
-        waiting = list(self._screened(study))
-        if not waiting:
+        waiting = self._screened(study)
+        if isinstance(waiting, Points) or not (waiting := list(waiting)):
             return None
         best = waiting[int(np.argmax(self.worth(study, waiting)))]
         known = {LOW_FIDELITY: best.low_fidelity, **({} if best.costs is None else {COSTS: list(best.costs)})}
@@ -145,42 +151,33 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         trials = study.get_trials(deepcopy=False)
         return intersection_search_space(trials) or intersection_search_space(trials, include_pruned=True)
 
-    def _pool(
-        self, study: optuna.Study, trial: FrozenTrial, space: Distributions, rng: np.random.Generator
-    ) -> list[Params]:
-        """Up to POOL different new points; where all were tried, one of them."""
+    def _study_pools(self, study: optuna.Study, trial: FrozenTrial, space: Distributions, axes: Axes) -> StudyPools:
         others = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number]
         tried = {observe.key_of(observe.params_of(t), space) for t in others if t.state != TrialState.FAIL}
-        found: dict[Any, Params] = {}
-        again = list[Params]()
-        for point in self._points(space, observe.front(study), rng):
-            if self._allowed is None or self._allowed(point):
-                key = observe.key_of(point, space)
-                if key in tried:
-                    again.append(point)
-                else:
-                    found.setdefault(key, point)
-            if len(found) >= POOL:
-                break
-        return list(found.values()) or again[:1]
+        return StudyPools(self._observer, space, axes, tried, self._allowed, self._points)
 
-    def _choose(
-        self, evidence: Evidence, pool: Sequence[Params], space: Distributions, axes: Axes, rng: np.random.Generator
-    ) -> int:
-        """Which point of a pool of new ones to take: its place."""
+    def _choose(self, evidence: Evidence, pool: Pool, pools: Pools, rng: np.random.Generator) -> dict[str, Any]:
+        """The point of a pool of new ones to take, or one near its best."""
         if len(evidence.complete) < LEAST_TRAINED or rng.random() < RANDOM_SHARE:
-            return int(rng.integers(len(pool)))
-        points = [self._observer.point(each, space, axes) for each in pool]
-        return int(np.argmax(evidence.improvement(points) / [each.expense for each in points]))
+            return pool.point(int(rng.integers(len(pool))))
+        gain = evidence.improvement(pool.points()) / pool.expense
+        near = pools.near(pool.take(np.argsort(-gain, kind="stable")[:PARENTS]), POOL, rng)
+        if len(near):
+            gain = np.append(gain, evidence.improvement(near.points()) / near.expense)
+        best = int(np.argmax(gain))
+        return pool.point(best) if best < len(pool) else near.point(best - len(pool))
+
+    def _points_of(self, screened: Iterable[Screened] | Points, space: Distributions, axes: Axes) -> Points:
+        return screened if isinstance(screened, Points) else self._observer.all_screened(screened, space, axes)
 
     def _evidence(self, study: optuna.Study, asked: FrozenTrial | None, space: Distributions, axes: Axes) -> Evidence:
         """What a study knows. asked: the trial that is to be proposed."""
-        complete, running = observe.observed(self._observer, study, asked, space, axes)
+        complete, running = self._observer.observed(study, asked, space, axes)
         worst = None if self._worst_quality is None else axes.quality * self._worst_quality
         return Evidence(
             complete,
             running,
-            lambda: observe.all_screened(self._observer, self._screened(study), space, axes),
+            lambda: self._points_of(self._screened(study), space, axes),
             Worst(self._worst_costs, worst),
             self._known_constraints,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class ManyPlans:
         self.names = [*problem.distributions]
         self.settings = [*settings_of(problem.distributions)]
         self.for_plan = [name for name in self.settings if name.startswith(PLAN_SETTINGS)]
-        self.tried: set[bytes | str] = set()
+        self.tried = set[Hashable]()
         """Keys of the trials that have begun, as in `Pool.keys`."""
 
     def know(self, spec: TrialSpec) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from effir_dist.core.values import LOW_FIDELITY
 from effir_dist.runs.pareto import non_dominated_losses
-from effir_dist.search.strategy import candidates
-from effir_dist.search.strategy.improvement import Observed
+from effir_dist.search.strategy import numbers
+from effir_dist.search.strategy.points import Observed, Points
 
 COSTS = "costs"
 """User attribute of a trial: its costs as they were measured, in the units of `GuidedSampler`'s `costs`."""
@@ -41,10 +42,12 @@ class Screened:
     """As they were measured; None: as the sampler's `costs` tells."""
     constraints: Mapping[str, float] = field(default_factory=dict)
     """Those that the cheap evaluation tells: name -> value, as for `trial.set_constraint`."""
-    features: Sequence[float] | None = None
+    features: Sequence[float] | np.ndarray | None = None
     """None: as the sampler's `features` tells."""
     expense: float | None = None
     """Of the full evaluation; None: as the sampler's `expense` tells."""
+    prior: Sequence[float] | np.ndarray | None = None
+    """None: as the sampler's `prior` tells."""
 
 
 @dataclass(frozen=True)
@@ -82,28 +85,25 @@ class Observer:
         self,
         costs: Callable[[Params], Sequence[float]] | None,
         features: Callable[[Params], Sequence[float]] | None,
-        prior: Callable[[Params], float] | None,
+        prior: Callable[[Params], float | Sequence[float]] | None,
         expense: Callable[[Params], float] | None,
     ) -> None:
         """As `GuidedSampler` takes them."""
         self.costs, self.features, self.prior, self.expense = costs, features, prior, expense
-        self._finished: dict[Key, Observed] = {}
-        """(study, names of the params, number) -> a trial that does not change any more."""
+        self._finished: dict[Key, dict[int, Observed]] = {}
+        """(study, names of the params) -> number -> a trial that does not change any more."""
 
     def point(self, params: Params, space: Distributions, axes: Axes, known: Screened | None = None) -> Observed:
         """What is known of a point beforehand. known: the same where some of it was worked out."""
-        point = {name: params[name] for name in space if name in params}
-        costs = known.costs if known else None
-        if costs is None:
-            costs = self.costs(point) if self.costs else [math.nan] * len(axes.costs)
-        features = known.features if known else None
-        if features is None:
-            features = self.features(point) if self.features else _scaled(space, point)
-        expense = known.expense if known else None
-        if expense is None:
-            expense = self.expense(point) if self.expense else 1.0
-        prior = self.prior(point) if self.prior else None
-        return Observed(np.array(features, float), np.array(costs, float), prior=prior, expense=expense)
+        told = known or Screened(params, math.nan)
+        point: dict[str, Any] = {}
+        if any(each is None for each in (told.costs, told.features, told.prior, told.expense)):
+            point = {name: params[name] for name in space if name in params}
+        features = _told(told.features, self.features or partial(_scaled, space), point, ())
+        costs = _told(told.costs, self.costs, point, [math.nan] * len(axes.costs))
+        prior = np.asarray(_told(told.prior, self.prior, point, ()), float).reshape(-1)
+        expense = _told(told.expense, self.expense, point, 1.0)
+        return Observed(np.asarray(features, float), np.asarray(costs, float), prior=prior, expense=expense)
 
     def screened(self, each: Screened, space: Distributions, axes: Axes) -> Observed:
         """A candidate with a cheap score."""
@@ -111,14 +111,28 @@ class Observer:
         more = (found.prior, found.expense)
         return Observed(found.features, found.costs, math.nan, low, each.constraints, *more)
 
-    def trial(self, study: optuna.Study, trial: FrozenTrial, space: Distributions, axes: Axes) -> Observed:
-        """A trial that is complete, or runs."""
-        if trial.state != TrialState.COMPLETE:
-            return self._trial(trial, space, axes)
-        key = (study.study_name, tuple(space), trial.number)
-        if key not in self._finished:
-            self._finished[key] = self._trial(trial, space, axes)
-        return self._finished[key]
+    def observed(
+        self, study: optuna.Study, asked: FrozenTrial | None, space: Distributions, axes: Axes
+    ) -> tuple[Points, Points]:
+        """The complete trials of a study, and those that run. asked: the one to be proposed, which is not one."""
+        done = self._finished.setdefault((study.study_name, *space), {})
+        complete, running = list[Observed](), list[Observed]()
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)):
+            if trial.number in done:
+                complete.append(done[trial.number])
+            elif (asked is None or trial.number != asked.number) and space.keys() <= params_of(trial).keys():
+                each = self._trial(trial, space, axes)
+                if trial.state == TrialState.RUNNING:
+                    running.append(each)
+                elif math.isfinite(each.quality):
+                    done[trial.number] = each
+                    complete.append(each)
+        return Points.of(complete), Points.of(running)
+
+    def all_screened(self, candidates: Iterable[Screened], space: Distributions, axes: Axes) -> Points:
+        """Candidates that have all params of the search space, or features of their own."""
+        known = [each for each in candidates if each.features is not None or space.keys() <= each.params.keys()]
+        return Points.of([self.screened(each, space, axes) for each in known])
 
     def _trial(self, trial: FrozenTrial, space: Distributions, axes: Axes) -> Observed:
         by_values, quality = axes.split(trial.values)
@@ -129,9 +143,16 @@ class Observer:
         return Observed(found.features, costs, quality, found.low, constraints, found.prior, found.expense)
 
 
+def _told(known: Any, tell: Callable[[Params], Any] | None, point: Params, otherwise: Any) -> Any:
+    """What is known, or a function says, or holds otherwise."""
+    if known is not None:
+        return known
+    return tell(point) if tell else otherwise
+
+
 def _scaled(space: Distributions, point: Params) -> list[float]:
     """[K] the params of a point from 0 to 1; a constant where there is no search space yet."""
-    return [value for name in point for value in candidates.scaled(space[name], point[name])] or [0.0]
+    return [value for name in point for value in numbers.scaled(space[name], point[name])] or [0.0]
 
 
 def front(study: optuna.Study) -> list[dict[str, Any]]:
@@ -182,24 +203,3 @@ def screened_of(study: optuna.Study) -> list[Screened]:
         for t in waiting
         if t.params not in begun
     ]
-
-
-def observed(
-    observer: Observer, study: optuna.Study, asked: FrozenTrial | None, space: Distributions, axes: Axes
-) -> tuple[list[Observed], list[Observed]]:
-    """The complete trials of a study, and those that run. asked: the one that is to be proposed, which is not one."""
-    found: dict[TrialState, list[Observed]] = {TrialState.COMPLETE: [], TrialState.RUNNING: []}
-    for trial in study.get_trials(deepcopy=False, states=tuple(found)):
-        if (asked is None or trial.number != asked.number) and space.keys() <= params_of(trial).keys():
-            each = observer.trial(study, trial, space, axes)
-            if trial.state == TrialState.RUNNING or math.isfinite(each.quality):
-                found[trial.state].append(each)
-    return found[TrialState.COMPLETE], found[TrialState.RUNNING]
-
-
-def all_screened(
-    observer: Observer, candidates: Iterable[Screened], space: Distributions, axes: Axes
-) -> list[Observed]:
-    """Candidates that have all params of the search space, or features of their own."""
-    known = [each for each in candidates if each.features is not None or space.keys() <= each.params.keys()]
-    return [observer.screened(each, space, axes) for each in known]

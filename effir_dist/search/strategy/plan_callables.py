@@ -5,25 +5,48 @@ All of it comes from the `Problem` and the `FidelityState` of a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 
 from effir_dist.core.measures import QUALITY
-from effir_dist.core.values import Point, Suggested
+from effir_dist.core.values import Suggested
+from effir_dist.models.families.base import block_count
 from effir_dist.runs.records import TrialSpec
-from effir_dist.search.strategy import candidates
+from effir_dist.search.strategy.candidates import DRAWS
+from effir_dist.search.strategy.drawing import Drawing
 from effir_dist.search.strategy.fidelity import Candidate, FidelityState
 from effir_dist.search.strategy.guided import GuidedSampler
 from effir_dist.search.strategy.observe import Screened
+from effir_dist.search.strategy.points import Points, Rows
+from effir_dist.search.strategy.pool import Pool
 from effir_dist.search.strategy.problem import Problem
 
 KEPT = 1000
 """Points whose costs and features are kept: those of one proposal, and more."""
+
+
+class PlanPools:
+    """Pools of plans that were not tried and violate no constraint that a plan tells."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, blocks = problem, block_count(problem.model_config)
+        parts = problem.space.parts
+        switches = [each for part in parts for each in part.switches(blocks, problem.importance)]
+        unpruned = {name: value for part in parts for name, value in part.unpruned(problem.distributions).items()}
+        self.drawing = Drawing(problem.distributions, switches, unpruned)
+
+    def draw(self, best: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator) -> Pool:
+        """Some changed from the best, the rest new; of a small space at last any."""
+        found = self.problem.many.new(self.drawing.draw(count, best, rng))
+        return found if len(found) else self.problem.many.new(self.drawing.uniform(DRAWS, rng))
+
+    def near(self, best: Pool, count: int, rng: np.random.Generator) -> Pool:
+        return self.problem.many.new(self.drawing.near(best.columns, count, rng))
 
 
 class PlanCallables:
@@ -32,11 +55,15 @@ class PlanCallables:
     def __init__(self, problem: Problem, state: FidelityState, specs: Mapping[str, TrialSpec]) -> None:
         """specs: trial -> its spec, as the search goes on."""
         self.problem, self.state, self.specs = problem, state, specs
+        self.pools = PlanPools(problem)
         self._known = lru_cache(maxsize=KEPT)(self._work_out)
+        self._places: dict[str, int] = {}
+        """Trial that was screened -> its row of the next two."""
+        self._features, self._priors = Rows(), Rows()
 
     def candidate(self, point: Suggested) -> Candidate:
         """What is known of a point before it is scored."""
-        return self._known(tuple(point.items()))[1]
+        return self._known(tuple(point.items()))
 
     def costs(self, point: Suggested) -> Sequence[float]:
         return self.candidate(point).shares
@@ -44,45 +71,50 @@ class PlanCallables:
     def features(self, point: Suggested) -> Sequence[float]:
         return self.candidate(point).features
 
+    def prior(self, point: Suggested) -> Sequence[float]:
+        """What importance lets expect."""
+        return self.candidate(point).prior
+
     def expense(self, point: Suggested) -> float:
         """Of training and scoring it in full."""
         found = self.candidate(point)
         return found.training[-1] + found.scoring[-1]
 
-    def points(
-        self, distributions: Mapping[str, BaseDistribution], best: Sequence[Point], rng: np.random.Generator
-    ) -> Iterator[Point]:
-        """Points whose plans are new, feasible and all different."""
-        found = set[str]()
-        for point in candidates.points(distributions, best, rng):
-            spec = self._known(tuple(point.items()))[0]
-            new = spec.key not in found and spec.key not in self.problem.tried
-            if new and self.problem.feasible(spec):
-                found.add(spec.key)
-                yield point
-
-    def waiting(self, _study: optuna.Study) -> list[Screened]:
+    def waiting(self, _study: optuna.Study) -> Points:
         """The trials that were scored on the lowest rung, and are neither running nor trained in full: the study does
         not have them."""
         state = self.state
         left = [t for t in state.scored(0) if t not in state.running and state.top not in state.scores[t]]
-        return [self.screened(t) for t in left]
+        return self.points(left)
 
-    def screened(self, trial: str) -> Screened:
-        """A trial that was scored on the lowest rung."""
+    def screened(self, trials: Sequence[str]) -> list[Screened]:
+        """Trials that were scored on the lowest rung, for samplers from elsewhere."""
         state = self.state
-        return Screened(
-            self.specs[trial].suggested,
-            state.scores[trial][0],
-            state.shares[trial],
-            state.violations[trial],
-            state.candidates[trial].features,
-            state.cost(trial, state.top),
+        known = [(self.specs[t].suggested, state.scores[t][0], state.shares[t], state.violations[t]) for t in trials]
+        return [Screened(*each, expense=state.cost(t, state.top)) for each, t in zip(known, trials, strict=True)]
+
+    def points(self, trials: Sequence[str]) -> Points:
+        """The same as arrays."""
+        state = self.state
+        for trial in trials:
+            if trial not in self._places:
+                self._places[trial] = len(self._places)
+                known = state.candidates[trial]
+                self._features.append(known.features)
+                self._priors.append(known.prior)
+        places = [self._places[trial] for trial in trials]
+        return Points(
+            features=self._features.take(places),
+            costs=np.array([state.shares[t] for t in trials]).reshape(len(trials), -1),
+            prior=self._priors.take(places),
+            expense=np.array([state.cost(t, state.top) for t in trials], float),
+            quality=np.full(len(trials), math.nan),
+            low=np.array([state.scores[t][0] for t in trials], float),
+            constraints=[state.violations[t] for t in trials],
         )
 
-    def _work_out(self, point: tuple[tuple[str, Any], ...]) -> tuple[TrialSpec, Candidate]:
-        spec = self.problem.spec(0, dict(point))
-        return spec, self.problem.candidate(spec)
+    def _work_out(self, point: tuple[tuple[str, Any], ...]) -> Candidate:
+        return self.problem.candidate(self.problem.spec(0, dict(point)))
 
 
 def guided_sampler(plans: PlanCallables, seed: Callable[[int], int]) -> GuidedSampler:
@@ -94,8 +126,9 @@ def guided_sampler(plans: PlanCallables, seed: Callable[[int], int]) -> GuidedSa
         seed=seed,
         costs=plans.costs,
         features=plans.features,
+        prior=plans.prior,
         expense=plans.expense,
-        points=plans.points,
+        pools=plans.pools,
         screened=plans.waiting,
         space=problem.distributions,
         quality=goal.objectives.index(QUALITY),

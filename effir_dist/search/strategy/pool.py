@@ -7,14 +7,16 @@ has no fast way (`SpacePart.left`), those are asked one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from effir_dist.core.values import Point
 from effir_dist.search.strategy.fidelity import Candidate
+from effir_dist.search.strategy.points import Points
 
 Columns = Mapping[str, np.ndarray]
 """Search parameter -> [P] its values."""
@@ -26,7 +28,7 @@ class Pool:
 
     columns: Columns
     """Their suggested values."""
-    keys: Sequence[bytes | str]
+    keys: Sequence[Hashable]
     """[P] equal for plans that would give the same model."""
     shares: np.ndarray
     """[P, C] `Candidate.shares`."""
@@ -44,6 +46,16 @@ class Pool:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def expense(self) -> np.ndarray:
+        """[P] of training and scoring in full."""
+        return np.asarray(self.training[:, -1] + self.scoring[:, -1])
+
+    def points(self) -> Points:
+        """The same for a surrogate: nothing was evaluated yet."""
+        unknown = np.full(len(self), math.nan)
+        return Points(self.features, self.shares, self.prior, self.expense, unknown, unknown, [{}] * len(self))
+
     def point(self, place: int) -> Point:
         """The suggested values of one."""
         return {name: plain(values[place]) for name, values in self.columns.items()}
@@ -60,12 +72,15 @@ class Pool:
         arrays = (self.shares, self.features, self.prior, self.training, self.scoring, self.feasible)
         return Pool(columns, [self.keys[i] for i in places], *(array[places] for array in arrays))
 
-    def join(self, other: Pool) -> Pool:
-        """Both."""
-        columns = {name: np.concatenate([values, other.columns[name]]) for name, values in self.columns.items()}
-        names = ("shares", "features", "prior", "training", "scoring", "feasible")
-        arrays = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in names)
-        return Pool(columns, [*self.keys, *other.keys], *arrays)
+
+class Pools(Protocol):
+    """Draws pools of points that are new, allowed and all different."""
+
+    def draw(self, best: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator) -> Pool:
+        """About `count` points, some of them changed from `best`; empty where all were tried."""
+
+    def near(self, best: Pool, count: int, rng: np.random.Generator) -> Pool:
+        """Points with small changes to those of `best`; empty where there are none."""
 
 
 def plain(value: Any) -> Any:
