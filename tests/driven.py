@@ -18,13 +18,18 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import WORK_FILE
 from effir_dist.models.families.registry import BACKBONES
+from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
-from effir_dist.search.driver import SearchDriver
+from effir_dist.search.driver import SearchDriver, here
+from effir_dist.search.faults import Hosts
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy import space_file
+from effir_dist.search.strategy.recovering import Recovered
+from effir_dist.search.strategy.space import Space
+from effir_dist.search.trial_sources import of_repeats, of_search
 
 MODEL = BACKBONES["minilm"].config
 SPACE = {"drop_mlp": {"max": 4}, "width_ratio": {"low": 0.4, "high": 1.0, "step": 0.1}}
@@ -68,6 +73,24 @@ class NoMirror:
     def close(self) -> None: ...
 
 
+def driver_of(
+    run: Run,
+    config: RunConfig,
+    found: Space,
+    resources: Resources,
+    view: LiveView,
+    repeat: int = 0,
+    hosts: Hosts = here,
+) -> SearchDriver:
+    """The driver of a search, or of repeats, as `course.search` makes it."""
+    records = run.results()
+    recovers = config.train.recovers and config.search.full_recovery
+    recovered = Recovered(Goal.of(config.search), records) if recovers else None
+    searched = lambda: of_search(run, config, found, MODEL, view, records, recovered)  # noqa: E731
+    trials = of_repeats(run, config, repeat, recovered) if repeat else searched()
+    return SearchDriver(run, config, trials, records, MODEL, resources, view, run.study_path, hosts)
+
+
 def drive(
     run: Run,
     outcome: Outcome = smooth,
@@ -81,7 +104,7 @@ def drive(
     found = space_file.parse_space(run.extra["space"], "test")
     view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
     with mock.patch("effir_dist.search.driver.Mirror", mirror):
-        driver = SearchDriver(run, config, found, MODEL, Resources(1, 1, gpus, 1), view, run.study_path, repeat)
+        driver = driver_of(run, config, found, Resources(1, 1, gpus, 1), view, repeat)
     while most and isinstance(job := driver.next_job(), Job):
         spec, most = job.spec, most - 1
         driver.started(spec.trial)

@@ -63,7 +63,11 @@ class SearchConfig:
     """Seconds after which no trial runs any more; 0 is no limit."""
     seed: int = 0
     keep_weights: str = "front"
-    """Weights kept on disk: of the `front`, of `all` trials, or `none` (then the front cannot be exported)."""
+    """Weights kept on disk: of the `front`, of `all` trials, or `none` (then the front cannot be exported). The base's
+    are kept in any case, and those that a full recovery starts from until that is done."""
+    full_recovery: bool = True
+    """With `train.order=tune_prune_recover`: whether the front's models are trained on at the end, each as a trial of
+    its own, for the steps that `train.recovery` left out."""
     objectives: tuple[str, ...] = DEFAULT
     """Two or three, quality and cost among them (effir_dist/core/measures.py)."""
     constraints: tuple[str, ...] = ()

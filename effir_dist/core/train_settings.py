@@ -8,7 +8,8 @@ from typing import ClassVar
 from effir_dist.core.errors import check, one_of
 from effir_dist.core.model_settings import DTYPES
 
-ORDERS = ("prune_then_tune", "tune_then_prune")
+RECOVER = "tune_prune_recover"
+ORDERS = ("prune_then_tune", "tune_then_prune", RECOVER)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,13 @@ class TrainConfig:
     model's dimension, in `distill_embeddings`: a backbone's name, a folder (a checkpoint, sentence-transformers', a
     trial's, an export) or a hub id. It has its own tokenizer, prompts, lengths and similarity. Empty for none."""
     order: str = "prune_then_tune"
-    """`prune_then_tune`, or `tune_then_prune`: the paper's control, at the unpruned model's cost."""
+    """`prune_then_tune` (the paper), `tune_then_prune` (its control, at the unpruned model's cost), or
+    `tune_prune_recover`: a base is tuned once, unless it is a retriever already (`model.retriever`), and every trial
+    starts from it, is pruned and recovers with the base as its teacher. The distillations then are the recoveries';
+    `teacher` teaches the base."""
+    recovery: float = 0.25
+    """Of `tune_prune_recover`: the share of the training's steps in which a pruned trial recovers, at least one; 1 is
+    all of them."""
     dropout: float = 0.0
     """Dropout while tuning. With 0, one rank and several ranks compute the same."""
     zero_stage: int = 0
@@ -83,9 +90,16 @@ class TrainConfig:
             return {name for name in vars(self) if name != "dtype"}
         scaled = self.distill_scores or (self.teacher and self.distill_similarities)
         switches = {"epochs": not self.steps, "lora_alpha": self.lora_rank, "teacher_temperature": scaled}
+        switches["recovery"] = self.recovers
         return {"checkpoint_minutes", "checkpoint_steps", *(name for name, used in switches.items() if not used)}
 
+    @property
+    def recovers(self) -> bool:
+        """Whether trials start from a base and recover."""
+        return self.order == RECOVER
+
     def __post_init__(self) -> None:
+        check(0 < self.recovery <= 1, "train.recovery", self.recovery, "above 0, at most 1")
         check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes", self.checkpoint_minutes, "0 (off) or more")
         check(self.checkpoint_steps >= 0, "train.checkpoint_steps", self.checkpoint_steps, "0 (off) or more")
         check(self.steps >= 0, "train.steps", self.steps, "0 or more")

@@ -16,6 +16,15 @@ IMPORTANCE_FILE, SALIENCY_FILE = "importance.json", "neurons.npz"
 """In `Run.importance_folder`."""
 WORK_FILE = "work.json"
 """Beside them: tokens that pass the model in training and in evaluation."""
+TEACHER = ("teacher_queries.npy", "teacher_passages.npy")
+"""Embeddings of the training texts by who teaches the trials."""
+OUTSIDE = ("outside_queries.npy", "outside_passages.npy")
+"""The same by `train.teacher` where that teaches the base, and the base the trials."""
+
+
+def has_outside(run: Run) -> bool:
+    """Whether the base's teacher has told all that it is asked."""
+    return all(exists(run.importance_folder / name) for name in OUTSIDE)
 
 
 def has_importance(run: Run) -> bool:

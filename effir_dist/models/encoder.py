@@ -207,9 +207,8 @@ def load_encoder(name_or_path: str, dtype: str = "float32", trust_remote_code: b
         with read_locally(place(name_or_path)) as copy:
             return load_encoder(str(copy), dtype, trust_remote_code)
     folder = Path(name_or_path)
-    settings_file = description_file(folder)
-    if settings_file:
-        return _load_pruned(settings_file, dtype).to(default_device()).eval()
+    if description_file(folder):
+        return load_pruned(folder, dtype).to(default_device()).eval()
     source = pretrained.find(name_or_path, trust_remote_code=trust_remote_code)
     weights.check_weights(source)
     usual = None if source.declared else pretrained.usual_length(source)
@@ -218,8 +217,12 @@ def load_encoder(name_or_path: str, dtype: str = "float32", trust_remote_code: b
     return encoder.to(default_device()).eval()
 
 
-def _load_pruned(settings_file: Path, dtype: str) -> Encoder:
-    folder, tree = settings_file.parent, pretrained.read_json(settings_file)
+def load_pruned(folder: Path, dtype: str) -> Encoder:
+    """The retriever in a trial's folder or an exported one, in main memory. dtype and errors: as `load_encoder`."""
+    settings_file = description_file(folder)
+    if settings_file is None:
+        raise InputError(f"{folder} holds no {SETTINGS_FILE}: its weights were not kept")
+    tree = pretrained.read_json(settings_file)
     if tree.get("format", 0) > FORMAT:
         raise InputError(f"{folder} was written by a newer effir_dist (format {tree['format']}); upgrade to load it")
     try:

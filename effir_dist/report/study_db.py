@@ -37,16 +37,18 @@ def frozen_trial(record: TrialRecord, goal: Goal, baseline: TrialRecord | None) 
     """A record as a finished Optuna trial. baseline: the record of the unpruned model, for the goal's constraints."""
     spec = record.spec
     dists: dict[str, BaseDistribution] = {n: json_to_distribution(d) for n, d in spec.distributions.items()}
+    # A full recovery has a training seed of its own, which nobody suggested.
+    params = {name: value for name, value in spec.suggested.items() if name in dists or name != "train.seed"}
     if record.state == "failed":
         return create_trial(
             state=TrialState.FAIL,
-            params=dict(spec.suggested),
+            params=params,
             distributions=dists,
             user_attrs={**_attributes(record), "reason": record.reason},
         )
     found = create_trial(
         values=goal.objective_values(record),
-        params=dict(spec.suggested),
+        params=params,
         distributions=dists,
         user_attrs=_attributes(record),
         system_attrs=dict(spec.attributes),

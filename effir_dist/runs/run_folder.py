@@ -9,7 +9,7 @@ trials/0003/checkpoint.parts/        of a large state, the parts that this file 
 trials/0003/queries.csv      per-query scores;  test.json, test_queries.csv: the same on the test queries
 trials/0003/held_out.json    and held_out_queries.csv: the same on data sets that the search never read
 trials/0003/tries.json       failed tries that were not its outcome;  excluded_hosts.json: hosts that got no more trials
-importance/ report/          importance of sub-layers, saliency of neurons; the page, tables and plots
+importance/ report/          importance of sub-layers, saliency of neurons, teachers' embeddings; page, tables, plots
 study.db                     Optuna's study, derived from the records
 """
 

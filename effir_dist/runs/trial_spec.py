@@ -19,6 +19,8 @@ from effir_dist.runs.schema import Reader
 
 BASE, FULL_RECOVERY = "base", "recovery"
 STAGES = (BASE, FULL_RECOVERY)
+BASE_TRIAL = "0000"
+"""The first trial is the base, where there is one."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from effir_dist.core.config import replace, settings_of
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.core.measures import MEASURES, SPEED, Constraint, parse_constraint
 from effir_dist.core.settings import SAMPLERS, DataConfig, RunConfig
+from effir_dist.core.train_settings import RECOVER
 from effir_dist.core.values import Point
 from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.data.texts import spread
@@ -20,6 +21,7 @@ from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space
 from effir_dist.training import gpu_share
+from effir_dist.training.stages import tunes_base
 from effir_dist.training.teacher import TeacherModel, check_dimension, find_teacher, own_teacher
 
 
@@ -27,6 +29,7 @@ def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
     """Raises InputError for data sets and a sampler that are not there, for operations and fixed plans that do not fit
     the model, and for constraints that no plan of the space satisfies."""
     check_sets(config)
+    _check_order(space, config)
     for part in space.parts:
         part.check(Sizes.of(model_config), config, space.parameters)
     _check_sampler(space, config, model_config)
@@ -81,6 +84,8 @@ def teacher_of(config: RunConfig, space: Space, source: pretrained.Source) -> Te
     there or does not fit, or where it is named and nothing is distilled from it."""
     if not config.train.teacher:
         return None
+    if config.train.recovers:
+        return _teacher_of_base(config, source)
     wanted = spaces.teacher_settings(space, config)
     if wanted is None:
         raise InputError(
@@ -91,6 +96,37 @@ def teacher_of(config: RunConfig, space: Space, source: pretrained.Source) -> Te
     if wanted.distill_embeddings:
         check_dimension(found, own_teacher(config, source))
     return found
+
+
+def _teacher_of_base(config: RunConfig, source: pretrained.Source) -> TeacherModel:
+    """The same where it teaches the base, and the base the trials."""
+    train = config.train
+    if not tunes_base(config):
+        raise InputError(
+            f"train.teacher is {train.teacher}, which would teach the base, and {source.name} is a retriever already, "
+            "which is not tuned first; leave it out, or set model.retriever=false"
+        )
+    found, own = find_teacher(config), own_teacher(config, source)
+    if not train.distill_similarities and (not train.distill_embeddings or found.dimension != own.dimension):
+        raise InputError(
+            f"train.teacher is {train.teacher}, and the base learns nothing from it; set train.distill_similarities "
+            f"above 0, or train.distill_embeddings with a teacher of {own.dimension} dimensions, not {found.dimension}"
+        )
+    return found
+
+
+def _check_order(space: Space, config: RunConfig) -> None:
+    """A base is tuned once: `tune_prune_recover` holds for all trials."""
+    if "train.order" in space.parameters and (config.train.recovers or RECOVER in _choices(space, "train.order")):
+        raise InputError(
+            f"train.order={RECOVER} holds for all trials of a run; set it on the command line, and leave train.order "
+            "out of what varies in the search space"
+        )
+
+
+def _choices(space: Space, name: str) -> tuple[object, ...]:
+    values = space.parameters[name]
+    return values if isinstance(values, tuple) else ()
 
 
 def sample_texts(config: RunConfig) -> list[str]:

@@ -23,11 +23,12 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
-from effir_dist.importance.store import has_importance
+from effir_dist.importance.store import has_importance, has_outside
 from effir_dist.models import pretrained
 from effir_dist.models.pruning import count_parameters
 from effir_dist.report import command as report_command
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.trial_spec import BASE_TRIAL
 from effir_dist.search import checks
 from effir_dist.search.cluster import growth, resources
 from effir_dist.search.cluster.worker import output_to
@@ -39,6 +40,7 @@ from effir_dist.search.configuration import (
     configure,
     each_set,
     model_text,
+    order_text,
     origins_of,
     settled,
 )
@@ -64,10 +66,16 @@ def dry_run_text(args: argparse.Namespace) -> str:
     source = pretrained.find_row(model.backbone, model.path, model.trust_remote_code)
     asked = asked_of(args, source)
     config = settled(asked)
-    about = model_text(config, source, origins_of(asked))
+    about = _about(config, source, origins_of(asked))
     if not (model.path or source.declared or Path(source.location).is_dir()):
         about += f"; what {source.location} itself says goes over that row, and is read when a search starts"
     return dry_run.text(asked.space, config, source.config, source.name, tflops=args.tflops, about=about)
+
+
+def _about(config: RunConfig, source: pretrained.Source, of: dict[str, str]) -> str:
+    """What the retriever does, and in a search that tunes a base whether it is one already."""
+    recovers = order_text(config, source) if config.train.recovers else ""
+    return "\n".join(filter(None, (model_text(config, source, of), recovers)))
 
 
 def rest_of_run_text(args: argparse.Namespace) -> str:
@@ -80,7 +88,7 @@ def rest_of_run_text(args: argparse.Namespace) -> str:
     source = pretrained.find_row(model.backbone, model.path, model.trust_remote_code)
     config = as_it_was(config, run.config, source)
     found = space_file.parse_space(run.extra["space"], str(run.folder / "config.yaml"))
-    about = model_text(config, source, run.extra.get(MODEL_FROM, {}))
+    about = _about(config, source, run.extra.get(MODEL_FROM, {}))
     return dry_run.text(found, config, source.config, str(run.folder), records, args.tflops, about)
 
 
@@ -186,7 +194,7 @@ def main() -> None:
         return
     if args.resume:
         run, config, found, source = open_run(args)
-        warnings = check(config, found, source, args.address, has_importance(run))
+        warnings = check(config, found, source, args.address, has_importance(run) or has_outside(run))
         if args.preflight:
             _preflight(args, config, found, source, run.folder.parent)
             return
@@ -246,11 +254,14 @@ def _search(
     full = count_parameters(source.config)
     known, budget, goal = run.results(), config.search.time_budget, Goal.of(config.search)
     repeats = len([r for r in known if r.spec.repeat_of])
-    trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + repeats
+    staged = len([r for r in known if r.spec.stage and not r.spec.repeat_of])
+    staged += config.train.recovers and not run.finished(BASE_TRIAL)
+    others = repeats + staged
+    trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + others
     stopped = scores_without_record(run)
     view = LiveView(console, title, trials, full, known=known, stopped=stopped, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
-        about = model_text(config, source, run.extra.get(MODEL_FROM, {}))
+        about = _about(config, source, run.extra.get(MODEL_FROM, {}))
         if about:
             view.message(about)
         view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")

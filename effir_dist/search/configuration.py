@@ -16,10 +16,11 @@ from effir_dist.data.named import names
 from effir_dist.models import pretrained
 from effir_dist.models.encoder_settings import make_settings
 from effir_dist.models.families import registry
-from effir_dist.models.origins import origins, resolved, told
+from effir_dist.models.origins import origins, resolved, retriever_text, told
 from effir_dist.search.command_line import settings
 from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
+from effir_dist.training.stages import tunes_base
 
 SETS = ("paths", "train_paths", "held_out")
 """Settings of `data` that name data sets."""
@@ -87,6 +88,13 @@ def origins_of(asked: Asked) -> dict[str, str]:
 def model_text(config: RunConfig, source: pretrained.Source, of: dict[str, str]) -> str:
     """What the retriever does, and which of it came from where, as a sentence; "" where a run does not say."""
     return told(make_settings(config.model, source), of, source.declared) if of else ""
+
+
+def order_text(config: RunConfig, source: pretrained.Source) -> str:
+    """Of `train.order=tune_prune_recover`: whether the model is tuned first and why, and what its trials then train."""
+    first = "it is tuned first" if tunes_base(config) else "it is scored as it is, and trials start from it"
+    share = "the whole training" if config.train.recovery == 1 else f"{config.train.recovery:.0%} of the training"
+    return f"{retriever_text(config.model, source)}: {first}; each trial is pruned and recovers in {share}"
 
 
 def as_it_was(config: RunConfig, tree: Json, source: pretrained.Source) -> RunConfig:

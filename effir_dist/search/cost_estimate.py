@@ -18,6 +18,7 @@ from effir_dist.models.flops import count_flops
 from effir_dist.runs.sizes import text
 from effir_dist.training.batches import distinct
 from effir_dist.training.schedule import count_steps
+from effir_dist.training.stages import stage_training
 from effir_dist.training.teacher import TeacherModel
 
 
@@ -93,12 +94,15 @@ def teacher_cost(config: RunConfig, wanted: TrainConfig, teacher: TeacherModel) 
     return TeacherCost(queries, passages, operations, size * teacher.dimension * (queries + passages))
 
 
-def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -> tuple[float | None, float | None]:
-    """Operations of a trial's training and of its scoring, unpruned; None where the data's size is not known."""
+def trial_operations(
+    model_config: ModelDict, config: RunConfig, sizes: Sizes, stage: str = ""
+) -> tuple[float | None, float | None]:
+    """Operations of a trial's training and of its scoring, unpruned; None where the data's size is not known. stage:
+    `TrialSpec.stage`."""
     model, train = config.model, config.train
     lengths = (model.query_length, model.document_length)
     query, document = (count_flops(model_config, np.array([length])) for length in lengths)
-    steps = steps_of(config, sizes)
+    steps = steps_of(config, sizes, stage)
     # Backward: as much again for the activations, and again for the weights, which adapters do without.
     again = bool(train.gradient_checkpointing) + bool(train.gradcache_queries or train.gradcache_tokens)
     passes = (2 if train.lora_rank else 3) + again
@@ -109,9 +113,11 @@ def trial_operations(model_config: ModelDict, config: RunConfig, sizes: Sizes) -
     return (None if steps is None else steps * step), scoring
 
 
-def steps_of(config: RunConfig, sizes: Sizes) -> int | None:
-    """Optimizer steps of a trial; None where they depend on data of unknown size."""
-    train = config.train
-    if train.steps or not train.epochs:
-        return train.steps
-    return None if sizes.pairs is None else count_steps(train, sizes.pairs, 1)
+def steps_of(config: RunConfig, sizes: Sizes, stage: str = "") -> int | None:
+    """Optimizer steps of a trial; None where they depend on data of unknown size. stage: `TrialSpec.stage`."""
+    train, whole = config.train, config.train.steps
+    if not whole and train.epochs:
+        if sizes.pairs is None:
+            return None
+        whole = count_steps(train, sizes.pairs, 1)
+    return stage_training(config, stage, whole).steps if train.recovers else whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from effir_dist.core.config import to_dict
@@ -11,23 +11,31 @@ from effir_dist.core.files import now
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.data import sets
-from effir_dist.importance.store import has_importance
+from effir_dist.data.pairs import training_pairs
+from effir_dist.importance.store import has_importance, has_outside
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
+from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.trial_spec import BASE_TRIAL
 from effir_dist.runs.tries import Try, note_unscored
 from effir_dist.search.cluster import calls, tune
 from effir_dist.search.cluster.nodes import Node
 from effir_dist.search.cluster.placement import AliveHosts
 from effir_dist.search.cluster.resources import Resources, awaited, settle_for, sharing
-from effir_dist.search.cluster.worker import run_job, score_layers, score_saved_trial
+from effir_dist.search.cluster.worker import prepare_teacher, run_job, score_layers, score_saved_trial
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
 from effir_dist.search.live import LiveView
+from effir_dist.search.strategy.recovering import Recovered, has_base
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
+from effir_dist.search.strategy.stopping import Deadline
 from effir_dist.search.trial.faults import TrialFault, kind_of
+from effir_dist.search.trial_sources import InTurn, of_base, of_repeats, of_search
 from effir_dist.training import memory
+from effir_dist.training.schedule import count_steps
+from effir_dist.training.stages import recovers_in_full, tunes_base
 
 
 def search(
@@ -56,19 +64,8 @@ def search(
             view.message(line)
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
-    if not has_importance(run):
-        view.message("measuring the importance of layers and neurons")
-        wanted, teacher = rankings(space, config), teacher_settings(space, config)
-        _prepare(run, resources.alone, run.location, run.lease, config, wanted, teacher)
-    with written_locally(run.study_path) as study:
-        hosts = AliveHosts(resources, may_come)
-        with closing(SearchDriver(run, config, space, model_config, resources, view, study, repeat, hosts)) as driver:
-            if driver.left and not driver.ended_by:
-                tune.run_trials(driver, resources, config.search.time_budget, storage, work)
-    if isinstance(driver.failure, SearchStopped) and driver.records:
-        run.write_config(to_dict(config), {**run.extra, "ended": str(driver.failure)})
-    if driver.failure:
-        raise driver.failure
+    course = _Course(run, config, space, model_config, resources, view, storage, work, AliveHosts(resources, may_come))
+    driver = course.tune_base(repeat) if tunes_base(config) and not has_base(run) else course.search(repeat)
     view.message(f"the search ended: {driver.why}")
     if not repeat:
         run.write_config(to_dict(config), {**run.extra, "ended": driver.why})
@@ -81,8 +78,76 @@ def search(
         score_front(run, config, resources, view, "held_out")
 
 
+class _Course:
+    """The stages of one search. All of them share its time budget, which begins with the first trial."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: RunConfig,
+        space: Space,
+        model_config: ModelDict,
+        resources: Resources,
+        view: LiveView,
+        storage: str,
+        work: tune.Work,
+        hosts: AliveHosts,
+    ) -> None:
+        self.run, self.config, self.space, self.model_config = run, config, space, model_config
+        self.resources, self.view, self.storage, self.work, self.hosts = resources, view, storage, work, hosts
+        self.deadline: Deadline | None = None
+
+    def tune_base(self, repeat: int) -> SearchDriver:
+        """Tune the base, and go on with the search once there is one. Returns the last driver."""
+        config, run, trials = self.config, self.run, of_base(self.run)
+        if config.train.teacher and not has_outside(run):
+            self.view.message(f"embedding the training texts by {config.train.teacher}")
+            _on_worker(prepare_teacher, self.resources.alone, run, config)
+        self.view.message("tuning the base, from which all trials start")
+        driver = self._run(trials, run.results())
+        return self.search(repeat) if has_base(run) and not driver.ended_by and not driver.deadline.over else driver
+
+    def search(self, repeat: int) -> SearchDriver:
+        """Score layers and neurons, and run the search's trials; or only the front's again. Returns the driver."""
+        run, config, records = self.run, self.config, self.run.results()
+        if not has_importance(run):
+            self.view.message("measuring the importance of layers and neurons")
+            wanted, teacher = rankings(self.space, config), teacher_settings(self.space, config)
+            _on_worker(score_layers, self.resources.alone, run, config, wanted, teacher)
+        recovered = Recovered(Goal.of(config.search), records) if self._recovers_in_full() else None
+        if repeat:
+            return self._run(of_repeats(run, config, repeat, recovered), records)
+        return self._run(
+            of_search(run, config, self.space, self.model_config, self.view, records, recovered), records
+        )
+
+    def _recovers_in_full(self) -> bool:
+        config = self.config
+        if not config.train.recovers:
+            return False
+        pairs = training_pairs(config.data, config.search.seed)
+        return recovers_in_full(config, count_steps(config.train, len(pairs.queries), 1))
+
+    def _run(self, trials: InTurn, records: list[TrialRecord]) -> SearchDriver:
+        """Run what these give. Raises InputError where the driver failed; what was finished is on disk."""
+        run, config = self.run, self.config
+        self.deadline = self.deadline or Deadline(config.search.time_budget)
+        with written_locally(run.study_path) as study:
+            more = (self.model_config, self.resources, self.view, study, self.hosts, self.deadline)
+            with closing(SearchDriver(run, config, trials, records, *more)) as driver:
+                if driver.left and not self.deadline.over:
+                    budget = self.deadline.left if config.search.time_budget else 0.0
+                    tune.run_trials(driver, self.resources, budget, self.storage, self.work)
+        if isinstance(driver.failure, SearchStopped) and driver.records:
+            run.write_config(to_dict(config), {**run.extra, "ended": str(driver.failure)})
+        if driver.failure:
+            raise driver.failure
+        return driver
+
+
 def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveView, split: str) -> None:
-    """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet.
+    """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet; and the
+    base, from which they started.
 
     One that fails is noted with its reason, for the report; the others are scored. Raises InputError where nothing can
     be written to the run, or Ray is gone.
@@ -90,7 +155,8 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
     names = [sets.dataset_name(path) for path in config.data.held_out] if split == "held_out" else []
     done = {trial for trial, scores in run.split_scores(split).items() if set(names) <= set(scores.datasets)}
     records = run.results()
-    chosen = with_repeats(records, Goal.of(config.search).kept(records))
+    kept = Goal.of(config.search).kept(records) | ({BASE_TRIAL} if config.train.recovers else set())
+    chosen = with_repeats(records, kept)
     waiting = [trial for trial in chosen if trial not in done and run.has_weights(trial)]
     place = run.location, run.lease
     begun = [(trial, calls.call(score_saved_trial, resources, *place, config, trial, split)) for trial in waiting]
@@ -108,10 +174,10 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
             view.message(f"trial {trial} has no score on {what}: {error}; --resume {run.folder} tries it again")
 
 
-def _prepare(run: Run, resources: Resources, *args: object) -> None:
-    """Raises InputError where it fails on every host that it was tried on."""
+def _on_worker(work: Callable[..., None], resources: Resources, run: Run, *args: object) -> None:
+    """What the trials of a run share. Raises InputError where it fails on every host that it was tried on."""
     try:
-        calls.call(score_layers, resources, *args)()
+        calls.call(work, resources, run.location, run.lease, *args)()
     except TrialFault as fault:
         log = run.importance_folder / "log"
         raise InputError(f"the importance of layers could not be measured: {fault.reason}; {log} has more") from None

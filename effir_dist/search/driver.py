@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,6 @@ from effir_dist.core.files import now
 from effir_dist.core.search_settings import trials_on_a_gpu
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.values import Progress
-from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.models.families.base import ModelDict
 from effir_dist.report.study_db import Mirror
 from effir_dist.runs.front_so_far import FrontSoFar
@@ -20,18 +18,18 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import plan_text
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.stages import stage_text
 from effir_dist.runs.told import TOLD, keep_told
+from effir_dist.runs.trial_spec import BASE_TRIAL
 from effir_dist.runs.tries import tries_of
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.faults import Faults, Host, Hosts
 from effir_dist.search.live import LiveView
-from effir_dist.search.strategy.next_trial import TrialQueue
-from effir_dist.search.strategy.repeating import pending_repeats, repeat_specs
-from effir_dist.search.strategy.space import Space
-from effir_dist.search.strategy.stopping import spent, stale, stopped_trials, usual_seconds
+from effir_dist.search.strategy.stopping import Deadline, spent, stopped_trials, usual_seconds
 from effir_dist.search.trial.faults import TrialFault
 from effir_dist.search.trial.outcome import failed_record
+from effir_dist.search.trial_sources import InTurn
 
 
 def here() -> dict[str, Host]:
@@ -46,34 +44,29 @@ class SearchDriver:
         self,
         run: Run,
         config: RunConfig,
-        space: Space,
+        trials: InTurn,
+        records: list[TrialRecord],
         model_config: ModelDict,
         resources: Resources,
         view: LiveView,
         study: Path,
-        repeat: int = 0,
         hosts: Hosts = here,
+        deadline: Deadline | None = None,
     ) -> None:
-        """study: where Optuna's study is mirrored, on this machine. repeat: run the front's trials again, until each
-        has so many repeats, and nothing else. hosts: what the cluster has now."""
+        """trials: those to be run. records: of the run, to which new ones are added. study: where Optuna's study is
+        mirrored, on this machine. hosts: what the cluster has now. deadline: None begins the time budget now."""
         self.run, self.config, self.model_config = run, config, model_config
         self.resources, self.view = resources, view
         self.goal = Goal.of(config.search)
-        self.records = run.results()
+        self.trials, self.records = trials, records
         self.best = FrontSoFar(self.goal, self.records)
-        self.searched = sum(not record.spec.repeat_of for record in self.records)  # trials, and no repeats
-        self.repeat = repeat
-        self.repeats = repeat_specs(run, config, repeat) if repeat else pending_repeats(run)
-        self.queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
-        pending = run.pending()
-        self.queue.replay(self.records, [spec for spec in pending if not spec.repeat_of])
         self.stopped = stopped_trials(run)
         """Trials that scored on lower rungs and have no record: they cost as well."""
-        stopped = [(spec, self.stopped[spec.trial][1]) for spec in pending if spec.trial in self.stopped]
+        stopped = [(spec, self.stopped[spec.trial][1]) for spec in run.pending() if spec.trial in self.stopped]
         self.mirror = Mirror(study, run.name, self.records, self.goal, stopped)
         self.with_weights = {record.trial: record.spec.repeat_of for record in self.records}
         """Trial whose model may be on disk -> the trial that it repeats, if any."""
-        self.number = max([run.next_number(), *(spec.number + 1 for spec in self.repeats)])  # the next new trial's
+        self.number = run.next_number()  # the next new trial's
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
         equal, together = config.search.equal_failures, trials_on_a_gpu(resources.gpus / resources.workers)
@@ -89,25 +82,29 @@ class SearchDriver:
         self.begun: dict[str, str] = {}
         self.told: dict[str, str] = {}
         """What workers said that their trials came to."""
-        budget = config.search.time_budget
-        self.deadline = time.monotonic() + budget if budget else float("inf")
+        self.deadline = deadline or Deadline(config.search.time_budget)
         self.failure: InputError | None = None
-        self.ended_by = "" if repeat else stale(config.search, self.goal, self.records)
+        self.ended_by = ""
         """Why the search ends before its trials are done; empty while it does not."""
 
     @property
     def left(self) -> int:
-        """Trials still to run."""
-        return len(self.repeats) + (0 if self.repeat else max(0, self.config.search.trials - self.searched))
+        """Trials that lack their record, as far as is known."""
+        return self.trials.left
 
     @property
     def why(self) -> str:
-        """Why the search ended."""
-        if not self.ended_by and self.left and time.monotonic() > self.deadline:
+        """Why the search ended, and which models lack their full recovery."""
+        owed = ", ".join(self.trials.owed)
+        return self._why + (f"; {owed} lack their full recovery: --resume {self.run.folder} runs it" if owed else "")
+
+    @property
+    def _why(self) -> str:
+        if not self.left:
+            return self.ended_by or self.trials.why
+        if not self.ended_by and self.deadline.over:
             return f"search.time_budget: {self.config.search.time_budget:g} s are over"
-        if self.ended_by or self.repeat:
-            return self.ended_by or f"each trial of the front was given {self.repeat} repeats"
-        return f"all {self.config.search.trials} trials are done" if not self.left else "it was stopped"
+        return self.ended_by or "it was stopped"
 
     def close(self) -> None:
         """Wait for what is still written to `study.db`. Raises InputError where it could not be."""
@@ -126,17 +123,11 @@ class SearchDriver:
             return self._begin(spec)
         if self.running:
             return "wait"
-        self.ended_by = self._exhausted()
-        return None
-
-    def _exhausted(self) -> str:
-        """Why there is no other trial before all are done; empty where they are."""
+        self.ended_by = self.trials.why
         if self.aside:
             failed = f"{', '.join(self.aside)} failed for reasons that are not the trial's"
-            return f"{failed}: --resume {self.run.folder} runs them again"
-        feasible = "feasible " if self.goal.constraints else ""
-        tried = not self.repeat and self.left > 0
-        return f"every {feasible}plan of the search space was tried" if tried else ""
+            self.ended_by = f"{failed}: --resume {self.run.folder} runs them again"
+        return None
 
     def _retry(self, elsewhere: bool = False) -> TrialSpec | None:
         """A trial to be tried again: at first only one that lost its worker, or may run on another host than before."""
@@ -148,28 +139,12 @@ class SearchDriver:
 
     def _new(self) -> TrialSpec | None:
         """A trial that is new, or goes on; None where there is none, or those under way are enough."""
-        if self.repeats:
-            return self.repeats.pop(0)
-        if self.repeat or self.left <= self._to_full_training():
-            return None
-        known = self.queue.repeats
+        under_way = {spec.trial: spec for spec in self.again} | {trial: self.specs[trial] for trial in self.running}
         try:
-            spec = self.queue.next(self.number)
+            return self.trials.next(self.number, [*under_way.values()])
         except InputError as error:  # a sampler from elsewhere failed
             self.failure = error
             return None
-        for _ in range(self.queue.repeats - known):
-            self.view.repeat_saved()
-        if spec is None:
-            return None
-        for block in self.queue.emptied(spec):
-            self.view.message(f"trial {spec.trial}: its width leaves MLP {block} no neuron, so that is dropped")
-        return spec
-
-    def _to_full_training(self) -> int:
-        """How many of the trials that run, or are to run again, end with a record."""
-        under_way = {*self.running, *(spec.trial for spec in self.again), *self.aside}
-        return sum(self._share(trial) == 1 and not self.specs[trial].repeat_of for trial in under_way)
 
     def _begin(self, spec: TrialSpec) -> Job | None:
         """The job of a trial, which is noted on disk; None where that fails."""
@@ -202,6 +177,7 @@ class SearchDriver:
         counts = len(facts.dropped_mlp), facts.width_ratio, len(facts.dropped_attention)
         label = plan_text(*counts, others=facts.other_operations)
         again = f" (repeats {spec.repeat_of})" if spec.repeat_of else ""
+        label = ": ".join(filter(None, (stage_text(spec.stage, spec.continues), label)))
         fidelity = self._fidelity(trial)
         self.view.trial_started(trial, label + again + (f", {fidelity}" if fidelity else ""))
 
@@ -241,7 +217,7 @@ class SearchDriver:
         if not self.run.finished(trial):
             rung = self.specs[trial].rung
             assert rung is not None
-            self._screened(trial, self.queue.scored(trial, rung))
+            self._screened(trial, self.trials.scored(trial, rung))
             self.faults.succeeded(trial, nodes)
             return
         record = self.run.result(trial)
@@ -265,7 +241,7 @@ class SearchDriver:
             self.again.append(spec)
         else:
             self.aside.append(trial)
-            self.queue.set_aside(spec)
+            self.trials.set_aside(spec)
         return verdict == "failed"
 
     def _fail(self, trial: str, error: TrialFault) -> None:
@@ -282,19 +258,18 @@ class SearchDriver:
     def _learn(self, record: TrialRecord) -> None:
         self.records.append(record)
         self.best.add(record)
-        self.searched += not record.spec.repeat_of
         self.stopped.pop(record.trial, None)
-        self.queue.ended(record)
+        self.trials.ended(record)
         self.mirror.add(record)
         self.view.trial_finished(record)
-        if not self.repeat:
-            self.ended_by = self.ended_by or stale(self.config.search, self.goal, self.records)
-        if self.config.search.keep_weights == "front":
+        keep = self.config.search.keep_weights
+        if keep == "front" or (keep == "none" and self.config.train.recovers):
             self._remove_weights(record)
 
     def _remove_weights(self, newest: TrialRecord) -> None:
-        """Of the models that are not on the front."""
-        best = self.goal.kept(self.best.records)
+        """Of the models that nobody needs: neither the user nor a trial that is to start from them."""
+        best = self.goal.kept(self.best.records) if self.config.search.keep_weights == "front" else set[str]()
+        best |= {BASE_TRIAL, *self.trials.owed} if self.config.train.recovers else set()
         self.with_weights[newest.trial] = newest.spec.repeat_of
         for trial in [t for t, repeated in self.with_weights.items() if not {t, repeated} & best]:
             self.run.remove_weights(trial)
@@ -302,6 +277,7 @@ class SearchDriver:
 
     def _out_of_means(self) -> str:
         """Why there is no time or no GPU for another trial; empty where there is."""
-        if self.config.search.time_budget and time.monotonic() + usual_seconds(self.records) > self.deadline:
+        usual = usual_seconds(self.records, self.trials.stage, self.config.train.recovery)
+        if self.deadline.left < usual:
             return f"search.time_budget: no time is left for another trial in {self.config.search.time_budget:g} s"
-        return spent(self.config.search, self.records, len(self.running), self.resources.gpus, self.stopped)
+        return spent(self.config.search, self.records, len(self.running), self.resources.gpus, self.stopped, usual)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import SIZE
-from effir_dist.core.settings import DataConfig, ModelConfig, RunConfig
+from effir_dist.core.settings import DataConfig, ModelConfig, RunConfig, TrainConfig
 from effir_dist.data.named import names
 from effir_dist.data.roles import described
 from effir_dist.data.sets import dataset_name
@@ -20,12 +20,11 @@ from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
 from effir_dist.search.checks import sharing_warnings, spec_of, stand_ins
-from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, teacher_cost, trial_operations
-from effir_dist.search.live_text import duration
+from effir_dist.search.cost_estimate import teacher_cost
+from effir_dist.search.cost_text import cost_lines, operations_text
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.space import Space
-from effir_dist.search.strategy.stopping import usual_seconds
 from effir_dist.training import gpu_share, memory
 from effir_dist.training.teacher import find_teacher, own_teacher
 
@@ -93,7 +92,7 @@ def text(
         *gpu_share.summary(model_config, config),
         *(f"warning: {each}" for each in sharing_warnings(model_config, config)),
         _checkpoint(config, model_config),
-        *_teacher(space, config, pretrained.Source(name, "", model_config)),
+        *_teachers(space, config, pretrained.Source(name, "", model_config)),
         *gate_memory.summary(model_config, config, spaces.rankings(space, config)),
         *_free(space, blocks),
         *_size(space, blocks),
@@ -110,27 +109,34 @@ def text(
             f"{row.plan:<{wide}}  {-row.mlps:>4}  {-row.attentions:>4}  {row.width:>5.0%}  {count:>5.1f}"
             f"  {count:>9.3f}  {row.parameters / full:>6.1%}{left_out}"
         )
-    return "\n".join([*lines, *_cost(config, model_config, records or [], tflops)])
+    return "\n".join([*lines, *cost_lines(config, model_config, records or [], tflops)])
 
 
-def _teacher(space: Space, config: RunConfig, source: pretrained.Source) -> list[str]:
+def _teachers(space: Space, config: RunConfig, source: pretrained.Source) -> list[str]:
     """Who teaches, where a trial distils from a retriever, and what its embeddings take before the trials."""
-    wanted = spaces.teacher_settings(space, config)
-    if wanted is None:
-        return []
+    wanted, outside = spaces.teacher_settings(space, config), bool(config.train.teacher)
+    if not config.train.recovers:
+        return _teacher(config, source, wanted, "teacher", outside) if wanted else []
+    of_base = _teacher(config, source, config.train, "teacher of the base", True) if outside else []
+    return of_base + (_teacher(config, source, wanted, "teacher of the trials", False) if wanted else [])
+
+
+def _teacher(config: RunConfig, source: pretrained.Source, wanted: TrainConfig, what: str, outside: bool) -> list[str]:
+    """One of them. outside: whether it is `train.teacher`; else the model that trials start from."""
     try:
-        found = find_teacher(config, pretrained.find_row) if config.train.teacher else own_teacher(config, source)
+        found = find_teacher(config, pretrained.find_row) if outside else own_teacher(config, source)
     except InputError as error:
-        return [f"teacher: {error}"]
+        return [f"{what}: {error}"]
     count, dtype = count_parameters(found.model_config), memory.dtype_of(config)
     weights = count * (4 if dtype == "float32" else 2) / 1e9
-    who = f"teacher: {found.name}" if config.train.teacher else "teacher: the unpruned model"
+    itself = "the base" if config.train.recovers else "the unpruned model"
+    who = f"{what}: {found.name if outside else itself}"
     line = f"{who}, {count:,} parameters, dimension {found.dimension}; {weights:,.1f} GB of a GPU for its weights"
     cost = teacher_cost(config, wanted, found)
     if cost is None:
         return [line]
     texts = f"{cost.queries:,} queries and {cost.passages:,} passages"
-    once = f"{texts} are encoded once, {_operations(cost.operations)}, to {cost.bytes / 1e6:,.1f} MB of vectors"
+    once = f"{texts} are encoded once, {operations_text(cost.operations)}, to {cost.bytes / 1e6:,.1f} MB of vectors"
     return [line, f"  {once}"]
 
 
@@ -192,50 +198,3 @@ def _goal(config: RunConfig) -> list[str]:
 def _roles(data: DataConfig) -> list[str]:
     held = f"; held out: {', '.join(map(dataset_name, data.held_out))}" if data.held_out else ""
     return [f"data: {described(data)}{held}", *(f"  {line}" for line in names.plans([*data.searched, *data.held_out]))]
-
-
-def _cost(config: RunConfig, model_config: ModelDict, records: list[TrialRecord], tflops: float) -> list[str]:
-    """The predicted cost of what is to be run: measured seconds where trials finished, else operations."""
-    searched = [r for r in records if not r.spec.repeat_of]
-    left = max(0, config.search.trials - len(searched))
-    usual = usual_seconds(records)
-    if usual:
-        done = len([r for r in records if r.complete])
-        each = f"{duration(usual)} each, the median of {done} finished"
-        return [f"predicted cost: {left} trials left, {each}: {duration(left * usual)} one at a time"]
-    sizes = data_sizes(config)
-    parts = trial_operations(model_config, config, sizes)
-    lines = [f"predicted cost of {left} trials, as if none were pruned and all texts as long as they may be:"]
-    lines += [*_parts(config, sizes, parts), *_of_what(sizes)]
-    if None in parts:
-        return [*lines, f"  the rest is not known: {sizes.reason}" if sizes.reason else "  the rest is not known"]
-    whole = left * sum(part or 0.0 for part in parts)
-    if not tflops:
-        return [*lines, f"  in all {_operations(whole)}; --tflops N (10^12 operations a second) turns that into time"]
-    return [*lines, f"  in all {_operations(whole)}: {duration(whole / (tflops * 1e12))} at {tflops:g} TFLOP/s"]
-
-
-def _of_what(sizes: Sizes) -> list[str]:
-    """What the scores will be of, and which queries are left out."""
-    named = {"a trial is scored on": sizes.scored, "the finished front on": sizes.tested}
-    return [*(f"  {what} {said}" for what, said in named.items() if said), *(f"  {line}" for line in sizes.left_out)]
-
-
-def _parts(config: RunConfig, sizes: Sizes, parts: tuple[float | None, float | None]) -> list[str]:
-    train, steps = config.train, steps_of(config, sizes)
-    lines = []
-    if parts[0] is not None:
-        tokens = config.model.query_length + (1 + sizes.negatives(config)) * config.model.document_length
-        shape = f"{steps} steps of {train.batch_size} queries, {train.batch_size * tokens:,} tokens a step"
-        lines.append(f"  training a trial: {shape}: {_operations(parts[0])}")
-    if parts[1] is not None:
-        texts = f"{sizes.queries:,} queries, {sizes.documents:,} documents"
-        lines.append(f"  scoring a trial: {texts}: {_operations(parts[1])}")
-    return lines
-
-
-def _operations(count: float) -> str:
-    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
-        if count >= size:
-            return f"{count / size:,.3g} {unit}"
-    return f"{count / 1e9:,.3g} GFLOP"

@@ -153,6 +153,11 @@ class LiveView:
         if not self._live and self._clock() - self._last_line >= QUIET_SECONDS:
             self._tell_screened()
 
+    def expect(self, more: int) -> None:
+        """So many trials come on top: full recoveries, whose number the front decides."""
+        with self._lock:
+            self.total += more
+
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
         with self._lock:

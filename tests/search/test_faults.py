@@ -25,7 +25,7 @@ from effir_dist.search.faults import COMING, Host, SearchStopped
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy import space_file
 from effir_dist.search.trial.faults import TrialFault, gravest, kind_of
-from tests.driven import MODEL, SPACE, NoMirror, end, make_run, smooth
+from tests.driven import SPACE, NoMirror, driver_of, end, make_run, smooth
 
 CUDA = "AcceleratorError: CUDA error: an illegal memory access was encountered"
 Fails = Callable[[TrialSpec, str], TrialFault | None]
@@ -56,7 +56,7 @@ class MadeUpCluster:
         view = LiveView(Console(file=self.shown, width=400), "test", 10, 1)
         resources = Resources(self.workers, self.workers, 0, len(self.names) // self.workers)
         with mock.patch("effir_dist.search.driver.Mirror", NoMirror):
-            driver = SearchDriver(self.run, config, space, MODEL, resources, view, self.run.study_path, 0, self.hosts)
+            driver = driver_of(self.run, config, space, resources, view, 0, self.hosts)
         waiting: list[Job] = []
         while True:
             while isinstance(job := driver.next_job(), Job):
@@ -265,7 +265,7 @@ def test_a_waiting_trial_is_given_again_when_its_other_hosts_are_gone(tmp_path: 
     config = config_module.from_dict(run.config)
     view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
     space = space_file.parse_space(SPACE, "test")
-    driver = SearchDriver(run, config, space, MODEL, Resources(1, 1, 0, 1), view, run.study_path, 0, hosts.hosts)
+    driver = driver_of(run, config, space, Resources(1, 1, 0, 1), view, 0, hosts.hosts)
     first = driver.next_job()
     assert isinstance(first, Job)
     driver.started(first.spec.trial)

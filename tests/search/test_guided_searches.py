@@ -65,7 +65,7 @@ def test_a_trial_that_died_on_its_way_to_a_rung_goes_there_again(values: dict[st
     job = drive(run, scored, 0).next_job()  # handed to a worker that is killed
     assert isinstance(job, Job)
     resumed = drive(run, scored, 0)
-    assert [spec.trial for spec in resumed.queue.unfinished] == [job.spec.trial]
+    assert [spec.trial for spec in resumed.trials.searched.queue.unfinished] == [job.spec.trial]
     again = resumed.next_job()
     assert isinstance(again, Job)
     assert (again.spec.trial, again.spec.rung, again.spec.key) == (job.spec.trial, job.spec.rung, job.spec.key)
@@ -76,7 +76,8 @@ def test_a_trial_that_died_on_its_way_to_a_rung_goes_there_again(values: dict[st
 def test_costs_on_disk_are_what_the_state_says_was_spent(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {"search.trials": 5, **ASHA}, SPACE)
     driver = drive(run, scored)
-    below, spent = [score for trial in run.trials() for score in run.rungs(trial)], driver.queue.state.spent
+    below = [score for trial in run.trials() for score in run.rungs(trial)]
+    spent = driver.trials.searched.queue.state.spent
     for rung, cost in enumerate(spent[:-1]):
         assert cost == pytest.approx(sum(score.cost for score in below if score.rung == rung), abs=1e-4)
     assert spent[-1] == pytest.approx(sum(r.spec.cost for r in run.results()), abs=1e-4)
@@ -145,7 +146,7 @@ def test_objectives_that_no_plan_tells_are_learned_on_the_lowest_rung_and_again_
         expected = [1 / lowest["document_speedup"]]
         if asked is THREE:
             expected.insert(0, lowest["index_bytes"] / lowest["full_index_bytes"])
-        assert driver.queue.state.shares[trial] == pytest.approx(expected)
+        assert driver.trials.searched.queue.state.shares[trial] == pytest.approx(expected)
     assert len(whole.results()) == 7 < len(whole.trials())
 
 
@@ -185,7 +186,7 @@ def test_seconds_of_a_lower_rung_say_nothing_of_a_whole_trials(tmp_path: Path) -
 
     values = {"search.trials": 3, "search.constraints": ["total_seconds <= 600"], **GUIDED}
     run = make_run(tmp_path / "run", values, SPACE)
-    violations = drive(run, dear).queue.state.violations
+    violations = drive(run, dear).trials.searched.queue.state.violations
     for trial in run.trials():
         trained = run.finished(trial)
         known = {"total_seconds <= 600": run.result(trial).values["total_seconds"] - 600} if trained else {}

@@ -23,7 +23,7 @@ from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.command import configure, dry_run_text
 from effir_dist.search.command_line import parser
-from effir_dist.search.trial.preparation import base_encoder
+from effir_dist.search.trial.start import base_encoder
 from effir_dist.search.trial.trial import run_trial
 from tests import needs
 from tests.exports import cosines, texts

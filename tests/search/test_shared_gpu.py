@@ -18,12 +18,11 @@ from effir_dist.core.values import Report
 from effir_dist.search.cluster import mps
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
-from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import Host, SearchStopped
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy import space_file
 from effir_dist.search.trial.faults import TrialFault
-from tests.driven import MODEL, end, make_run, smooth
+from tests.driven import driver_of, end, make_run, smooth
 from tests.mps import install
 
 STAND_IN = cluster.stand_in
@@ -78,7 +77,7 @@ def test_what_breaks_a_gpu_fails_all_of_its_trials_and_counts_once(gpus: float, 
     config, space = config_module.from_dict(run.config), space_file.parse_space(run.extra["space"], "test")
     view, resources = LiveView(Console(file=io.StringIO()), "test", 10, 1), Resources(1, 1, gpus, TOGETHER)
     hosts = {"one": Host("host-one", TOGETHER)}
-    driver = SearchDriver(run, config, space, MODEL, resources, view, run.study_path, 0, lambda: hosts)
+    driver = driver_of(run, config, space, resources, view, 0, lambda: hosts)
     jobs = [driver.next_job() for _ in range(TOGETHER)]
     for number in range(2):
         running = [job for job in jobs if isinstance(job, Job)]

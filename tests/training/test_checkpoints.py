@@ -318,7 +318,8 @@ import faiss
 from effir_dist.core import config as c
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.trial.trial import base_encoder, run_trial
+from effir_dist.search.trial.start import base_encoder
+from effir_dist.search.trial.trial import run_trial
 from effir_dist.training.trainer import train
 from tests.training.test_training import make_pairs, quiet
 run, limit = Run.open(sys.argv[1]), int(sys.argv[3])

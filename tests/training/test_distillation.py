@@ -24,7 +24,8 @@ from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy.space import Space, needs_scores, teacher_settings
 from effir_dist.search.trial.preparation import load_teacher, prepare
-from effir_dist.search.trial.trial import base_encoder, run_trial
+from effir_dist.search.trial.start import base_encoder
+from effir_dist.search.trial.trial import run_trial
 from effir_dist.training.batches import Batch, Examples, Teacher, batches, distinct, examples_of
 from effir_dist.training.collate import Collator
 from effir_dist.training.engine import ChunkEncoder, start_distributed

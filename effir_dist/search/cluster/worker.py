@@ -88,6 +88,15 @@ def score_layers(
         prepare(run, config, wanted, teacher)
 
 
+def prepare_teacher(folder: str, lease: str, config: RunConfig) -> None:
+    """On a worker: what `train.teacher` teaches the base of a run. lease: as for `score_layers`."""
+    from effir_dist.search.trial.preparation import prepare_outside
+
+    run = Run.open(folder)
+    with working_for(run.folder, lease), logged(run.importance_folder / "log"):
+        prepare_outside(run, config)
+
+
 def score_saved_trial(folder: str, lease: str, config: RunConfig, trial: str, split: str) -> None:
     """On a worker: score the model of a finished trial. split: `test` or `held_out`. lease: as for `score_layers`."""
     from effir_dist.search.trial.out_of_memory import tried_with_less

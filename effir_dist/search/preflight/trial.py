@@ -13,7 +13,7 @@ from effir_dist.core.config import replace, to_dict
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import write_bytes_atomic
 from effir_dist.core.measures import PEAK_MEMORY
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import absolute, is_remote, remove
 from effir_dist.core.values import Json, Progress
 from effir_dist.models.pruning import PruningPlan
@@ -64,6 +64,8 @@ def two_steps(config: RunConfig) -> RunConfig:
         "search.time_budget": 0,
         "search.gpu_hours": 0,
     }
+    if train.recovers:  # no base to start from here: the model itself teaches, at the same cost
+        small |= {"train.order": TrainConfig.order, "train.teacher": ""}
     return replace(config, small)
 
 

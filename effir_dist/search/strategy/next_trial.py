@@ -77,15 +77,15 @@ class TrialQueue:
     def replay(self, records: Sequence[TrialRecord], pending: Iterable[TrialSpec]) -> None:
         """Learn all that a run knows. Trials that were on their way somewhere are given again first.
 
-        records, pending: by number; repeats among them are no part of this.
+        records, pending: by number; repeats among them are no part of this, nor are a base and full recoveries.
         """
         # With rungs Optuna hears of trials in the order in which they end, without in that in which they begin.
         heard = sorted(records, key=lambda r: r.finished) if self.has_rungs else records
         self.baseline = unpruned(heard)
         for record in records:
             self.problem.know(record.spec)
-        own = [record for record in heard if not record.spec.repeat_of]
-        left = [spec for spec in pending if not spec.repeat_of and spec.key not in self.problem.tried]
+        own = [record for record in heard if record.spec.searched]
+        left = [spec for spec in pending if spec.searched and spec.key not in self.problem.tried]
         for spec in left:
             self.problem.know(spec)
         ended = {record.trial: record for record in own}
@@ -130,10 +130,12 @@ class TrialQueue:
         return found
 
     def ended(self, record: TrialRecord) -> None:
-        """A trial has its record; a repeat teaches nothing."""
+        """A trial has its record. A repeat teaches nothing, a base that it is the baseline, a full recovery nothing."""
         if record.spec.repeat_of:
             return
         self.baseline = self.baseline or unpruned([record])
+        if record.spec.stage:
+            return
         self._tell_end(record)
         self.engine.finish(record, self.baseline)
 

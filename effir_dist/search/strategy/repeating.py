@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from effir_dist.core.settings import RunConfig
 from effir_dist.runs.objectives import Goal
@@ -28,7 +30,7 @@ def repeat_specs(run: Run, config: RunConfig, wanted: int) -> list[TrialSpec]:
     for original in [record.spec for record in Goal.of(config.search).front(records)]:
         repeats = [spec for spec in known if spec.repeat_of == original.trial]
         for seed in _new_seeds([original, *repeats], config.train.seed, wanted - len(repeats)):
-            found.append(_repeat(original, number, seed))
+            found.append(again(original, number, seed, repeat_of=original.trial))
             number += 1
     return found
 
@@ -43,10 +45,12 @@ def _new_seeds(specs: Sequence[TrialSpec], own: int, count: int) -> list[int]:
     return found
 
 
-def _repeat(original: TrialSpec, number: int, seed: int) -> TrialSpec:
-    suggested = {**original.suggested, "train.seed": seed}
+def again(original: TrialSpec, number: int, seed: int, **more: Any) -> TrialSpec:
+    """A new trial of the same plan and settings with another training seed. more: fields of it that differ too."""
     idle = None if original.idle is None else tuple(name for name in original.idle if name != "train.seed")
-    return TrialSpec(number, suggested, original.distributions, original.plan, idle=idle, repeat_of=original.trial)
+    suggested = {**original.suggested, "train.seed": seed}
+    found = TrialSpec(number, suggested, original.distributions, original.plan, idle=idle)
+    return dataclasses.replace(found, **{"stage": original.stage, "continues": original.continues, **more})
 
 
 def with_repeats(records: Sequence[TrialRecord], trials: set[str]) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from effir_dist.core.measures import TRAIN_SECONDS
 from effir_dist.core.settings import SearchConfig
 from effir_dist.report.progress import rung_seconds, seconds_of, stopped_rungs
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.records import RungScore, TrialRecord
+from effir_dist.runs.records import FULL_RECOVERY, RungScore, TrialRecord
 from effir_dist.runs.run_folder import Run
 
 Stopped = Mapping[str, tuple[float, Sequence[RungScore]]]
@@ -28,9 +31,34 @@ def gpu_hours(records: Sequence[TrialRecord], stopped: Stopped = MappingProxyTyp
     return (finished + sum(gpus * rung_seconds(rungs) for gpus, rungs in stopped.values())) / 3600
 
 
-def usual_seconds(records: Sequence[TrialRecord]) -> float:
-    """What a complete trial takes, the median; 0 while none is."""
-    return statistics.median([seconds_of(r) for r in records if r.state == "complete"] or [0.0])
+class Deadline:
+    """Until when a search may run trials: `search.time_budget` seconds from when this is made, in all its stages."""
+
+    def __init__(self, budget: float) -> None:
+        """budget: 0 is no limit."""
+        self.at = time.monotonic() + budget if budget else math.inf
+
+    @property
+    def left(self) -> float:
+        """Seconds; endless without a limit."""
+        return self.at - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0
+
+
+def usual_seconds(records: Sequence[TrialRecord], stage: str = "", recovery: float = 1.0) -> float:
+    """What a complete trial of a stage takes, the median; 0 while none is. recovery: `train.recovery`.
+
+    Of full recoveries, while none is complete: as the search's own trials, with the training that these left out.
+    """
+    complete = [r for r in records if r.state == "complete"]
+    found = [seconds_of(r) for r in complete if r.spec.stage == stage]
+    if stage == FULL_RECOVERY and not found:
+        more = 1 / recovery - 2  # the rest of the training, in place of the recovery
+        found = [seconds_of(r) + more * r.values.get(TRAIN_SECONDS, 0.0) for r in complete if not r.spec.stage]
+    return statistics.median(found or [0.0])
 
 
 def spent(
@@ -39,15 +67,18 @@ def spent(
     running: int,
     gpus: float,
     stopped: Stopped = MappingProxyType({}),
+    usual: float | None = None,
 ) -> str:
     """Why no trial may be started that would pass `search.gpu_hours`; empty where one may.
 
-    running: trials under way, which count as usual ones. gpus: of a trial. stopped: trials without a record.
+    running: trials under way, which count as usual ones. gpus: of a trial. stopped: trials without a record. usual:
+    seconds of one; None takes the median of the search's own.
     """
     if not config.gpu_hours:
         return ""
     used = gpu_hours(records, stopped)
-    expected = used + (running + 1) * usual_seconds(records) * gpus / 3600
+    each = usual_seconds(records) if usual is None else usual
+    expected = used + (running + 1) * each * gpus / 3600
     if used < config.gpu_hours and expected <= config.gpu_hours:
         return ""
     return f"search.gpu_hours: {used:.2f} of {config.gpu_hours:g} GPU hours are used, and another trial would pass them"
@@ -55,7 +86,7 @@ def spent(
 
 def stale(config: SearchConfig, goal: Goal, records: Sequence[TrialRecord]) -> str:
     """Why a search that no longer gains should end: the hypervolume grew too little in the last trials; or empty."""
-    count, trials = config.patience_trials, [r for r in records if not r.spec.repeat_of]
+    count, trials = config.patience_trials, [r for r in records if r.spec.searched]
     if not count or len(trials) <= count:
         return ""
     ended = sorted(trials, key=lambda r: (r.finished, r.trial))

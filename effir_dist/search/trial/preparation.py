@@ -21,27 +21,28 @@ from effir_dist.data.roles import search_collection
 from effir_dist.importance.gate_memory import GATED, settings
 from effir_dist.importance.ranking import Calibration, Method, calibrate
 from effir_dist.importance.slimming import random_saliency, slimming_saliency, taylor_saliency
-from effir_dist.importance.store import IMPORTANCE_FILE, SALIENCY_FILE, WORK_FILE
+from effir_dist.importance.store import IMPORTANCE_FILE, OUTSIDE, SALIENCY_FILE, TEACHER, WORK_FILE
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, build_encoder, default_device, make_settings, resolve_dtype
 from effir_dist.models.families.base import block_count, mlp_width
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.trial_spec import BASE
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.out_of_memory import tried_with_less
+from effir_dist.search.trial.start import base_of
 from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.schedule import count_steps
+from effir_dist.training.stages import stage_training
 from effir_dist.training.teacher import load_teacher_encoder
-
-TEACHER = ("teacher_queries.npy", "teacher_passages.npy")
 
 
 def prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None = None) -> None:
     """Write the importance of sub-layers and the saliency of neurons, once a run, and a teacher's embeddings.
 
-    teacher: where a trial distils from it or from `train.teacher`, training settings that do, with hard negatives if
-    any trial has them. What runs out of memory is tried once more with less. Raises InputError where it does again, or
-    where self-slimming diverges.
+    They are of the model that trials start from. teacher: where a trial distils from that or from `train.teacher`,
+    training settings that do, with hard negatives if any trial has them. What runs out of memory is tried once more
+    with less. Raises InputError where it does again, or where self-slimming diverges.
     """
     what = "ranking the unpruned model's layers and neurons"
     advice = "use --resume where there is more, or start a search with prune.ranking=activation, without gradients"
@@ -51,12 +52,9 @@ def prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: Train
 def _prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: TrainConfig | None) -> None:
     found, work = _without_training(run, config, teacher)
     release_memory()
-    if teacher and config.train.teacher:
-        pretrained.forget()
-        _write_teacher(run, load_teacher_encoder(config), config, teacher)
-        pretrained.forget()
-        release_memory()
-    saliency = {**found.saliency, **trained_saliency(config, rankings)}
+    if teacher and config.train.teacher and not config.train.recovers:
+        _write_outside(run, config, teacher, TEACHER)
+    saliency = {**found.saliency, **trained_saliency(run, config, rankings)}
     write_json_atomic(run.importance_folder / WORK_FILE, work)
     packed = io.BytesIO()
     np.savez(packed, **{name: saliency[name] for name in rankings})  # type: ignore[arg-type]
@@ -69,15 +67,14 @@ def _without_training(
 ) -> tuple[Calibration, dict[str, float]]:
     """What the unpruned model as it is tells; its embeddings are written where it is the teacher. Afterwards the model
     is gone."""
-    source = pretrained.find_model(config.model)
-    base = pretrained.load_base(source, resolve_dtype(config.score.dtype))
+    base = base_of(run, config, resolve_dtype(config.score.dtype))
     length = {"model.max_document_length": config.prune.calibration_length}
     prune = config.prune
     method = Method(prune.distance, prune.granularity, prune.greedy, prune.keep_norms)
     encoder = _encoder(base, replace(config, length))
     found = calibrate(encoder, calibration_texts(config), config.score.batch_tokens, method)
-    if teacher and not config.train.teacher:
-        _write_teacher(run, _encoder(base, config), config, teacher)
+    if teacher and (config.train.recovers or not config.train.teacher):
+        _write_teacher(run, _encoder(base, config), config, teacher, TEACHER)
     return found, count_work(_encoder(base, config), config)
 
 
@@ -91,7 +88,8 @@ def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
         queries = sum(_tokens(encoder, s.queries, "query") for s in sets)
         found[name] = queries + sum(_tokens(encoder, s.documents, "document") for s in sets)
     pairs = training_pairs(config.data, seed)
-    steps = count_steps(config.train, len(pairs.queries), 1)
+    train = stage_training(config, "", count_steps(config.train, len(pairs.queries), 1))
+    steps = count_steps(train, len(pairs.queries), 1)
     if steps:
         asked, answers = distinct(pairs, config.train.hard_negatives > 0)
         one = _tokens(encoder, asked, "query") / len(asked)
@@ -115,26 +113,20 @@ def low_data(config: RunConfig) -> DataConfig:
     return dataclasses.replace(known, max_queries=queries, max_documents=documents)
 
 
-def base_encoder(config: RunConfig) -> Encoder:
-    """The unpruned model, ready to be trained."""
-    source = pretrained.find_model(config.model)
-    base = pretrained.load_base(source, resolve_dtype(config.train.dtype))
-    return build_encoder(base, make_settings(config.model, base.source), resolve_dtype(config.train.dtype))
-
-
-def _encoder(base: pretrained.Base, config: RunConfig) -> Encoder:
-    dtype = resolve_dtype(config.score.dtype)
+def _encoder(base: pretrained.Base, config: RunConfig, dtype: str = "") -> Encoder:
+    dtype = dtype or resolve_dtype(config.score.dtype)
     return build_encoder(base, make_settings(config.model, base.source), dtype).to(default_device())
 
 
-def trained_saliency(config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
+def trained_saliency(run: Run, config: RunConfig, rankings: Sequence[str]) -> dict[str, np.ndarray]:
     """Ranking -> [L, F] saliency, of the rankings that need training pairs, and of the random one."""
     model = pretrained.find_model(config.model).config
     found = {"random": random_saliency(block_count(model), mlp_width(model), config.search.seed)}
     if not set(rankings) & set(GATED):
         return found
     start_distributed()
-    train, encoder = settings(config).train, base_encoder(config).to(default_device())
+    train, dtype = settings(config).train, resolve_dtype(config.train.dtype)
+    encoder = _encoder(base_of(run, config, dtype), config, dtype)
     examples = examples_of(encoder, training_pairs(config.data, config.search.seed), train, token_cache())
     torch.manual_seed(config.search.seed)
     # Slimming comes last, as it may train the weights.
@@ -155,9 +147,24 @@ def calibration_texts(config: RunConfig) -> list[str]:
     return [texts[i] for i in sorted(chosen)]
 
 
-def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainConfig) -> None:
+def prepare_outside(run: Run, config: RunConfig) -> None:
+    """Write the embeddings of `train.teacher`, which teaches the base, before there is one."""
+    what, advice = f"embedding the training texts by {config.train.teacher}", "use --resume where there is more"
+    tried_with_less(lambda settings: _write_outside(run, settings, config.train, OUTSIDE), config, what, advice)
+
+
+def _write_outside(run: Run, config: RunConfig, train: TrainConfig, files: tuple[str, str]) -> None:
+    pretrained.forget()
+    _write_teacher(run, load_teacher_encoder(config), config, train, files)
+    pretrained.forget()
+    release_memory()
+
+
+def _write_teacher(
+    run: Run, encoder: Encoder, config: RunConfig, train: TrainConfig, files: tuple[str, str]
+) -> None:
     pairs = training_pairs(config.data, config.search.seed)
-    texts = zip(TEACHER, ("query", "document"), distinct(pairs, train.hard_negatives > 0), strict=True)
+    texts = zip(files, ("query", "document"), distinct(pairs, train.hard_negatives > 0), strict=True)
     for name, kind, wanted in texts:
         tokens = encoder.tokenize(wanted, kind, token_cache())
         packed = io.BytesIO()
@@ -165,14 +172,14 @@ def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainCo
         write_bytes_atomic(run.importance_folder / name, packed.getvalue())
 
 
-def load_teacher(run: Run, train: TrainConfig) -> Teacher | None:
-    """The teacher's embeddings of the training texts; None where nothing needs them.
+def load_teacher(run: Run, train: TrainConfig, stage: str = "") -> Teacher | None:
+    """The embeddings of the training texts by who teaches a trial of this stage; None where nothing needs them.
 
     From a disk they are read as they are needed, from a bucket at once, into memory.
     """
     if not distils_itself(train):
         return None
-    paths = [run.importance_folder / name for name in TEACHER]
+    paths = [run.importance_folder / name for name in (OUTSIDE if stage == BASE else TEACHER)]
     if is_remote(run.folder):
         return Teacher(*(np.load(io.BytesIO(read_bytes(path))) for path in paths))
     return Teacher(*(np.load(path, mmap_mode="r") for path in paths))

@@ -7,7 +7,7 @@ import math
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.files import disk_errors, now
-from effir_dist.core.settings import RunConfig
+from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Report
 from effir_dist.data.pairs import training_pairs
@@ -24,15 +24,18 @@ from effir_dist.models.encoder import (
     resolve_dtype,
 )
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
+from effir_dist.runs.records import BASE, RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
 from effir_dist.search.trial.costs import Clock, hosts, release_memory
 from effir_dist.search.trial.out_of_memory import OUT_OF_MEMORY, failure_reason, in_less_memory
 from effir_dist.search.trial.outcome import failed_record
-from effir_dist.search.trial.preparation import base_encoder, load_teacher, low_data, token_cache
+from effir_dist.search.trial.preparation import load_teacher, low_data, token_cache
 from effir_dist.search.trial.scoring import means, score_all, search_collections
+from effir_dist.search.trial.start import starting_encoder
 from effir_dist.training import preemption
+from effir_dist.training.batches import Teacher
 from effir_dist.training.schedule import count_steps
+from effir_dist.training.stages import stage_training
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from effir_dist.training.trainer import TrainOutcome, train
 
@@ -89,12 +92,12 @@ def _attempt(
     scored = search_collections(config)
     scores = score_all(encoder, config, scored)
     if ranks.is_first():
-        if config.search.keep_weights != "none":
+        if _keeps_weights(config, spec):
             folder = run.trial_folder(spec.trial)
             with disk_errors(folder / "model.safetensors"), written_locally(folder) as local:
                 encoder.save(local)
         write_queries(run.queries_path(spec.trial), {name: s.per_query for name, s in scores.items()})
-    speed = _measured(encoder, config)
+    speed = _measured(run, encoder, config, spec)
     model_config, dimension = encoder.model_config, config.model.dimension
     return TrialRecord(
         spec=spec,
@@ -131,22 +134,41 @@ def _trained(
     """The pruned model after a share of its training, ready to be scored."""
     plan = spec.plan
     report({"phase": "prune"})
-    encoder, neurons = base_encoder(config), load_saliency(run)[plan.ranking] if plan.widths else None
-    if config.train.order == "prune_then_tune":
+    encoder = starting_encoder(run, config, spec)
+    neurons = load_saliency(run)[plan.ranking] if plan.widths and not spec.continues else None
+    if config.train.order != "tune_then_prune" and not spec.continues:
         prune_encoder(encoder, plan, neurons)
     outcome = TrainOutcome(0, 0.0, 0.0, math.nan)
     if share:
         pairs = training_pairs(config.data, config.search.seed)
-        steps = count_steps(config.train, len(pairs.queries), ranks.place()[1])
+        ranks_of_it = ranks.place()[1]
+        whole = count_steps(config.train, len(pairs.queries), ranks_of_it)
+        training, teacher = _lesson(run, stage_training(config, spec.stage, whole), spec, encoder)
+        steps = count_steps(training, len(pairs.queries), ranks_of_it)
         until = max(1, round(share * steps)) if share < 1 and steps else 0
-        checkpoints, teacher = _Checkpoints(run, spec, clock), load_teacher(run, config.train)
+        checkpoints = _Checkpoints(run, spec, clock)
         clock.train_begins()
-        outcome = train(encoder, pairs, config.train, report, token_cache(), teacher, checkpoints, until)
+        outcome = train(encoder, pairs, training, report, token_cache(), teacher, checkpoints, until)
     if config.train.order == "tune_then_prune":
         prune_encoder(encoder, plan, neurons)
     release_memory()
     report({"phase": "score"})
     return cast(encoder.to(default_device()), resolve_dtype(config.score.dtype)).eval(), outcome
+
+
+def _lesson(run: Run, training: TrainConfig, spec: TrialSpec, encoder: Encoder) -> tuple[TrainConfig, Teacher | None]:
+    """A trial's training, and its teacher's embeddings if it has one. A base learns no embeddings of another dimension.
+    """
+    teacher = load_teacher(run, training, spec.stage)
+    if teacher and spec.stage == BASE and teacher.passages.shape[1] != encoder.dimension:
+        training = dataclasses.replace(training, distill_embeddings=0.0)
+    return training, teacher
+
+
+def _keeps_weights(config: RunConfig, spec: TrialSpec) -> bool:
+    """Whether a trial leaves its model: for the user, or for trials that start from it."""
+    continued = config.train.recovers and config.search.full_recovery and not spec.stage
+    return config.search.keep_weights != "none" or spec.stage == BASE or continued
 
 
 def _to_rung(
@@ -160,7 +182,7 @@ def _to_rung(
     scores = score_all(encoder, less, scored)
     # Speed is the plan's, not the weights': once is enough.
     measured = rung == 0 and Goal.of(config.search).measured
-    speed = _measured(encoder, config) if measured else Speed()
+    speed = _measured(run, encoder, config, spec) if measured else Speed()
     costs = clock.rung_costs(outcome, sum(s.seconds for s in scores.values()))
     model_config, dimension = encoder.model_config, config.model.dimension
     known = {**spec.values(model_config, dimension), **speed.values}
@@ -180,11 +202,12 @@ def _to_rung(
     return found
 
 
-def _measured(encoder: Encoder, config: RunConfig) -> Speed:
+def _measured(run: Run, encoder: Encoder, config: RunConfig, spec: TrialSpec) -> Speed:
     """Speed and memory beside the unpruned model, where they are asked for; rank 0 alone measures."""
     if not ranks.is_first() or not (config.score.speed or Goal.of(config.search).measured):
         return Speed()
-    unpruned = cast(base_encoder(config).to(encoder.device), next(encoder.parameters()).dtype).eval()
+    whole = starting_encoder(run, config, dataclasses.replace(spec, continues=""))
+    unpruned = cast(whole.to(encoder.device), next(encoder.parameters()).dtype).eval()
     return measure(encoder, unpruned, config.score)
 
 
