@@ -22,7 +22,7 @@ from effir_dist.report.frames import frames_of
 from effir_dist.report.page_data import model_name
 from effir_dist.report.safety_text import card_text
 from effir_dist.report.scored_on import data_of, left_out
-from effir_dist.runs.objectives import goal_of, unpruned
+from effir_dist.runs.objectives import compared_with, goal_of
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import SPLITS, Run, read_queries
 from effir_dist.runs.sizes import FIELDS, SetSize, Sizes
@@ -106,7 +106,7 @@ def _prompts(query: str, document: str) -> str:
 
 def _scores(run: Run, record: TrialRecord) -> str:
     """A table a data set and split, with 95 % bootstrap intervals over queries."""
-    baseline = unpruned(run.results())
+    baseline = compared_with(run.results())
     labels = [MEASURES[name].label for name in METRICS]
     against = f"{MEASURES[QUALITY].label} against the unpruned model"
     heads = ["split", "data set", "queries", "documents", *labels, against]

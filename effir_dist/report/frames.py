@@ -18,7 +18,7 @@ from effir_dist.report.score_tables import INTERVAL, MEAN, scores_table
 from effir_dist.report.scored_on import COUNTED, counts, sizes_of, with_counts
 from effir_dist.report.significance import COLUMNS as STEPS
 from effir_dist.report.significance import steps
-from effir_dist.runs.objectives import Goal, goal_of, unpruned
+from effir_dist.runs.objectives import Goal, compared_with, goal_of
 from effir_dist.runs.records import SplitScores, TrialRecord, Values
 from effir_dist.runs.repeats import groups, mean_metrics, pooled
 from effir_dist.runs.run_folder import SPLITS, Run
@@ -83,7 +83,7 @@ def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
     """The frames of some of a run's records, at least one."""
     goal, chosen = goal_of(run.config), chosen_sets(run)
     queries = queries_table(run, records)
-    baseline = unpruned(records)
+    baseline = compared_with(records)
     repeats = {trial: [r.trial for r in group] for trial, group in groups(records).items()}
     splits = {split: _pooled(run.split_scores(split), repeats) for split in ("test", "held_out")}
     scores = scores_table(queries, baseline.trial if baseline else None, chosen, repeats)

@@ -9,6 +9,8 @@ from typing import Any
 from effir_dist.core.config import flatten, settings_of
 from effir_dist.core.files import now, plain
 from effir_dist.core.measures import (
+    BLOCKS,
+    BLOCKS_SHARE,
     MEASURES,
     METRICS,
     PAGE,
@@ -25,15 +27,25 @@ from effir_dist.importance.store import drop_order
 from effir_dist.report.compare import Loaded, common_trials, same_queries
 from effir_dist.report.frames import RunFrames
 from effir_dist.report.progress import blocks_of, hypervolume_table, scores_without_record, seconds_of
+from effir_dist.report.safety_text import safety_lines
 from effir_dist.report.score_tables import INTERVAL
 from effir_dist.report.scored_on import data_of, left_out, scored_on
 from effir_dist.report.significance import COLUMNS as STEPS
-from effir_dist.runs.objectives import Goal, unpruned
+from effir_dist.runs.objectives import Goal, compared_with, first_axis
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.run_folder import Run
+from effir_dist.runs.stages import stage_text
 from effir_dist.runs.tries import not_the_trials_fault
 
-ROLES = {"quality": QUALITY, "size": SIZE, "share": SIZE_SHARE, "training": TRAIN_SECONDS, "total": TRIAL_SECONDS}
+ROLES = {
+    "quality": QUALITY,
+    "size": SIZE,
+    "share": SIZE_SHARE,
+    "blocks": BLOCKS,
+    "block_share": BLOCKS_SHARE,
+    "training": TRAIN_SECONDS,
+    "total": TRIAL_SECONDS,
+}
 """What the page's scripts call the measures that have a place of their own; they know no other by name."""
 FACTS = ("dropped_mlp", "dropped_attention", "mlp_widths", "dimension", "other_operations")
 
@@ -53,6 +65,7 @@ def page_data(runs: list[Loaded], live: bool = False) -> Json:
         "roles": ROLES,
         "measures": _measures([r for loaded in runs for r in loaded.records], goal),
         "objectives": goal.objectives,
+        "axis": first_axis(goal, (r.values for loaded in runs for r in goal.scored(loaded.records))),
         "constraints": [constraint.text for constraint in goal.constraints],
         "reference": scale,
         "same_queries": same_queries(runs),
@@ -84,7 +97,7 @@ def _measure(entry: Measure, records: list[TrialRecord]) -> Json:
 
 def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
-    baseline = unpruned(records)
+    baseline = compared_with(records)
     hypervolumes, pending = hypervolume_table(records, loaded.goal, scale, scores_without_record(run)), run.pending()
     return {
         "name": loaded.name,
@@ -102,10 +115,21 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
         "drop_order": drop_order(run),
         "hypervolume": hypervolumes[["cost_seconds", "hypervolume"]].to_numpy().tolist(),
         "importances": list(_importances(records, loaded.goal).items()),
+        "safety": _safety(loaded),
         "ended": run.extra.get("ended", ""),
         "faults": not_the_trials_fault(run),
         "command": run.extra.get("command", ""),
     }
+
+
+def _safety(loaded: Loaded) -> Json:
+    """Which models are safe, in numbers and in words."""
+    if loaded.frames is None:
+        return {"smallest": "", "reference": "", "split": "", "judged": {}, "short": "", "text": ""}
+    safety, lines = loaded.frames.safety, safety_lines(loaded.frames.safety, loaded.frames.front)
+    judged = {trial: {**vars(found), "safe": safety.safe(trial)} for trial, found in safety.judged.items()}
+    own = {name: getattr(safety, name) for name in ("smallest", "reference", "split")}
+    return {**own, "judged": judged, "short": lines[0], "text": " ".join(lines)}
 
 
 def _importances(records: list[TrialRecord], goal: Goal) -> dict[str, float]:
@@ -121,6 +145,7 @@ def _trials(loaded: Loaded, number: int) -> list[Json]:
     scores = _scores(loaded.frames)
     front: Any = loaded.frames.front.to_dict("records")
     steps = {row["trial"]: {name: row[name] for name in STEPS} for row in front}
+    standing = {r.trial for r in loaded.goal.standing(loaded.records)}
     full_dimension = max((r.facts.dimension for r in loaded.records), default=0)
     return [
         {
@@ -134,6 +159,7 @@ def _trials(loaded: Loaded, number: int) -> list[Json]:
                 **{name: row[name] for name in METRICS},
                 TRIAL_SECONDS: seconds_of(record),
             },
+            "stands": record.trial in standing,
             "full_dimension": full_dimension,
             "scores": scores.get(record.trial, []),
             "export": _export(loaded.run, record.trial) if loaded.run.has_weights(record.trial) else "",
@@ -148,6 +174,7 @@ def _record(record: TrialRecord) -> Json:
         **{name: getattr(record.facts, name) for name in FACTS},
         "width_ratio": record.facts.width_ratio if SIZE in record.values else None,
         "repeat_of": record.spec.repeat_of,
+        "stage": stage_text(record.spec.stage, record.spec.continues),
         "settings": settings_of(record.spec.suggested),
     }
 

@@ -33,6 +33,13 @@ def best_unpruned(records: Iterable[TrialRecord]) -> TrialRecord | None:
     return max((r for r in records if r.complete and is_unpruned(r.values)), key=_quality, default=None)
 
 
+def compared_with(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The unpruned record that tables show differences from: where trials have stages the best-scoring one, else the
+    first."""
+    own = [r for r in records if not r.spec.repeat_of]
+    return best_unpruned(own) if any(r.spec.stage for r in own) else unpruned(own)
+
+
 def _quality(record: TrialRecord) -> float:
     return float(record.values[QUALITY])
 

@@ -63,13 +63,14 @@ def test_the_table_shows_the_numbers_of_the_csv(browser: Any, address: str, tria
 
     with opened(browser, address) as seen:
         assert seen.column(0) == list(trials["trial"])
-        assert seen.column(1) == shown(trials["parameters"], "{:,.0f}")
+        assert seen.column(1) == shown(trials["block_parameters_fraction"], "{:.1f}", 100)
         assert seen.column(2) == shown(trials["parameters_fraction"], "{:.1f}", 100)
-        assert seen.column(3) == shown(trials["ndcg_at_10"], "{:.4f}")
-        differences = [text.replace("+", "") for text in seen.column(4)]
+        assert seen.column(3) == shown(trials["parameters"], "{:,.0f}")
+        assert seen.column(4) == shown(trials["ndcg_at_10"], "{:.4f}")
+        differences = [text.replace("+", "") for text in seen.column(5)]
         assert differences == shown(trials["ndcg_at_10_difference"], "{:.4f}")
-        assert seen.column(5) == shown(trials["test_ndcg_at_10"], "{:.4f}")
-        assert seen.column(6) == [t.replace(",", ", ") if isinstance(t, str) else "none" for t in trials["dropped_mlp"]]
+        assert seen.column(6) == shown(trials["test_ndcg_at_10"], "{:.4f}")
+        assert seen.column(7) == [t.replace(",", ", ") if isinstance(t, str) else "none" for t in trials["dropped_mlp"]]
 
 
 def test_the_points_are_those_of_the_csv(browser: Any, address: str, trials: pd.DataFrame) -> None:
@@ -80,7 +81,7 @@ def test_the_points_are_those_of_the_csv(browser: Any, address: str, trials: pd.
             FRONT,
         )
         best = trials[trials["on_front"]].sort_values("parameters")
-        assert drawn[0] == pytest.approx(list(best["parameters"] / 1e6))
+        assert drawn[0] == pytest.approx(list(best["block_parameters"] / 1e6))
         assert drawn[1] == pytest.approx(list(best["ndcg_at_10"]))
         assert drawn[2] == pytest.approx(list(best["ndcg_at_10_high"] - best["ndcg_at_10"]))
         assert drawn[3] == pytest.approx(list(best["ndcg_at_10"] - best["ndcg_at_10_low"]))
@@ -126,6 +127,24 @@ def test_the_selected_trial_has_its_paired_intervals(browser: Any, address: str)
         header = seen.page.locator("#scored-on").inner_text()
         assert header.startswith("nDCG@10 is of ")
         assert f"fiqa {own.loc['fiqa', 'queries']} queries, 1,000 of 5,000 documents" in header
+
+
+def test_the_smallest_safe_model_is_selected_named_and_judged(browser: Any, tmp_path: Path) -> None:
+    """The selection at first, its tile, its badge and the sentence on luck, all from the same statement."""
+    page = Path(written(tmp_path / "demo", 30, queries=160, seed=3).removeprefix("file://"))
+    front = pd.read_csv(page.with_name("front.csv"), dtype={"trial": str})
+    safe = front[front["smallest_safe"]].iloc[0]
+    with opened(browser, page.as_uri()) as seen:
+        assert seen.trial == f"Trial {safe['trial']}"
+        share = f"blocks {100 * safe['block_parameters_fraction']:.0f} %"
+        assert share in seen.page.locator("#tiles").inner_text()
+        assert f"Smallest safe model: {safe['trial']}, {share}" in seen.page.locator("#safety").inner_text()
+        assert "one of many may pass by luck" in seen.page.locator("#safety").inner_text()
+        assert "smallest safe" in seen.page.locator("#trial .badges").inner_text()
+        difference = f"{safe['safe_difference']:+.3f}".replace("-", "−")
+        assert difference in seen.page.locator("#trial .figures").first.inner_text()
+        assert seen.page.locator("#axis").input_value() == "block_parameters"
+        assert seen.complaints == []
 
 
 def test_another_cost_draws_another_front(browser: Any, address: str, trials: pd.DataFrame) -> None:

@@ -24,11 +24,12 @@ from effir_dist.report.frames import frames_of
 from effir_dist.report.front_plot import front_figure
 from effir_dist.report.front_text import front_text
 from effir_dist.report.page import json_in_html
+from effir_dist.report.page_data import page_data
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, SplitScores, TrialRecord
 from effir_dist.runs.run_folder import Run
 from tests import ROOT
-from tests.synthetic import FULL, record, spec
+from tests.synthetic import FULL, record, spec, synthetic_run
 
 LEARNING_RATE = {"train.learning_rate": 1e-4, "drop_3": True}
 
@@ -260,3 +261,37 @@ def test_a_wide_front_fits_100_columns(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 100
     for needed in ("0002", "83.3 %", "87.5 %", "0.5500", "0.5000", "12.35×"):
         assert needed in lines[-1]
+
+
+def test_the_page_has_the_safe_model_the_stages_and_the_axis_of_the_blocks(tmp_path: Path) -> None:
+    data = page_data(load([staged(tmp_path / "demo")]))
+    assert [t["stage"] for t in data["trials"]] == ["base", "", "", "recovery of 0001", "recovery of 0002"]
+    assert [t["stands"] for t in data["trials"]] == [True, False, True, True, False]
+    assert data["axis"] == "parameters", "these records lack the blocks'"
+    run = synthetic_run(tmp_path / "judged", 20, queries=160, seed=3)
+    frames, data = frames_of(run), page_data(load([run]))
+    safety = data["runs"][0]["safety"]
+    assert safety["smallest"] == frames.safety.smallest != ""
+    assert {t: each["safe"] for t, each in safety["judged"].items()} == dict(
+        zip(frames.front["trial"][1:], frames.front["safe"][1:], strict=True)
+    )
+    assert safety["text"].startswith(f"Smallest safe model: {frames.safety.smallest}, blocks ")
+    assert data["axis"] == "block_parameters"
+
+
+def test_both_sizes_order_the_plans_of_a_model_alike(tmp_path: Path) -> None:
+    """So plots offer the one without embeddings first, and objectives stay as they were."""
+    trials = frames_of(synthetic_run(tmp_path / "demo", 30)).trials
+    by = [trials.sort_values([name, "trial"])["trial"].tolist() for name in ("parameters", "block_parameters")]
+    assert by[0] == by[1]
+    front = frames_of(synthetic_run(tmp_path / "again", 30)).front
+    figure = front_figure(trials, "title")
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    assert ax.get_xlabel() == "parameters without embeddings (million)"
+    blue = next(line for line in ax.lines if line.get_label() == "Pareto front")
+    assert sorted(blue.get_xdata()) == pytest.approx(sorted(front["block_parameters"] / 1e6))
+    labels = [label.get_text() for label in ax.child_axes[0].get_xticklabels()]
+    row = trials.iloc[0]
+    rest = 100 * (1 - row["block_parameters"] / row["parameters"])
+    assert f"50 ({50 + rest / 2:.0f}) %" in labels, "half of the blocks, and what that is of all"

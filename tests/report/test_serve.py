@@ -111,7 +111,7 @@ def test_the_page_follows_a_search_and_keeps_what_was_chosen(run: Run, tmp_path:
         add_trial(run, other, "0011")
         seen.page.wait_for_selector("#trials tbody tr:nth-child(8)", timeout=30_000)
         assert "0011" in seen.column(0)
-        assert [float(text) for text in seen.column(3)] == sorted(map(float, seen.column(3)), reverse=True)
+        assert [float(text) for text in seen.column(4)] == sorted(map(float, seen.column(4)), reverse=True)
         assert seen.trial == "Trial 0003"
         assert seen.page.locator("#axis").input_value() == "train_seconds"
         assert seen.page.locator("#filter").input_value() == "complete"

@@ -21,14 +21,17 @@ const onAxis = (trial, axis) => trial.values[axis] / MEASURES.get(axis).axis.siz
 // A repeat is no point of its own: its scores are in the mean of the trial that it repeats.
 const measured = (data, axis) => data.trials.filter((t) => isComplete(t) && !t.repeat_of && known(t.values[axis]) && t.values[axis] > 0);
 
-// The search's first cost.
-const firstAxis = (data) => data.objectives.find((name) => !MEASURES.get(name).quality) || ROLES.size;
+// What is offered first: the search's first cost, of sizes the one without embeddings.
+const firstAxis = (data) => data.axis;
+// The axes of the search's own front. Both sizes order plans alike.
+const ownAxes = (data) => [data.axis, data.objectives.find((name) => !MEASURES.get(name).quality)];
 
-// The feasible trials that none is at least as cheap and as good as, cheapest first; of equal ones the first.
+// The feasible trials that none is at least as cheap and as good as, cheapest first; of equal ones the first. Of a trial
+// and its full recovery the better one.
 function frontOf(trials, axis) {
   const cost = (t) => -MEASURES.get(axis).better * onAxis(t, axis);
   const quality = (t) => valueOf(t, 'quality');
-  const order = trials.map((t, i) => [t, i]).filter(([t]) => t.feasible);
+  const order = trials.map((t, i) => [t, i]).filter(([t]) => t.stands);
   order.sort(([a, i], [b, j]) => cost(a) - cost(b) || quality(b) - quality(a) || i - j);
   const front = [];
   for (const [trial] of order) {
@@ -53,7 +56,7 @@ function hoverText(data, trial) {
   const { quality } = trial;
   const score = withRole('quality');
   const lines = [`<b>${escaped(trialName(data, trial))}</b>`, wrapped(planText(trial))];
-  lines.push(`${sizeText(trial)} ${escaped(withRole('size').label)} (${shareText(trial)})`);
+  lines.push(`${escaped(leftText(trial))}, ${sizeText(trial)} ${escaped(withRole('size').label)}`);
   lines.push(`${escaped(score.label)} ${qualityText(trial)} ${interval(quality.low, quality.high)}`);
   if (known(quality.difference) && trial.trial !== data.runs[trial.run].unpruned) {
     const difference = interval(quality.difference_low, quality.difference_high, true);
@@ -114,7 +117,7 @@ function moveRing(data, state) {
 }
 
 // No significant difference from the next larger model of the search's own front.
-const isNoise = (data, state, trial) => data.runs.length === 1 && state.axis === firstAxis(data) && trial.significant === false;
+const isNoise = (data, state, trial) => data.runs.length === 1 && ownAxes(data).includes(state.axis) && trial.significant === false;
 
 function frontTraces(data, state, trials, front, xs, low) {
   const axis = state.axis;

@@ -62,7 +62,11 @@ const shortText = (entry, value) => (entry.unit.counted ? countText(value) : mea
 const longText = (entry, value) => (entry.unit.name === 's' ? duration(value) : measureText(entry, value));
 
 const sizeText = (trial) => shortText(withRole('size'), valueOf(trial, 'size'));
-const shareText = (trial, digits = 1) => percent(valueOf(trial, 'share'), digits);
+const shareText = (trial, role, digits = 0) => `${withRole(role).head} ${percent(valueOf(trial, role), digits)}`;
+// What a user pays for first, where it is known: 'blocks 71 %'.
+const firstShare = (trial) => shareText(trial, known(valueOf(trial, 'block_share')) ? 'block_share' : 'share');
+// 'blocks 71 % (total 84 %)'
+const leftText = (trial) => firstShare(trial) + (known(valueOf(trial, 'block_share')) ? ` (${shareText(trial, 'share')})` : '');
 const qualityText = (trial) => measureText(withRole('quality'), valueOf(trial, 'quality'));
 
 // 18900000 -> '18.9 M', to three digits, as the search's own output has it.
@@ -124,5 +128,6 @@ function trialName(data, trial) {
 
 const isComplete = (trial) => trial.state === 'complete' && known(valueOf(trial, 'quality'));
 const unprunedOf = (data, run) => data.trials.find((t) => t.run === run && t.trial === data.runs[run].unpruned);
-// Not significantly worse than the unpruned model: the interval of the paired difference reaches 0.
-const reachesZero = (trial) => known(trial.quality.difference_high) && trial.quality.difference_high >= 0;
+// What the search says of a trial as a safe model: its difference from the unpruned one on the queries that judge.
+const judgedOf = (data, trial) => data.runs[trial.run].safety.judged[trial.trial];
+const smallestSafe = (data) => data.trials.find((t) => t.trial === data.runs[t.run].safety.smallest);

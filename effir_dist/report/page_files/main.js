@@ -9,8 +9,7 @@ const state = { axis: firstAxis(data), selected: null, sort: { name: 'trial', di
 
 function firstChoice() {
   const onFront = frontOf(measured(data, state.axis), state.axis);
-  const good = smallestAsGood(data);
-  return ((onFront.includes(good) && good) || onFront[Math.floor(onFront.length / 2)] || data.trials[0] || {}).id || null;
+  return (smallestSafe(data) || onFront[Math.floor(onFront.length / 2)] || data.trials[0] || {}).id || null;
 }
 
 function select(id) {
@@ -23,6 +22,7 @@ function select(id) {
 
 function drawAxisChoice() {
   const usable = axes(data).map((entry) => entry.name).filter((name) => measured(data, name).length);
+  usable.sort((a, b) => (b === firstAxis(data)) - (a === firstAxis(data)));
   const options = usable.length ? usable : [ROLES.size];
   if (!options.includes(state.axis)) [state.axis] = options;
   byId('axis').replaceChildren(...options.map((axis) => element('option', { value: axis }, MEASURES.get(axis).label)));
@@ -59,6 +59,7 @@ function drawHeader() {
   if (screened) parts.push(`${screened} more screened only, on a part of the data and another scale (rungs.csv)`);
   parts.push(`as of ${new Date(data.generated).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })}`);
   byId('subtitle').textContent = parts.join(' · ');
+  byId('safety').textContent = runs.map((run) => (runs.length > 1 ? `${run.name}: ` : '') + run.safety.text).join(' ');
   byId('scored-on').textContent = runs.map((run) => scoredOn(run, runs.length > 1)).filter(Boolean).join(' ');
   byId('footer').textContent = runs.map((run) => run.command).filter(Boolean).map((command) => `Made by: ${command}`).join(' · ');
 }

@@ -7,10 +7,19 @@ function tile(what, value, more, onclick = null) {
   return made;
 }
 
-// The smallest pruned model that is not significantly worse than the unpruned one.
-function smallestAsGood(data) {
-  const pruned = data.trials.filter((t) => isComplete(t) && !t.repeat_of && t.feasible && t.trial !== data.runs[t.run].unpruned && reachesZero(t));
-  return pruned.reduce((best, t) => (!best || valueOf(t, 'size') < valueOf(best, 'size') ? t : best), null);
+// What stands behind the first share: 'total 84 %; '.
+const restOf = (trial) => (known(valueOf(trial, 'block_share')) ? `${shareText(trial, 'share')}; ` : '');
+const withoutEmbeddings = (trial) => (known(valueOf(trial, 'blocks')) ? `${countText(valueOf(trial, 'blocks'))} without embeddings; ` : '');
+
+function safeTile(data, select) {
+  const { safety } = data.runs[0];
+  const safe = smallestSafe(data);
+  if (!safe) return tile('Smallest safe model', NONE, safety.short);
+  const judged = judgedOf(data, safe);
+  const speed = data.measures.filter((m) => m.source === 'speed' && m.better > 0 && known(safe.values[m.name]) && m.unit.suffix === '×');
+  const faster = speed.map((m) => `; ${m.label} ${measureText(m, safe.values[m.name])}`).join('');
+  return tile('Smallest safe model', firstShare(safe),
+    `${restOf(safe)}${signed(judged.value)} ${interval(judged.low, judged.high, true)} on ${safety.split}${faster}`, () => select(safe.id));
 }
 
 function drawTiles(data, select) {
@@ -19,15 +28,11 @@ function drawTiles(data, select) {
   if (data.runs.length === 1 && complete.length) {
     const { label } = withRole('quality');
     const unpruned = unprunedOf(data, 0);
-    if (unpruned) tiles.push(tile('Unpruned model', sizeText(unpruned), `${label} ${qualityText(unpruned)}`, () => select(unpruned.id)));
-    const good = smallestAsGood(data);
-    const against = good && `${signed(good.quality.difference)} ${interval(good.quality.difference_low, good.quality.difference_high, true)}`;
-    if (good) tiles.push(tile('Smallest not significantly worse', `${sizeText(good)} (${shareText(good, 0)})`, against, () => select(good.id)));
-    else if (unpruned) tiles.push(tile('Smallest not significantly worse', NONE, 'every feasible pruned model is significantly worse'));
+    if (unpruned) tiles.push(tile('Unpruned model', sizeText(unpruned), `${withoutEmbeddings(unpruned)}${label} ${qualityText(unpruned)}`, () => select(unpruned.id)));
+    tiles.push(safeTile(data, select));
     const smallest = complete.reduce((best, t) => (t.on_front && (!best || valueOf(t, 'size') < valueOf(best, 'size')) ? t : best), null);
     if (smallest && smallest !== unpruned) {
-      tiles.push(tile('Smallest on the front', `${sizeText(smallest)} (${shareText(smallest, 0)})`,
-        `${label} ${qualityText(smallest)}`, () => select(smallest.id)));
+      tiles.push(tile('Smallest on the front', firstShare(smallest), `${restOf(smallest)}${label} ${qualityText(smallest)}`, () => select(smallest.id)));
     }
     const seconds = data.trials.reduce((sum, t) => sum + (valueOf(t, 'total') || 0), 0);
     const failed = data.trials.length - complete.length;

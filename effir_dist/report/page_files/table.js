@@ -10,7 +10,7 @@ function measureColumn(entry) {
   const unit = entry.unit.suffix.trim();
   const more = {
     name: entry.name, short: entry.short, head: entry.head + (unit ? `\n(${unit})` : ''), scale: entry.unit.scale,
-    optional: !Object.values(ROLES).includes(entry.name), screen: entry.name === ROLES.total,
+    optional: !Object.values(ROLES).includes(entry.name) || entry.name === ROLES.block_share, screen: entry.name === ROLES.total,
   };
   return columnOf(entry, more, (t) => t.values[entry.name]);
 }
@@ -46,6 +46,7 @@ function columnsOf(data) {
   const from = (source) => data.measures.filter((m) => m.column && m.source === source && m.name !== ROLES.quality).map(measureColumn);
   const columns = [
     { name: 'trial', head: 'trial', left: true, value: (t) => text(trialName(data, t)) },
+    { name: 'stage', head: 'stage', left: true, optional: true, value: (t) => ({ sort: t.stage, shown: t.stage || NONE }) },
     ...from('plan'), ...qualityColumns(), ...from('quality'), ...from('speed'), ...PLAN_COLUMNS, ...from('clock'),
   ];
   return [...columns.filter(useful), ...varied];

@@ -125,6 +125,16 @@ function commandLine(text) {
   return box;
 }
 
+function safetyRows(data, trial) {
+  const judged = judgedOf(data, trial);
+  if (!judged) return [];
+  const { safety } = data.runs[trial.run];
+  const range = interval(judged.low, judged.high, true);
+  const verdict = judged.safe === null ? ' too few queries' : judged.safe ? ' safe' : ' not safe';
+  return [[`against unpruned ${safety.reference}, ${safety.split} queries`, `${signed(judged.value)} `,
+    element('span', { className: 'interval' }, range), element('span', { className: judged.safe ? 'same' : '' }, verdict)]];
+}
+
 function drawTrial(data, state, front) {
   const panel = byId('trial');
   const trial = data.trials.find((t) => t.id === state.selected);
@@ -135,6 +145,7 @@ function drawTrial(data, state, front) {
   const unpruned = unprunedOf(data, trial.run);
   const badges = element('span', { className: 'badges' });
   if (front.includes(trial)) badges.append(element('span', { className: 'badge front' }, 'on the front'));
+  if (data.runs[trial.run].safety.smallest === trial.trial) badges.append(element('span', { className: 'badge recipe' }, 'smallest safe'));
   if (trial.recipe) badges.append(element('span', { className: 'badge recipe' }, 'EffiR\u2019s recipe'));
   if (trial.state === 'failed') badges.append(element('span', { className: 'badge failed' }, 'failed'));
   const parts = [
@@ -146,11 +157,16 @@ function drawTrial(data, state, front) {
     if (reason) parts.push(element('p', { className: 'worse' }, `No score on the ${name} data: ${reason}`));
   }
   const rows = [];
-  const [size, quality] = [withRole('size'), withRole('quality')];
-  if (known(valueOf(trial, 'size'))) rows.push([size.label, `${measureText(size, valueOf(trial, 'size'))} (${shareText(trial)})`]);
+  const quality = withRole('quality');
+  for (const [role, share] of [['blocks', 'block_share'], ['size', 'share']]) {
+    const value = valueOf(trial, role);
+    if (known(value)) rows.push([withRole(role).label, `${measureText(withRole(role), value)} (${percent(valueOf(trial, share))})`]);
+  }
+  if (trial.stage) rows.push(['stage', trial.stage]);
   if (isComplete(trial)) {
     const range = interval(trial.quality.low, trial.quality.high);
     rows.push([quality.label, `${qualityText(trial)} `, element('span', { className: 'interval' }, range)]);
+    rows.push(...safetyRows(data, trial));
     if (trial.seeds > 1) rows.push(['trainings', `means over ${trial.seeds} seeds`]);
     if (trial.repeat_of) rows.push(['repeats', `trial ${trial.repeat_of}, with another seed`]);
     if (known(trial.step)) {
