@@ -66,11 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     if has_noise(best):
         print("~ no significant difference from the line above: 0 is in its 95 % interval, paired by query")
     for run, each in zip(runs, loaded, strict=True):
-        for line in scored_on_lines(run, each.records) + _safety_lines(each):
+        for line in _safety_lines(each) + scored_on_lines(run, each.records):
             print(f"{run.name}: {line}" if len(runs) > 1 else line)
     stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
     if stopped:
-        print(f"not above: {len(stopped)} more, only screened, on a part of the data and another scale (rungs.csv)")
+        print(f"{len(stopped)} more plans were only screened, on a part of the data and another scale: rungs.csv")
     for line in [line for run in runs for line in not_the_trials_fault(run)]:
         print(line)
     print(f"wrote {paths[0]}")

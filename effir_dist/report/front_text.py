@@ -62,7 +62,7 @@ def _columns(table: pd.DataFrame, goal: Goal) -> list[Column]:
         found.append(Column("stage", "stage", tuple(stage_text(stage, continues) for stage, continues in words)))
     gone = {"dropped_mlp": "dropped MLPs", "dropped_attention": "attentions"}
     found += [_plain(table, name, head, shortened=True) for name, head in gone.items()]
-    found.append(Column("width_ratio", "width", tuple(f"{width:.4g}" for width in table["width_ratio"])))
+    found.append(Column("width_ratio", "width", tuple(f"{width:.3g}" for width in table["width_ratio"])))
     for entry in _entries(table, goal):
         found.append(_measured(table, entry.name, entry, entry.head or entry.label))
         if entry.name == QUALITY:

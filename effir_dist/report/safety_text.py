@@ -45,7 +45,7 @@ def safety_lines(safety: Safety, front: pd.DataFrame) -> list[str]:
     lines = [
         f"Smallest safe model: {_name(safety.smallest, front)}.",
         _against(safety, safety.smallest),
-        f"Safe: the interval is above {-safety.limit:g} ({SETTING}).",
+        f"Safe: the whole interval is above {-safety.limit:g} ({SETTING}).",
         _luck(safety),
     ]
     larger = _larger_unsafe(safety)
