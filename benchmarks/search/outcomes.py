@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from benchmarks.search import plans
 from benchmarks.search.plans import RANKING, Point
+from benchmarks.search.table import read_parts
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.operations.base import Sizes
@@ -114,11 +114,12 @@ class Table:
 
 
 def load(folder: Path) -> Table:
-    """A table that `table` left in a folder; a plan counts with what was measured of it. Raises ValueError where the
-    unpruned model was not trained in full: all scores are shares of its."""
+    """A table that `table` left in a folder, or is making there; a plan counts with what was measured of it.
+
+    Raises ValueError where the unpruned model was not trained in full: all scores are shares of its.
+    """
     facts = json.loads((folder / "facts.json").read_text())
-    text = (folder / "table.csv").read_text()
-    lines = list(csv.DictReader(text.splitlines()))
+    lines = list(read_parts(folder).values())
     top = max(int(name.removeprefix("ndcg_")) for name in lines[0] if name.startswith("ndcg_"))
     points = tuple(Point.from_key(line["key"]) for line in lines)
     model_config = facts.get("model_config") or minilm()
@@ -134,7 +135,7 @@ def load(folder: Path) -> Table:
         points=points,
         rows={},
         keep_norms=_keeps_norms(model_config, dropped, share),
-        mark=hashlib.sha256((text + json.dumps(facts["work"])).encode()).hexdigest()[:8],
+        mark=hashlib.sha256(json.dumps([lines, facts["work"]], sort_keys=True).encode()).hexdigest()[:8],
     )
     for point, line in zip(points, lines, strict=True):
         found.rows[found.plan(point)] = {name: float(line[name]) for name in found.columns if line[name]}

@@ -18,46 +18,22 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.pool import Pool
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from benchmarks.search import summary
-from benchmarks.search.emulator import Emulator
-from benchmarks.search.outcomes import load
-from benchmarks.search.reference import Best, best_known
+from benchmarks.search.grounds import Ground, ground
 from benchmarks.search.strategies import COMPARED, STRATEGIES
 from benchmarks.search.summary import Key, Searched
-from benchmarks.search.world import World
 
 LONG, SLOW = 300.0, (3, 20.0)
 """Budget of random search, in full trials; seeds and budget of Optuna's GP, which takes seconds for a proposal."""
 
 
-@dataclass(frozen=True)
-class Ground:
-    """A world, the best that is known of it, and the costs at which strategies are compared."""
-
-    world: World
-    best: Best
-    at: dict[str, float]
-
-
 _grounds: dict[str, Ground] = {}
 """By table; processes inherit it."""
-
-
-def ground(folder: Path) -> Ground:
-    """That of a table: fits the emulator, which takes a minute."""
-    begun, table = time.monotonic(), load(folder)
-    world = World(table, Emulator(table))
-    best = best_known(world)
-    ends = {name: world.run(STRATEGIES[name](world, 0), float("inf")).cost[-1] for name in ("recipe", "grid")}
-    print(f"{table.name}: {len(table.rows)} rows, fitted and {best.plans} plans looked at for the best known ", end="")
-    print(f"hypervolume, {best.hypervolume:.4f}, in {time.monotonic() - begun:.0f} s", flush=True)
-    return Ground(world, best, {**ends, "10": 10.0, "20": 20.0, "40": 40.0})
 
 
 def search(key: Key, budget: float) -> Searched:
@@ -85,7 +61,7 @@ def wanted(tables: list[str], names: list[str], workers: list[int], seeds: int) 
     """All searches, a seed of everything before the next."""
     for seed, count, table, name in itertools.product(range(seeds), workers, tables, names):
         if not name.startswith("gp") or seed < SLOW[0]:
-            yield Key(table, _grounds[table].world.table.mark, count, name, seed)
+            yield Key(table, _grounds[table].table.mark, count, name, seed)
 
 
 def replay(keys: list[Key], args: argparse.Namespace) -> None:
@@ -109,7 +85,7 @@ def write(out: Path, grounds: dict[str, Ground], marks: set[str]) -> None:
     for own in grounds.values():
         errors = [dataclasses.asdict(error) for error in own.world.emulator.errors]
         summary.put(out / "emulators.csv", errors, ["table"])
-        name = own.world.table.name
+        name = own.table.name
         same = {"table": name, "plans": own.best.plans, "hypervolume": own.best.hypervolume}
         lines = [{**same, "key": p.key, "size": size, "worth": worth} for p, (size, worth) in own.best.front.items()]
         summary.put(out / "reference.csv", lines, ["table"])
@@ -124,11 +100,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--budget", type=float, default=40.0, help="in full trials of the unpruned model")
-    parser.add_argument("--only", nargs="+", choices=list(STRATEGIES), default=list(COMPARED), metavar="STRATEGY")
+    names = "strategies; `tpe` is TPE with every encoding, screened and not (default: the best of each sampler)"
+    parser.add_argument("--only", nargs="+", type=named, default=[[name] for name in COMPARED], help=names)
     parser.add_argument("--again", action="store_true", help="forget what --only names before")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.0, help="start no more after so long (0: no limit)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.only = list(dict.fromkeys(itertools.chain.from_iterable(args.only)))
+    return args
+
+
+def named(text: str) -> list[str]:
+    """The strategies that a name means: the one of that name, else all that begin with it."""
+    found = [text] if text in STRATEGIES else [name for name in STRATEGIES if name.startswith(text + " ")]
+    if not found:
+        raise argparse.ArgumentTypeError(f"no strategy {text!r}; there are {', '.join(COMPARED)}")
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -136,13 +123,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     with _pool(args.processes) as pool:
-        _grounds.update({own.world.table.name: own for own in pool.map(ground, args.tables, chunksize=1)})
+        _grounds.update({own.table.name: own for own in pool.map(ground, args.tables, chunksize=1)})
     if args.again:
         summary.forget(args.out / "runs.csv", [*_grounds], args.only)
     try:
         replay(list(wanted([*_grounds], args.only, args.workers, args.seeds)), args)
     finally:
-        write(args.out, _grounds, {own.world.table.mark for own in _grounds.values()})
+        write(args.out, _grounds, {own.table.mark for own in _grounds.values()})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from benchmarks.search import emulator, outcomes, plans, replay, summary
+from benchmarks.search import emulator, live, outcomes, plans, replay, summary
 from benchmarks.search.emulator import Emulator
 from benchmarks.search.encodings import LAYERS, WIDTHS, Encoding, point_of
 from benchmarks.search.plans import Point, point
@@ -29,9 +30,10 @@ from tests.benchmarks import made_tables
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick() -> None:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Two regressions instead of nine, and a pool of 20 plans for each proposal instead of 200: those take the time."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(emulator, "candidates", lambda sums: {n: candidates(sums)[n] for n in ("ridge", "gp")})
         patch.setattr(guided, "POOL", 20)
         yield
@@ -225,6 +227,30 @@ def test_a_replay_that_was_cut_off_goes_on_to_what_an_uninterrupted_one_gives(tm
     assert (tmp_path / "again" / "search.png").is_file()
     errors = pd.read_csv(tmp_path / "again" / "emulators.csv")
     assert errors.groupby("column")["chosen"].sum().tolist() == [1] * 4
+
+
+def test_a_front_is_trained_for_real_once_beside_what_was_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = made_tables.make(tmp_path / "tables" / "real", 6, 60), tmp_path / "live.csv"
+    trained = list[str]()
+
+    def row(_: object, each: Point, *more: object) -> dict[str, str]:
+        trained.append(each.key)
+        score = f"{made_tables.quality(outcomes.load(folder).plan(each), 6, True):.6f}"
+        return {"ndcg_0": "0.1", "ndcg_10": score, "test_10": score}
+
+    monkeypatch.setattr("benchmarks.search.work.load", lambda *_: None)
+    monkeypatch.setattr("benchmarks.search.work.row", row)
+    common = [str(folder), "--strategy", "random set group", "--cost", "8", "--out", str(out), "--stops", "10"]
+    live.main([*common, "--most", "2"])
+    assert len(trained) == 2
+    live.main(common)
+    lines = pd.read_csv(out)
+    assert lines["key"].tolist() == trained
+    assert lines["key"].is_unique
+    assert len(lines) > 2
+    assert (lines["worth"] - lines["ndcg"]).abs().mean() < 0.02
 
 
 def test_quantiles_know_what_was_not_reached() -> None:
