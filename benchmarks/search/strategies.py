@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from benchmarks.search import plans
 from benchmarks.search.encodings import LAYERS, WIDTHS, Encoding, point_of
@@ -20,7 +22,6 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.strategy import space as spaces
-from effir_dist.search.strategy.candidates import draw
 from effir_dist.search.strategy.next_trial import TrialQueue
 
 Make = Callable[[World, int], Strategy]
@@ -98,7 +99,18 @@ def _drawn(table: Table, encoding: Encoding, rng: np.random.Generator) -> Iterat
     distributions = spaces.distributions(space, table.blocks)
     yield point((), [1.0] * encoding.groups(table), table.blocks)
     while True:
-        yield point_of(space, {name: draw(each, rng) for name, each in distributions.items()}, table)
+        yield point_of(space, {name: _value(each, rng) for name, each in distributions.items()}, table)
+
+
+def _value(distribution: Any, rng: np.random.Generator) -> Any:
+    """One of a distribution of the replay's spaces, all equally likely."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[rng.integers(len(distribution.choices))]
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is None:
+        return float(rng.uniform(low, high))
+    value = low + step * int(rng.integers(round((high - low) / step) + 1))
+    return int(value) if isinstance(distribution, IntDistribution) else round(value, 6)
 
 
 class Memory(Run):

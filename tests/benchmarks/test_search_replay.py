@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from benchmarks.search import emulator, live, outcomes, plans, replay, summary
+from benchmarks.search import emulator, live, outcomes, plans, replay, strategies, summary
 from benchmarks.search.emulator import Emulator
 from benchmarks.search.encodings import LAYERS, WIDTHS, Encoding, point_of
 from benchmarks.search.plans import Point, point
@@ -150,14 +150,8 @@ def test_a_point_of_any_encoding_is_the_plan_that_the_product_makes(layers: str,
     assert all(set(gone) == set(order[: len(gone)]) for gone in prefix)
     for _ in range(5):
         found = spaces.distributions(space, table.blocks)
-        values = {n: d.choices[rng.integers(2)] if hasattr(d, "choices") else _middle(d, rng) for n, d in found.items()}
+        values = {name: strategies._value(each, rng) for name, each in found.items()}
         assert table.plan(point_of(space, values, table)) == problem.spec(1, values).plan
-
-
-def _middle(distribution: object, rng: np.random.Generator) -> float:
-    low, high, step = (getattr(distribution, name) for name in ("low", "high", "step"))
-    drawn = low + (high - low) * rng.random() if step is None else low + step * rng.integers((high - low) / step + 1)
-    return int(drawn) if isinstance(low, int) else round(float(drawn), 6)
 
 
 def test_a_strategy_may_propose_what_no_row_is_and_it_counts(deep: World) -> None:
