@@ -33,6 +33,7 @@ from effir_dist.models.encoder import (
 )
 from effir_dist.models.pruning import count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
+from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.preparation import calibration_texts, token_cache
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
 from effir_dist.training.engine import ChunkEncoder, start_distributed
@@ -197,6 +198,7 @@ def fit(
 
 def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int], tuned: bool) -> dict[str, Any]:
     """One plan's row; from a step at which the training diverged on its cells stay empty."""
+    release_memory()  # engines and their models are in cycles: two gigabytes a plan of SmolLM2
     config, plan = bench.base.config, point.plan(bench.base.config, neurons)
     parameters, begun = count_parameters(config, plan), time.perf_counter()
     found: dict[str, Any] = {"key": point.key, "parameters": parameters, "device": device_name()}
