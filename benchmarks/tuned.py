@@ -28,7 +28,8 @@ from effir_dist.evaluate.evaluation import evaluate
 from effir_dist.export.model_folder import write_folder
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import build_encoder, cast, make_settings, resolve_dtype
-from effir_dist.search.trial.preparation import base_encoder, token_cache
+from effir_dist.search.trial.preparation import token_cache
+from effir_dist.search.trial.start import base_encoder
 from effir_dist.training.batches import Teacher, distinct
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from effir_dist.training.trainer import train
@@ -88,7 +89,8 @@ def _make(config: RunConfig, state: Path, folder: Path, values: dict[str, object
     cast(encoder, resolve_dtype(config.score.dtype)).eval()
     scores = {}
     for split, read in (("dev", roles.search_collection), ("test", roles.test_collection)):
-        scores[split] = evaluate(encoder, read("pydocs", config.data, 0), 0, token_cache()).metrics["ndcg_at_10"]
+        found = evaluate(encoder, read(config.data.paths[0], config.data, 0), 0, token_cache())
+        scores[split] = found.metrics["ndcg_at_10"]
     facts = {"settings": values, "loss": outcome.last_loss, "seconds": round(seconds), "ndcg_at_10": scores}
     shutil.rmtree(folder, ignore_errors=True)
     write_folder(encoder, folder, "float32", {})

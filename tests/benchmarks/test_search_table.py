@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import tuned
 from benchmarks.search import plans, table, work
 from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import load_encoder, prune_encoder
+from effir_dist.models.pretrained import find
 from effir_dist.models.pruning import PruningPlan, block_groups, make_plan
 from effir_dist.training.batches import examples_of
 from effir_dist.training.trainer import train
@@ -121,6 +123,20 @@ def test_weights_in_bfloat16_follow_those_in_float32(checkpoints: dict[str, Path
 def test_a_line_that_was_cut_off_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "part-0.csv").write_text("key,ndcg_0,ndcg_3\n|1|1,0.5,0.6\n0|1|1,0.4\n")
     assert list(table.read_parts(tmp_path)) == ["|1|1"]
+
+
+def test_a_tuned_model_is_made_once_and_is_a_retriever(
+    checkpoints: dict[str, Path], collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    small = {"model.backbone": "", "model.path": str(checkpoints["llama"]), "train.teacher": str(checkpoints["bert"])}
+    monkeypatch.setattr(tuned, "SETTINGS", {**tuned.SETTINGS, **small, "data.paths": [str(collection)]})
+    folder = tuned.tuned(3, 4)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert tuned.tuned(3, 4) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert tuned.tuned(2, 4) != folder
+    assert find(str(folder)).declared is not None
 
 
 @pytest.mark.slow
