@@ -85,13 +85,12 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
     """Run it all; seconds of the wall and of the driver's processor, and where the trials were."""
     from rich.console import Console
 
-    from effir_dist.models.pruning import count_parameters
     from effir_dist.search.cluster import connection, growth
     from effir_dist.search.course import search
     from effir_dist.search.live import LiveView
 
     space = space_file.parse_space(SPACE, "benchmark")
-    view = LiveView(Console(file=io.StringIO()), "benchmark", config.search.trials, count_parameters(MODEL))
+    view = LiveView(Console(file=io.StringIO()), "benchmark", config.search.trials)
     with run.locked(), output_to(run.log_path), connection.cluster(address) as present, view:
         storage = f"{run.location}/ray"
         started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)

@@ -102,7 +102,7 @@ def drive(
     """Go on with a run until its driver has nothing more to do, or `most` trials ran. Returns the driver."""
     config = config_module.from_dict(run.config)
     found = space_file.parse_space(run.extra["space"], "test")
-    view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
+    view = LiveView(Console(file=io.StringIO()), "test", 10)
     with mock.patch("effir_dist.search.driver.Mirror", mirror):
         driver = driver_of(run, config, found, Resources(1, 1, gpus, 1), view, repeat)
     while most and isinstance(job := driver.next_job(), Job):

@@ -251,7 +251,6 @@ def _search(
     address = args.address
 
     title = f"{run.folder}: {source.name} on {roles.described(config.data)}"
-    full = count_parameters(source.config)
     known, budget, goal = run.results(), config.search.time_budget, Goal.of(config.search)
     repeats = len([r for r in known if r.spec.repeat_of])
     staged = len([r for r in known if r.spec.stage and not r.spec.repeat_of])
@@ -259,7 +258,7 @@ def _search(
     others = repeats + staged
     trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + others
     stopped = scores_without_record(run)
-    view = LiveView(console, title, trials, full, known=known, stopped=stopped, time_budget=budget, goal=goal)
+    view = LiveView(console, title, trials, known=known, stopped=stopped, time_budget=budget, goal=goal)
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         about = _about(config, source, run.extra.get(MODEL_FROM, {}))
         if about:

@@ -16,13 +16,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.core.measures import BLOCKS_SHARE, DEFAULT, MEASURES, QUALITY, SIZE_SHARE
+from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.values import Progress
 from effir_dist.runs.front_so_far import FrontSoFar
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.pareto import shares_text
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.stages import stage_text
+from effir_dist.search.live_front import front_table, other_costs
 from effir_dist.search.live_text import dropped_text, duration, progress_text, reason_text, seconds_of, seconds_text
 from effir_dist.search.screened import Screened
 
@@ -46,7 +47,6 @@ class LiveView:
         console: Console,
         title: str,
         total: int,
-        full_parameters: int,
         *,
         known: Iterable[TrialRecord] = (),
         stopped: Iterable[RungScore] = (),
@@ -56,7 +56,7 @@ class LiveView:
     ) -> None:
         """`known` are the records that a resumed search starts from, `stopped` what trials without one scored;
         `time_budget` in seconds, 0 is none."""
-        self.console, self.title, self.total, self.full_parameters = console, title, total, full_parameters
+        self.console, self.title, self.total = console, title, total
         self._records, self._goal = list(known), goal or Goal()
         self._best = FrontSoFar(self._goal, self._records)
         self._times = sorted(seconds_of(record) for record in self._records if _timed(record))
@@ -200,7 +200,7 @@ class LiveView:
             f"{dropped_text(record.facts):<16}",
             f"width {record.facts.width_ratio:<4.3g}",
             shares_text(record.values),
-            *(f"{name} {value}" for name, value in self._others([record])[0].items()),
+            *other_costs(record, self._goal),
             f"{MEASURES[QUALITY].label} {record.values[QUALITY]:.4f}",
             seconds_text(record),
             "* front" if self._on_front(record) else "       ",
@@ -208,12 +208,6 @@ class LiveView:
         left = self.seconds_left() if len(self._records) < self.total else None
         line = start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
         return line.rstrip()
-
-    def _others(self, records: list[TrialRecord]) -> list[dict[str, str]]:
-        """Of each record the costs that every line does not show anyway, and speed-ups where they were measured."""
-        goal = [name for name in self._goal.objectives if name not in DEFAULT]
-        names = [m.name for m in MEASURES.values() if m.name in goal or (m.speedup and m.name in records[0].values)]
-        return [{MEASURES[n].label: MEASURES[n].text(r.value(n)) for n in names} for r in records]
 
     def _on_front(self, record: TrialRecord) -> bool:
         return record.trial in {r.trial for r in self._goal.front(self._best.records)}
@@ -257,21 +251,11 @@ class LiveView:
             found = "no feasible trial" if any(r.complete for r in self._records) else "no trial"
             return Text(f"front: {found} is complete yet", style="dim")
         shown = best if len(best) <= room else best[: room - 1]
-        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        table.add_column("front", no_wrap=True, min_width=5)
-        table.add_column("MLPs dropped", no_wrap=True, overflow="ellipsis", max_width=24)
-        others = self._others(shown)
-        sizes = (MEASURES[BLOCKS_SHARE].head, MEASURES[SIZE_SHARE].head)
-        for name in ("width", *sizes, *others[0], MEASURES[QUALITY].label, "seconds"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for r, costs in zip(shown, others, strict=True):
-            shares = [f"{100 * r.values[n]:.0f} %" if n in r.values else "-" for n in (BLOCKS_SHARE, SIZE_SHARE)]
-            scores = f"{r.values[QUALITY]:.4f}", f"{seconds_of(r):.0f}"
-            row = (f"{r.facts.width_ratio:.3g}", *shares, *costs.values(), *scores)
-            name = f"{r.trial} {stage_text(r.spec.stage, r.spec.continues)}".rstrip()
-            table.add_row(name, dropped_text(r.facts), *row)
         more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
-        return Group(table, Text(f"hypervolume {self._goal.hypervolume(self._best.records):.3f}{more}", style="dim"))
+        return Group(
+            front_table(shown, self._goal),
+            Text(f"hypervolume {self._goal.hypervolume(self._best.records):.3f}{more}", style="dim"),
+        )
 
     def _running_table(self, rows: list[tuple[str, _Running]]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))

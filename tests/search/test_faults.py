@@ -53,7 +53,7 @@ class MadeUpCluster:
         """Run a search, or what is left of one."""
         config = config_module.replace(config_module.from_dict(self.run.config), values)
         space = space_file.parse_space(self.run.extra["space"], "test")
-        view = LiveView(Console(file=self.shown, width=400), "test", 10, 1)
+        view = LiveView(Console(file=self.shown, width=400), "test", 10)
         resources = Resources(self.workers, self.workers, 0, len(self.names) // self.workers)
         with mock.patch("effir_dist.search.driver.Mirror", NoMirror):
             driver = driver_of(self.run, config, space, resources, view, 0, self.hosts)
@@ -263,7 +263,7 @@ def test_a_waiting_trial_is_given_again_when_its_other_hosts_are_gone(tmp_path: 
     run = make_run(tmp_path / "run", {"search.trials": 2})
     hosts = MadeUpCluster(run, nowhere)
     config = config_module.from_dict(run.config)
-    view = LiveView(Console(file=io.StringIO()), "test", 10, 1)
+    view = LiveView(Console(file=io.StringIO()), "test", 10)
     space = space_file.parse_space(SPACE, "test")
     driver = driver_of(run, config, space, Resources(1, 1, 0, 1), view, 0, hosts.hosts)
     first = driver.next_job()

@@ -19,7 +19,6 @@ from benchmarks import cluster as stand_ins
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError
 from effir_dist.core.values import Report
-from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.tries import excluded_hosts, tries_of
 from effir_dist.search.cluster import calls, connection, tune
@@ -100,7 +99,7 @@ def run_search(tmp_path: Path, address: str, work: tune.Work, **values: object) 
     run, config = stand_ins.make_run(str(tmp_path / "run"), trials=8, cpus=2)
     config = config_module.replace(config, values)
     shown = io.StringIO()
-    view = LiveView(Console(file=shown, width=400), "test", 8, count_parameters(stand_ins.MODEL))
+    view = LiveView(Console(file=shown, width=400), "test", 8)
     space = space_file.parse_space(stand_ins.SPACE, "test")
     # Ray's list of what dead drivers left is asked of its dashboard, whose port another cluster may have here.
     no_dashboard = mock.patch.object(connection, "_free_what_dead_drivers_reserved")

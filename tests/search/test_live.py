@@ -37,7 +37,7 @@ def record(
 def view(terminal: bool, total: int = 14, **options: Any) -> tuple[LiveView, io.StringIO, Clock]:
     clock, file = Clock(), io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=80, height=24, color_system=None)
-    return LiveView(console, "minilm on pydocs", total, FULL, clock=clock, **options), file, clock
+    return LiveView(console, "minilm on pydocs", total, clock=clock, **options), file, clock
 
 
 def picture(shown: LiveView) -> str:
@@ -107,6 +107,7 @@ def test_stages_are_named() -> None:
     text = picture(shown)
     assert "0000 base " in text
     assert "0002 recovery of 0001 " in text
+    assert max(map(len, text.splitlines())) <= 80
     assert "\n0001 " not in text, "its full recovery is better"
 
 

@@ -75,7 +75,7 @@ def test_what_breaks_a_gpu_fails_all_of_its_trials_and_counts_once(gpus: float, 
     """Eight trials that fail at a time on a GPU of each are three in a row: the only host is given up."""
     run = make_run(tmp_path / "run", {"search.trials": TOGETHER})
     config, space = config_module.from_dict(run.config), space_file.parse_space(run.extra["space"], "test")
-    view, resources = LiveView(Console(file=io.StringIO()), "test", 10, 1), Resources(1, 1, gpus, TOGETHER)
+    view, resources = LiveView(Console(file=io.StringIO()), "test", 10), Resources(1, 1, gpus, TOGETHER)
     hosts = {"one": Host("host-one", TOGETHER)}
     driver = driver_of(run, config, space, resources, view, 0, lambda: hosts)
     jobs = [driver.next_job() for _ in range(TOGETHER)]

@@ -65,7 +65,7 @@ def score(run: Run, monkeypatch: pytest.MonkeyPatch, scores: Scores) -> str:
 
     monkeypatch.setattr(scoring, "score_saved", score_saved)
     shown = io.StringIO()
-    view = LiveView(Console(file=shown, width=400), "test", 6, 1)
+    view = LiveView(Console(file=shown, width=400), "test", 6)
     course.score_front(run, config_module.from_dict(run.config), Resources(1, 1, 0, 1), view, "test")
     return shown.getvalue()
 
