@@ -29,7 +29,7 @@ def cost_lines(config: RunConfig, model_config: ModelDict, records: list[TrialRe
     """The predicted cost of what is to be run: measured seconds where trials finished, else operations. tflops: 10^12
     operations a second that the hardware of a trial keeps up."""
     left = max(0, config.search.trials - sum(r.spec.searched for r in records))
-    if usual_seconds(records):
+    if usual_seconds(records, "", config.train.recovery):
         return _by_seconds(config, records, left)
     sizes, known = data_sizes(config), {r.spec.stage for r in records}
     stages = [_Stage(BASE, "the base", 1)] if config.train.recovers and BASE not in known else []
@@ -47,8 +47,9 @@ def cost_lines(config: RunConfig, model_config: ModelDict, records: list[TrialRe
 
 
 def _by_seconds(config: RunConfig, records: list[TrialRecord], left: int) -> list[str]:
-    usual, done = usual_seconds(records), len([r for r in records if r.complete and not r.spec.stage])
-    each = f"{duration(usual)} each, the median of {done} finished"
+    usual = usual_seconds(records, "", config.train.recovery)
+    done = len([r for r in records if r.complete and not r.spec.stage])
+    each = f"{duration(usual)} each, " + (f"the median of {done} finished" if done else "by what the base took")
     lines = [f"predicted cost: {left} trials left, {each}: {duration(left * usual)} one at a time"]
     if not recovers_in_full(config):
         return lines

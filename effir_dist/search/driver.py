@@ -113,7 +113,7 @@ class SearchDriver:
     def next_job(self) -> Job | Literal["wait"] | None:
         """The next trial for a worker; None when there is none, or no time for it; "wait" when there is none before
         another has ended."""
-        self.ended_by = self.ended_by or self._out_of_means()
+        self.ended_by = self.ended_by or (self._out_of_means() if self.left else "")
         if self.failure or self.ended_by:
             return None
         if len(self.running - self.waiting) >= self.resources.concurrent:

@@ -187,8 +187,8 @@ class InTurn:
 
     @property
     def stage(self) -> str:
-        """Of the trials that come now."""
-        return self.sources[self.at].stage
+        """Of the trial that comes next."""
+        return next((source for source in self.sources[self.at :] if source.left), self.sources[-1]).stage
 
     @property
     def left(self) -> int:
@@ -237,7 +237,8 @@ class InTurn:
 
 def of_base(run: Run) -> InTurn:
     """The base alone, before anything is known of the model that it becomes."""
-    return InTurn(GivenTrials(base_specs(run), needed=True, stage=BASE))
+    done = f"the base is done, and no time is left for trials: --resume {run.folder} goes on"
+    return InTurn(GivenTrials(base_specs(run), done, needed=True, stage=BASE))
 
 
 def of_repeats(run: Run, config: RunConfig, repeat: int, recovered: Recovered | None = None) -> InTurn:

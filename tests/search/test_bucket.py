@@ -227,3 +227,29 @@ def test_a_preflight_says_that_a_bucket_is_not_there(server: str, connect: Calla
     connect(server)
     with pytest.raises(InputError, match="there is no bucket for s3://nobodys/runs"):
         trial.scratch_folder(place("s3://nobodys/runs")).__enter__()
+
+
+def test_a_base_its_teacher_and_full_recoveries_in_a_bucket(
+    connect: Callable[[str], str], server: str, collection: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Weights of other trials and a teacher's embeddings are read from there: as on a disk, bit by bit."""
+    from effir_dist.search.strategy.recovering import full_recoveries
+    from effir_dist.search.trial.preparation import prepare_outside
+    from effir_dist.search.trial.trial import run_trial
+    from tests.search.test_tuned_base import RECOVERS, pruned_spec, tuned
+    from tests.training.test_distillation import make_run
+    from tests.training.test_training import quiet
+
+    found = []
+    for folder in (f"{connect(server)}/tuned", str(tmp_path / "tuned")):
+        own = {**RECOVERS, "train.teacher": str(checkpoints["llama"])}
+        run, settings = make_run(collection, checkpoints["llama"], folder, **own)  # type: ignore[arg-type]
+        prepare_outside(run, settings)
+        tuned(run, settings)
+        spec = pruned_spec(run, settings)
+        run_trial(run, settings, spec, quiet)
+        (again,) = full_recoveries([spec], 3, 0)
+        assert run_trial(run, settings, again, quiet).steps == 6
+        with read_locally(run.trial_folder(again.trial)) as local:
+            found.append(load_encoder(str(local)).encode(["some text"]))
+    np.testing.assert_array_equal(*found)

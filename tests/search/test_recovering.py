@@ -159,6 +159,21 @@ def test_a_budget_that_is_used_up_says_which_models_lack_their_full_recovery(tmp
     assert drive(run, found, gpus=4).why == "all 8 trials are done; each model of the front had its full recovery"
 
 
+def test_a_time_budget_holds_across_stages_and_asks_what_the_next_trial_takes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {**RECOVERS, "search.time_budget": 500.0})
+    long = {"base": 1000.0, "recovery": 400.0}
+
+    def outcome(spec: TrialSpec, share: float = 1.0) -> dict[str, float]:
+        return {**found(spec, share), "total_seconds": long.get(spec.stage, 60.0)}
+
+    driver = drive(run, outcome)
+    assert driver.why.startswith("all 8 trials are done"), "trials are shorter than the base"
+    short = make_run(tmp_path / "short", {**RECOVERS, "search.time_budget": 50.0})
+    why = drive(short, outcome).why
+    assert [r.spec.stage for r in short.results()] == ["base", ""]
+    assert why == "search.time_budget: no time is left for another trial in 50 s"
+
+
 def test_patience_ends_the_search_and_not_the_recovery_of_its_front(tmp_path: Path) -> None:
     patient = {"search.trials": 200, "search.patience_trials": 10, "search.patience_percent": 1.0}
     run = make_run(tmp_path / "run", {**RECOVERS, **patient})
@@ -182,6 +197,7 @@ def test_a_full_recovery_is_expected_to_take_the_rest_of_the_training() -> None:
     own = record(1, 0.5)
     assert usual_seconds([own], "recovery", 0.25) == pytest.approx(100)
     assert usual_seconds([own], "base") == 0
+    assert usual_seconds([record(0, 0.6, stage="base")], "", 0.25) == pytest.approx(10 + 7.5)
     done = record(2, 0.5, values={"total_seconds": 70.0}, stage="recovery", continues="0001")
     assert usual_seconds([own, done], "recovery", 0.25) == 70
     assert usual_seconds([own, done]) == 40

@@ -12,7 +12,7 @@ from effir_dist.core.measures import TRAIN_SECONDS
 from effir_dist.core.settings import SearchConfig
 from effir_dist.report.progress import rung_seconds, seconds_of, stopped_rungs
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.records import FULL_RECOVERY, RungScore, TrialRecord
+from effir_dist.runs.records import BASE, RungScore, TrialRecord
 from effir_dist.runs.run_folder import Run
 
 Stopped = Mapping[str, tuple[float, Sequence[RungScore]]]
@@ -49,15 +49,17 @@ class Deadline:
 
 
 def usual_seconds(records: Sequence[TrialRecord], stage: str = "", recovery: float = 1.0) -> float:
-    """What a complete trial of a stage takes, the median; 0 while none is. recovery: `train.recovery`.
+    """What a complete trial of a stage takes, the median; 0 while that is not known. recovery: `train.recovery`.
 
-    Of full recoveries, while none is complete: as the search's own trials, with the training that these left out.
+    While none is complete, a trial of the search's own takes what the base took, with that share of its training, and a
+    full recovery what those took, with the training that they left out.
     """
     complete = [r for r in records if r.state == "complete"]
     found = [seconds_of(r) for r in complete if r.spec.stage == stage]
-    if stage == FULL_RECOVERY and not found:
-        more = 1 / recovery - 2  # the rest of the training, in place of the recovery
-        found = [seconds_of(r) + more * r.values.get(TRAIN_SECONDS, 0.0) for r in complete if not r.spec.stage]
+    if not found and stage != BASE:
+        before, more = ("", 1 / recovery - 2) if stage else (BASE, recovery - 1)
+        trained = [(seconds_of(r), r.values.get(TRAIN_SECONDS, 0.0)) for r in complete if r.spec.stage == before]
+        found = [seconds + more * training for seconds, training in trained if training]
     return statistics.median(found or [0.0])
 
 
