@@ -120,7 +120,7 @@ def test_a_class_of_somebodys_module_searches_with_every_scheduler(scheduler: st
         driver = drive(again, scored, most)
     assert len(again.results()) == 7
     assert len({record.spec.key for record in again.results()}) == 7
-    assert len(driver.queue.engine.study.get_trials(states=[TrialState.COMPLETE])) == 7, "nothing is lost"
+    assert len(driver.trials.searched.queue.engine.study.get_trials(states=[TrialState.COMPLETE])) == 7, "nothing is lost"
 
 
 def test_what_a_sampler_notes_with_a_trial_stays_with_it_when_the_search_is_resumed(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_a_sampler_notes_with_a_trial_stays_with_it_when_the_search_is_resu
 
 def test_promotions_ask_a_sampler_that_has_an_opinion(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", f"{HERE}:Judge", **{"search.trials": 9, "search.most_screened": 4})
-    queue = drive(run, scored).queue
+    queue = drive(run, scored).trials.searched.queue
     trained = sorted((record.spec.begun, record.rungs[0].values["ndcg_at_10"]) for record in run.results())[1:]
     left = [queue.state.scores[trial][0] for trial in queue.state.waiting()]
     assert len(left) > 5
