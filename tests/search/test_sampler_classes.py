@@ -120,7 +120,8 @@ def test_a_class_of_somebodys_module_searches_with_every_scheduler(scheduler: st
         driver = drive(again, scored, most)
     assert len(again.results()) == 7
     assert len({record.spec.key for record in again.results()}) == 7
-    assert len(driver.trials.searched.queue.engine.study.get_trials(states=[TrialState.COMPLETE])) == 7, "nothing is lost"
+    study = driver.trials.searched.queue.engine.study
+    assert len(study.get_trials(states=[TrialState.COMPLETE])) == 7, "nothing is lost"
 
 
 def test_what_a_sampler_notes_with_a_trial_stays_with_it_when_the_search_is_resumed(tmp_path: Path) -> None:
