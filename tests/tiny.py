@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effir_dist.models.families.base import Family
 from effir_dist.models.families.registry import FAMILIES, register
+from effir_dist.models.operations.drop import keeps_norms
+from effir_dist.models.pruning import PruningPlan
+
+if TYPE_CHECKING:
+    from effir_dist.models.encoder import Encoder
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bidirectional-gemma3": ("gemma3_text", {"use_bidirectional_attention": True}),
@@ -55,6 +60,18 @@ def windowed(name: str) -> dict[str, int]:
     """Config values with which a family's attention sees a window, if it has one."""
     key = row_of(name).attention_options.get("sliding_window")
     return {key: 16} if key else {}
+
+
+def pruned(encoder: Encoder) -> Encoder:
+    """A model of `tiny_checkpoint` without the MLP of one block and the attention of another, and with a narrow MLP, in
+    place; norms stay as a search leaves them."""
+    import numpy as np
+
+    from effir_dist.models.encoder import prune_encoder
+
+    parts = {"dropped_mlp": (1,), "dropped_attention": (2,), "widths": ((0, 13),), "ranking": "magnitude"}
+    plan = PruningPlan(**parts, keep_norms=keeps_norms(encoder.model_config))
+    return prune_encoder(encoder, plan, np.ones((4, 48), np.float32))
 
 
 def _tokenizer(row: Family):

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.speed import models
 from benchmarks.speed.frame import Cases, Comparison, Options, Variant
-from effir_dist.models.pruning import PruningPlan
+from effir_dist.models.pruning import PruningPlan, make_plan
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
@@ -72,8 +72,8 @@ def _plan(name: str, config: Mapping[str, Any]) -> PruningPlan:
     }
     dropped = tuple(every[::2])
     return {
-        "every second MLP dropped": PruningPlan(dropped_mlp=dropped),
-        "every second block dropped": PruningPlan(dropped_mlp=dropped, dropped_attention=dropped),
+        "every second MLP dropped": make_plan(config, dropped),
+        "every second block dropped": make_plan(config, dropped, dropped),
         **{each: PruningPlan(widths=tuple(enumerate(found))) for each, found in widths.items()},
     }[name]
 

@@ -157,7 +157,7 @@ def run_trial(trial: Trial, options: Options, pairs: Any, texts: list[str]) -> d
     from effir_dist.models.encoder import build_encoder, cast, default_device, make_settings, prune_encoder
     from effir_dist.models.encoding import encode_texts
     from effir_dist.models.families.base import block_count
-    from effir_dist.models.pruning import PruningPlan
+    from effir_dist.models.pruning import make_plan
     from effir_dist.search.trial.costs import release_memory
     from effir_dist.training.trainer import train
 
@@ -165,7 +165,7 @@ def run_trial(trial: Trial, options: Options, pairs: Any, texts: list[str]) -> d
     lengths = {"max_query_length": trial.length, "max_document_length": trial.length}
     settings = make_settings(ModelConfig(pooling="mean", query_prompt="", **lengths), base.source)
     encoder = build_encoder(base, settings, options.dtype)
-    prune_encoder(encoder, PruningPlan(dropped_mlp=range(1, block_count(base.config), 2)), None)
+    prune_encoder(encoder, make_plan(base.config, range(1, block_count(base.config), 2)), None)
     config = TrainConfig(steps=trial.steps, batch_size=trial.batch, learning_rate=2e-5)
     outcome = train(encoder, pairs, config, lambda _: None)
     encode_texts(cast(encoder.to(default_device()), options.dtype).eval(), texts, compiled="never")

@@ -13,17 +13,16 @@ from transformers import AutoModel
 from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
 from effir_dist.models import encoding
-from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder, resolve_dtype
+from effir_dist.models.encoder import Encoder, load_encoder, pad, resolve_dtype
 from effir_dist.models.families.registry import family
 from effir_dist.models.flops import count_flops
 from effir_dist.models.kernels import packed, prepacked, tiled
 from effir_dist.models.kernels.processor import Processor, this_processor
-from effir_dist.models.pruning import PruningPlan
+from tests import tiny
 from tests.tiny import MODEL_NAMES, REPLACEABLE, row_of, tiny_checkpoint, windowed, write_collection
 
 LENGTHS = (1, 3, 90, 17, 90, 41, 5, 120, 17, 64)
 TEXTS = ["abcde fghij "[: 1 + n % 12] * (n // 12 + 1) for n in LENGTHS]
-PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), ranking="magnitude")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def encoder_of(path: Path, pruned: bool = False) -> Encoder:
     encoder = load_encoder(str(path))
-    return prune_encoder(encoder, PLAN, np.ones((4, 48), np.float32)) if pruned else encoder
+    return tiny.pruned(encoder) if pruned else encoder
 
 
 def packed_vectors(encoder: Encoder, texts: list[str]) -> np.ndarray:

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from effir_dist.models.encoder import Encoder, load_encoder, pad, prune_encoder
+from effir_dist.models.encoder import Encoder, load_encoder, pad
 from effir_dist.models.kernels import fused_blocks
 from effir_dist.models.kernels.fused_blocks import Kernels, fused
 from effir_dist.models.kernels.trained_blocks import trained_blocks
-from effir_dist.models.pruning import PruningPlan
+from tests import tiny
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint
 
-PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), ranking="magnitude")
 TEXTS = ["some text", "another one that is longer", "x"]
 
 
@@ -51,7 +50,7 @@ def kernels(calls: Counter[str]) -> Kernels:
 
 
 def pruned(path: Path) -> Encoder:
-    return prune_encoder(load_encoder(str(path)), PLAN, np.ones((4, 48), np.float32))
+    return tiny.pruned(load_encoder(str(path)))
 
 
 def results(encoder: Encoder) -> tuple[Tensor, list[Tensor]]:

@@ -11,19 +11,17 @@ import pytest
 import torch
 
 from effir_dist.core.settings import TrainConfig
-from effir_dist.models.encoder import load_encoder, prune_encoder
+from effir_dist.models.encoder import load_encoder
 from effir_dist.models.kernels import attention, packed
-from effir_dist.models.pruning import PruningPlan
 from effir_dist.training import collate, trainer
 from effir_dist.training.batches import batches, examples_of
 from effir_dist.training.collate import Collator
 from effir_dist.training.engine import running_engine, start_distributed
 from effir_dist.training.gradcache import backward
 from effir_dist.training.step_cost import AMX_CORE, CORE, GPU, Model, grouping
-from tests.tiny import MODEL_NAMES, REPLACEABLE, tiny_checkpoint, windowed
+from tests.tiny import MODEL_NAMES, REPLACEABLE, pruned, tiny_checkpoint, windowed
 from tests.training.test_training import make_pairs, quiet
 
-PLAN = PruningPlan(dropped_mlp=(1,), dropped_attention=(2,), widths=((0, 13),), ranking="magnitude")
 CONFIG = TrainConfig(steps=1, batch_size=8, dtype="float32", hard_negatives=1)
 
 
@@ -37,7 +35,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_packed_texts_have_the_gradients_of_padded_ones(name: str, checkpoints: dict[str, Path]) -> None:
     """Of a pruned model, with windows that end within the texts, to 1e-4 of their norm."""
     start_distributed()
-    encoder = prune_encoder(load_encoder(str(checkpoints[name])), PLAN, np.ones((4, 48), np.float32))
+    encoder = pruned(load_encoder(str(checkpoints[name])))
     examples = examples_of(encoder, make_pairs(), CONFIG, None)
     batch = next(batches(examples, CONFIG))
     found = []
