@@ -105,7 +105,7 @@ class _Course:
             _on_worker(prepare_teacher, self.resources.alone, run, config)
         self.view.message("tuning the base, from which all trials start")
         driver = self._run(trials, run.results())
-        return self.search(repeat) if has_base(run) and not driver.ended_by and not driver.deadline.over else driver
+        return self.search(repeat) if has_base(run) and not driver.deadline.over else driver
 
     def search(self, repeat: int) -> SearchDriver:
         """Score layers and neurons, and run the search's trials; or only the front's again. Returns the driver."""
