@@ -213,7 +213,7 @@ def test_worth_is_large_where_a_cheap_score_promises_more() -> None:
     study = optuna.create_study(sampler=sampler, directions=["minimize", "maximize"])
     base = {name: dist.choices[0] if hasattr(dist, "choices") else dist.low for name, dist in SPACE.items()}
     pair = [Screened({**base, "width": 65}, 0.2), Screened(base, 0.9)]
-    assert np.argmax(sampler.worth(study, pair)) == 1, "by rank, while nothing was evaluated"
+    assert np.argmax(sampler.worth(study, pair)) == 1, "by its cheap score, while nothing was evaluated"
     screen(study, sampler, 6, 3)
     assert np.argmax(sampler.worth(study, pair)) == 1
     dear = [Screened(base, 0.5, expense=10.0), Screened(base, 0.5, expense=1.0)]

@@ -118,10 +118,12 @@ def test_neurons_kept_of_many_are_those_of_each() -> None:
     order, staying = NeuronOrder(scores), rng.random((80, 7)) < 0.6
     staying[:, 3] = True
     ratios = np.append(rng.random(76), [0.0, 1.0, 1e-9, 0.5])
-    for row, ratio, kept in zip(staying, ratios, order.kept_of_many(staying, ratios), strict=True):
-        among = np.flatnonzero(row).tolist()
-        assert kept[among].tolist() == order.kept(among, float(ratio)).tolist()
-        assert not kept[~row].any()
+    for group in (range(7), range(2, 6)):
+        own = staying[:, group.start : group.stop]
+        for row, ratio, kept in zip(own, ratios, order.kept_of_many(group, own, ratios), strict=True):
+            among = (group.start + np.flatnonzero(row)).tolist()
+            assert kept[row].tolist() == order.kept(among, float(ratio)).tolist()
+            assert not kept[~row].any()
 
 
 @pytest.mark.parametrize("layers", ["subset", "top_k", "top_k_flips"])

@@ -71,6 +71,7 @@ class ManySizes:
         lonely = (self.attention != (self.widths > 0)).sum(axis=1)
         norms = kept_norm_parameters(self.config, self.keep_norms) * lonely
         return np.asarray(mlps + attentions + norms - row.first_attention_saves(self.config) * self.attention[:, 0])
+
     def parameters(self) -> np.ndarray:
         """[P] parameters of the model without LM head."""
         dense = sum(layer.parameters for layer in dense_layers(self.config))

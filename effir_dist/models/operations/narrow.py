@@ -232,11 +232,10 @@ class NarrowPart(SpacePart):
                 continue
             if not isinstance(order, NeuronOrder):
                 return None
-            inside = np.arange(widths.shape[1])
-            staying = (widths[rows] > 0) & (inside >= group.start) & (inside < group.stop)
-            kept = order.kept_of_many(staying, ratios[rows])
-            kept = rounded_of_many(kept, staying, prune.width_multiple, sizes.full_width)
-            widths[rows] = np.where(staying, kept, widths[rows])
+            own = widths[rows, group.start : group.stop]
+            kept = order.kept_of_many(group, own > 0, ratios[rows])
+            kept = rounded_of_many(kept, own > 0, prune.width_multiple, sizes.full_width)
+            widths[rows, group.start : group.stop] = kept
         return sizes.replace(widths=widths)
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Operation]:

@@ -42,21 +42,23 @@ class NeuronOrder:
         best = here[np.isin(here, among)][: left - found.sum()]
         return found + np.bincount(best, minlength=self.blocks)[list(among)]
 
-    def kept_of_many(self, staying: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-        """[P, L] `kept` of each row: among the blocks of `staying` [P, L] with its own of `ratios` [P]; 0 elsewhere."""
+    def kept_of_many(self, group: range, staying: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+        """[P, N] `kept` of each row: among the blocks of a group [N] that `staying` [P, N] names, with its own of
+        `ratios` [P]; 0 for the others."""
         import numpy as np
 
+        counts = self.counts[:, group.start : group.stop]
         left = np.rint(ratios * staying.sum(axis=1) * self.width).astype(int)
-        low, high = np.zeros(len(left), int), np.full(len(left), len(self.counts) - 1)
+        low, high = np.zeros(len(left), int), np.full(len(left), len(counts) - 1)
         while (low < high).any():  # the last step whose neurons are not more than those left
             middle = (low + high + 1) // 2
-            fits = (self.counts[middle] * staying).sum(axis=1) <= left
+            fits = (counts[middle] * staying).sum(axis=1) <= left
             low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
-        found = self.counts[low] * staying
+        found = counts[low] * staying
         rows, places = np.arange(len(left))[:, None], low[:, None] * STEP + np.arange(STEP)
-        here = self.order[np.minimum(places, len(self.order) - 1)]
-        inside = np.append(staying, np.zeros((len(left), 1), bool), axis=1)[rows, here]
+        here = self.order[np.minimum(places, len(self.order) - 1)] - group.start
+        here = np.where((here >= 0) & (here < len(group)), here, len(group))
+        inside = np.pad(staying, ((0, 0), (0, 1)))[rows, here]
         taken = inside & (inside.cumsum(axis=1) <= (left - found.sum(axis=1))[:, None])
-        cells = (rows * (self.blocks + 1) + here)[taken]
-        more = np.bincount(cells, minlength=len(left) * (self.blocks + 1)).reshape(len(left), -1)
-        return np.asarray(found + more[:, : self.blocks])
+        more = np.bincount((rows * len(group) + here)[taken], minlength=found.size)
+        return np.asarray(found + more.reshape(found.shape))

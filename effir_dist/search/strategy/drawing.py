@@ -164,8 +164,9 @@ class Drawing:
         size = np.array([steps(self.distributions[name]) or 20 for name in self.numeric])
         by = rng.choice([-2, -1, -1, 1, 1, 2], size=len(rows)) / size[which]
         for group in self.together:
-            for place in group:
-                moved = (which == place) | (np.isin(which, group) & ~alone)
+            some = np.isin(np.arange(len(size)), group)[which]
+            for place in group if some.any() else ():
+                moved = (which == place) | (some & ~alone)
                 children.numbers[rows[moved], place] = np.clip(children.numbers[rows[moved], place] + by[moved], 0, 1)
 
     def _change_choice(self, children: Genes, rows: np.ndarray, rng: np.random.Generator) -> None:

@@ -29,7 +29,7 @@ from effir_dist.search.strategy.surrogate import LEAST_TRAINED
 
 __all__ = ["COSTS", "LOW_FIDELITY", "GuidedSampler", "Screened"]
 
-POOL = 200
+POOL = 128
 """New points that the surrogate chooses among."""
 RANDOM_SHARE = 0.1
 """Share of the proposals that are drawn at random, so that a wrong surrogate is found out."""
@@ -121,13 +121,13 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         """[N] how much candidates with a cheap score deserve to be evaluated in full.
 
         That is the expected hypervolume improvement for the expense. Before `LEAST_TRAINED` finished trials have the
-        user attribute LOW_FIDELITY, and so tell what a cheap score is worth, it is the non-dominated rank, from 0 down.
+        user attribute LOW_FIDELITY, and so tell what a cheap score is worth, that score is taken for the quality.
         """
         axes, space = Axes.of(study, self.quality), self._space_of(study)
         points = self._points_of(screened, space, axes)
         evidence = self._evidence(study, None, space, axes)
         if evidence.with_low() < LEAST_TRAINED:
-            return evidence.by_rank(points)
+            return np.asarray(evidence.by_low(points) / points.expense)
         return np.asarray(evidence.improvement(points) / points.expense)
 
     def promote(self, study: optuna.Study) -> Screened | None:

@@ -8,12 +8,11 @@ al., 2014). Arrays and numbers only: `guided` reads them from a study.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from effir_dist.search.strategy.non_dominated_sort import best_first
 from effir_dist.search.strategy.points import Points
 from effir_dist.search.strategy.quality import Quality
 from effir_dist.search.strategy.surrogate import (
@@ -127,14 +126,16 @@ class Evidence:
             found *= np.where(np.isnan(told), likely, told <= 0)
         return found
 
-    def by_rank(self, points: Points) -> np.ndarray:
-        """[M] from 0 down: by non-dominated rank and crowding distance of the cheap scores."""
-        costs = np.nan_to_num(self.expected_costs(points), nan=0.0, posinf=1e300, neginf=-1e300)
-        over = [sum(max(0.0, value) for value in each.values()) for each in points.constraints]
-        order = best_first([(*map(float, c), -float(low)) for c, low in zip(costs, points.low, strict=True)], over)
-        found = np.empty(len(points))
-        found[order] = -np.arange(len(points), dtype=float)
-        return found
+    def by_low(self, points: Points) -> np.ndarray:
+        """[M] the same before enough trials tell what a cheap score is worth: as if it were the quality, but unsure."""
+        begun = Points.joined([self.complete, self.running])
+        every = Points.joined([points, begun.take(np.flatnonzero(np.isfinite(begun.low)))])
+        every = replace(every, costs=self.expected_costs(every), quality=every.low)
+        pretended, count = Evidence(every, Points.of([]), lambda: Points.of([]), self.worst), len(points)
+        front = pretended._losses(every.costs[count:], every.low[count:]) if len(every) > count else []
+        mean, deviation = points.low - pretended.worst_quality, np.full(count, every.low.std() / 2 + 1e-9)
+        gain = expected_hypervolume_improvement(front, pretended._shares(every.costs[:count]), mean, deviation)
+        return np.asarray(gain * self.feasibility(points))
 
     @cached_property
     def _constrained(self) -> Points:

@@ -96,12 +96,10 @@ class ManyPlans:
 
     def _keys(self, left: ManySizes, config: RunConfig) -> list[tuple[Any, ...]]:
         """[P] what makes plans equal: sizes, and which ranking chose the neurons of narrowed MLPs."""
-        narrowed = np.asarray(((left.widths > 0) & (left.widths < self.width)).any(axis=1))
-        widths, attention = left.widths.astype(np.int32), left.attention
-        return [
-            (widths[i].tobytes(), attention[i].tobytes(), int(left.truncated[i]), config.prune.ranking if some else "")
-            for i, some in enumerate(narrowed.tolist())
-        ]
+        narrowed = ((left.widths > 0) & (left.widths < self.width)).any(axis=1)
+        packed = np.column_stack([left.widths, left.attention, left.truncated]).astype(np.int32)
+        sizes = packed.view(f"V{4 * packed.shape[1]}").ravel().tolist()
+        return [*zip(sizes, np.where(narrowed, config.prune.ranking, "").tolist(), strict=True)]
 
     def _add_settings(self, keys: list[Any], columns: Columns, left: ManySizes) -> None:
         """The settings that change something of a trial are part of its key (`Problem.idle`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -92,6 +93,8 @@ class Observer:
         self.costs, self.features, self.prior, self.expense = costs, features, prior, expense
         self._finished: dict[Key, dict[int, Observed]] = {}
         """(study, names of the params) -> number -> a trial that does not change any more."""
+        self._complete = Points.of([]), list[Observed]()
+        """The complete trials of last time, as arrays and one by one."""
 
     def point(self, params: Params, space: Distributions, axes: Axes, known: Screened | None = None) -> Observed:
         """What is known of a point beforehand. known: the same where some of it was worked out."""
@@ -127,7 +130,9 @@ class Observer:
                 elif math.isfinite(each.quality):
                     done[trial.number] = each
                     complete.append(each)
-        return Points.of(complete), Points.of(running)
+        if len(complete) != len(self._complete[1]) or any(map(operator.is_not, complete, self._complete[1])):
+            self._complete = Points.of(complete), complete
+        return self._complete[0], Points.of(running)
 
     def all_screened(self, candidates: Iterable[Screened], space: Distributions, axes: Axes) -> Points:
         """Candidates that have all params of the search space, or features of their own."""

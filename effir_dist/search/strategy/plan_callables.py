@@ -57,6 +57,8 @@ class PlanCallables:
         self.problem, self.state, self.specs = problem, state, specs
         self.pools = PlanPools(problem)
         self._known = lru_cache(maxsize=KEPT)(self._work_out)
+        self._expense = lru_cache(maxsize=None)(lambda trial, _scores: state.cost(trial, state.top))
+        """Of a trial, by how many rungs it was scored on."""
         self._places: dict[str, int] = {}
         """Trial that was screened -> its row of the next two."""
         self._features, self._priors = Rows(), Rows()
@@ -107,7 +109,7 @@ class PlanCallables:
             features=self._features.take(places),
             costs=np.array([state.shares[t] for t in trials]).reshape(len(trials), -1),
             prior=self._priors.take(places),
-            expense=np.array([state.cost(t, state.top) for t in trials], float),
+            expense=np.array([self._expense(t, len(state.scores[t])) for t in trials], float),
             quality=np.full(len(trials), math.nan),
             low=np.array([state.scores[t][0] for t in trials], float),
             constraints=[state.violations[t] for t in trials],
