@@ -9,73 +9,18 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from benchmarks.search.plain import SPACE, costs_of, latency, quality, size, studied, three, two, volume
 from effir_dist import GuidedSampler
-from effir_dist.runs.pareto import hypervolume_losses
 from effir_dist.search.strategy.guided import COSTS, LOW_FIDELITY, Screened
 
-SPACE = {
-    **{f"keep{block}": CategoricalDistribution([True, False]) for block in range(6)},
-    "width": IntDistribution(64, 512, log=True),
-    "dropout": FloatDistribution(0.0, 0.5, step=0.1),
-    "rate": FloatDistribution(1e-5, 1e-3, log=True),
-}
-WORTH = (0.05, 0.02, 0.2, 0.1, 0.04, 0.15)
-"""What each block that is kept gives."""
 Params = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def size(params: Params) -> float:
-    """From 0.04 to 1."""
-    blocks = sum(params[f"keep{block}"] for block in range(6))
-    return 0.04 + 0.96 * (blocks / 6) * (params["width"] / 512)
-
-
-def latency(params: Params) -> float:
-    """Seconds: by blocks alone."""
-    return 2.0 + sum(params[f"keep{block}"] for block in range(6))
-
-
-def quality(params: Params) -> float:
-    kept = sum(worth for block, worth in enumerate(WORTH) if params[f"keep{block}"])
-    width, rate = np.log2(params["width"] / 512), np.log10(params["rate"] / 1e-4)
-    return float(0.3 + kept + 0.06 * width - 0.1 * rate**2 - 0.2 * params["dropout"])
-
-
-def two(trial: optuna.Trial) -> tuple[float, float]:
-    """Define-by-run."""
-    params: Params = {f"keep{block}": trial.suggest_categorical(f"keep{block}", [True, False]) for block in range(6)}
-    params["width"] = trial.suggest_int("width", 64, 512, log=True)
-    params["dropout"] = trial.suggest_float("dropout", 0.0, 0.5, step=0.1)
-    params["rate"] = trial.suggest_float("rate", 1e-5, 1e-3, log=True)
-    return size(params), quality(params)
-
-
-def three(trial: optuna.Trial) -> tuple[float, float, float]:
-    found = two(trial)
-    return found[0], latency(trial.params), found[1]
-
-
-def volume(study: optuna.Study) -> float:
-    """Hypervolume of a study of `two` or `three`, from the largest model with no quality."""
-    found = [(*t.values[:-1], -t.values[-1]) for t in study.get_trials(states=[TrialState.COMPLETE])]
-    return hypervolume_losses(found, [1.0, 8.0, 0.0] if len(found[0]) == 3 else [1.0, 0.0])
-
-
-def studied(
-    sampler: optuna.samplers.BaseSampler, objective: Callable[..., Any] = two, trials: int = 30, **options: Any
-) -> optuna.Study:
-    directions = [*["minimize"] * (2 if objective is three else 1), "maximize"]
-    study = optuna.create_study(sampler=sampler, directions=directions)
-    study.optimize(objective, n_trials=trials, **options)
-    return study
 
 
 def points(study: optuna.Study) -> list[Params]:
@@ -85,8 +30,7 @@ def points(study: optuna.Study) -> list[Params]:
 @pytest.mark.parametrize("objective", [two, three])
 @pytest.mark.parametrize("costs", ["told", "learned"])
 def test_a_known_front_is_covered_better_than_by_chance(objective: Callable[..., Any], costs: str) -> None:
-    told = (lambda p: [size(p), latency(p)]) if objective is three else (lambda p: [size(p)])
-    known = {"costs": told, "space": SPACE} if costs == "told" else {}
+    known = {"costs": costs_of(objective), "space": SPACE} if costs == "told" else {}
     guided = [volume(studied(GuidedSampler(seed=seed, **known), objective)) for seed in range(3)]
     random = [volume(studied(optuna.samplers.RandomSampler(seed=seed), objective)) for seed in range(3)]
     assert np.mean(guided) > max(random)
