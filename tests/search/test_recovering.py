@@ -3,12 +3,16 @@ what they start, what is kept, and how it goes on where it was stopped."""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import optuna
 import pytest
+from rich.console import Console
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
@@ -17,9 +21,15 @@ from effir_dist.report.study_db import Mirror
 from effir_dist.runs.objectives import Goal, unpruned
 from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.strategy.stopping import usual_seconds
+from effir_dist.search import course
+from effir_dist.search.cluster.resources import Resources
+from effir_dist.search.cluster.worker import Job
+from effir_dist.search.driver import SearchDriver, here
+from effir_dist.search.live import LiveView
+from effir_dist.search.strategy import space_file
+from effir_dist.search.strategy.stopping import Deadline, usual_seconds
 from effir_dist.search.trial.outcome import failed_record
-from tests.driven import MODEL, drive, make_run, smooth
+from tests.driven import MODEL, NoMirror, drive, end, make_run, smooth
 from tests.synthetic import record
 
 RECOVERS = {"train.order": "tune_prune_recover", "model.retriever": True, "train.steps": 20, "search.trials": 8}
@@ -208,3 +218,67 @@ def test_a_default_search_has_no_stages(tmp_path: Path) -> None:
     drive(run)
     assert RunConfig().train.order == "prune_then_tune"
     assert all(isinstance(r, TrialRecord) and r.spec.searched for r in run.results())
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The course of a search without Ray: what its stages did, in their order. What is on disk of layers and neurons
+    is gone until they are scored."""
+    done: list[str] = []
+
+    def run_trials(driver: SearchDriver, *_: object) -> None:
+        while isinstance(job := driver.next_job(), Job):
+            driver.started(job.spec.trial)
+            end(driver.run, driver.config, job.spec, found, len(driver.records))
+            driver.ended(job.spec.trial, None)
+            done.append(job.spec.stage or "trial")
+
+    def call(work: Callable[..., None], resources: Resources, folder: str, *_: object) -> Callable[[], None]:
+        kept = Path(folder) / "kept.json"
+        done.append(work.__name__)
+        return lambda: kept.rename(kept.parent / "importance" / "importance.json") and None
+
+    monkeypatch.setattr(course, "settle_for", lambda *_: Resources(1, 1, 0, 1))
+    monkeypatch.setattr(course, "AliveHosts", lambda *_: here)
+    monkeypatch.setattr(course, "training_pairs", lambda *_: mock.Mock(queries=range(640)))
+    monkeypatch.setattr(course.tune, "run_trials", run_trials)
+    monkeypatch.setattr(course.calls, "call", call)
+    monkeypatch.setattr("effir_dist.search.driver.Mirror", NoMirror)
+    return done
+
+
+def searched(run: Run) -> None:
+    """`course.search` of a run."""
+    config, space = c.from_dict(run.config), space_file.parse_space(run.extra["space"], "test")
+    view = LiveView(Console(file=io.StringIO()), "test", 10)
+    course.search(run, config, space, MODEL, (), (), view, "")
+
+
+@pytest.mark.parametrize("retriever", [False, True])
+def test_a_bare_model_is_tuned_before_its_layers_are_scored(
+    tmp_path: Path, stages: list[str], retriever: bool
+) -> None:
+    own = {**RECOVERS, "model.retriever": retriever, "search.trials": 3, "data.test_split": ""}
+    run = make_run(tmp_path / "run", own)
+    (run.importance_folder / "importance.json").rename(run.folder / "kept.json")
+    searched(run)
+    recoveries = sum(r.spec.stage == "recovery" for r in run.results())
+    first = ["score_layers", "base"] if retriever else ["base", "score_layers"]
+    assert stages == [*first, *["trial"] * 3, *["recovery"] * recoveries]
+    assert recoveries > 0
+    assert run.extra["ended"] == "all 3 trials are done; each model of the front had its full recovery"
+    stages.clear()
+    searched(run)
+    assert stages == [], "resumed, there is nothing to do"
+
+
+def test_a_budget_that_ends_with_the_base_says_so_and_is_resumed(tmp_path: Path, stages: list[str]) -> None:
+    own = {**RECOVERS, "model.retriever": False, "search.trials": 1, "data.test_split": "", "search.time_budget": 60.0}
+    run = make_run(tmp_path / "run", own)
+    (run.importance_folder / "importance.json").rename(run.folder / "kept.json")
+    with mock.patch.object(Deadline, "over", new_callable=mock.PropertyMock, side_effect=[False, True, True]):
+        searched(run)
+    assert stages == ["base"]
+    assert run.extra["ended"] == f"the base is done, and no time is left for trials: --resume {run.folder} goes on"
+    searched(run)
+    assert stages[1:3] == ["score_layers", "trial"]
