@@ -36,7 +36,7 @@ from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.preparation import calibration_texts, token_cache
 from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
-from effir_dist.training.engine import ChunkEncoder, start_distributed
+from effir_dist.training.engine import ChunkEncoder, release, start_distributed
 from effir_dist.training.gradcache import backward
 from effir_dist.training.schedule import learning_rate
 from effir_dist.training.single_process import SingleProcess
@@ -187,18 +187,21 @@ def fit(
     """
     start_distributed()
     engine = SingleProcess(ChunkEncoder(encoder.eval()), config)
-    for first, end in itertools.pairwise((0, *stops)):
-        with shares(engine, encoder, examples, config, teacher, first, end) as found:
-            for step, batch in enumerate(found, first):
-                engine.optimizer.param_groups[0]["lr"] = learning_rate(config, step, config.steps)
-                backward(engine, batch, config)
-                engine.step()
-        yield end
+    try:
+        for first, end in itertools.pairwise((0, *stops)):
+            with shares(engine, encoder, examples, config, teacher, first, end) as found:
+                for step, batch in enumerate(found, first):
+                    engine.optimizer.param_groups[0]["lr"] = learning_rate(config, step, config.steps)
+                    backward(engine, batch, config)
+                    engine.step()
+            yield end
+    finally:
+        release(engine, encoder)
 
 
 def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int], tuned: bool) -> dict[str, Any]:
     """One plan's row; from a step at which the training diverged on its cells stay empty."""
-    release_memory()  # engines and their models are in cycles: two gigabytes a plan of SmolLM2
+    release_memory()
     config, plan = bench.base.config, point.plan(bench.base.config, neurons)
     parameters, begun = count_parameters(config, plan), time.perf_counter()
     found: dict[str, Any] = {"key": point.key, "parameters": parameters, "device": device_name()}

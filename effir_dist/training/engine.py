@@ -164,14 +164,19 @@ def _full_weights(engine: Any) -> list[Tensor]:
 
 def _take_down(engine: Any, encoder: Encoder) -> None:
     """Free what an engine holds: DeepSpeed's caches under ZeRO 3, or an error's traceback, keep the objects alive."""
-    optimizer = engine.optimizer
     if not isinstance(engine, SingleProcess):
         engine.destroy()
+    release(engine, encoder)
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data.new_empty(0)
+
+
+def release(engine: Any, encoder: Encoder) -> None:
+    """Let go of gradients and of what the optimizer holds: hooks on parameters keep them alive. The weights stay."""
     for parameter in encoder.parameters():
         parameter.grad = None
-        parameter.data = parameter.data.new_empty(0)
         vars(parameter).clear()
-    vars(optimizer).clear()
+    vars(engine.optimizer).clear()
     vars(engine).clear()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +94,7 @@ def test_a_table_has_all_scores_and_goes_on_where_it_stopped(
         values, ready, taken = table.settings(args), threading.Event(), multiprocessing.Value("i", 0)
         total = work.prepare(args, values)
         ready.set()
-        work.worker(0, args, values, time.monotonic() + 60, ready, taken)
+        work.worker(0, args, values, float("inf"), ready, taken)
         assert table.merge(tmp_path, table.columns((1, 3))) == total == 49
         tuned.append(sum(bool(row["ndcg_3"]) for row in rows_of(tmp_path)))
     rows = rows_of(tmp_path)
