@@ -81,6 +81,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "score.batch_tokens": args.batch_tokens,
         "prune.calibration_texts": 64,
         "prune.calibration_length": 64,
+        "prune.keep_norms": True,
         **found,
     }
 

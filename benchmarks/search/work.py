@@ -9,6 +9,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 from benchmarks.search import plans, table
 from effir_dist.core import config as config_module
+from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.data import roles, sets
 from effir_dist.data.pairs import training_pairs
@@ -42,6 +44,8 @@ from effir_dist.training.schedule import learning_rate
 from effir_dist.training.single_process import SingleProcess
 from effir_dist.training.trainer import shares
 
+NOT_THE_TABLES = ("model.path", "data.paths", "score.batch_tokens")
+"""Settings that are this machine's, not a table's."""
 BACKWARD = 2
 """Of a training step's passes: a backward costs as much as two forward ones."""
 
@@ -119,7 +123,10 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
     """Before the processes begin: tokens, importance, ranking, the order; returns the number of plans to do."""
     bench = load(args, values)
     facts_path, neurons_path = args.out / "facts.json", args.out / "neurons.npz"
-    if not facts_path.is_file():
+    told = {name: value for name, value in values.items() if name not in NOT_THE_TABLES}
+    if facts_path.is_file():
+        _check_settings(args.out, json.loads(facts_path.read_text())["settings"], told)
+    else:
         encoder = bench.encoder()
         found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
         neurons = found.saliency[plans.RANKING]
@@ -130,7 +137,7 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
             "model": args.backbone,
             "model_config": {k: v for k, v in bench.base.config.items() if k != "_name_or_path"},
             "data": sets.dataset_name(args.data),
-            "settings": {name: value for name, value in values.items() if name not in ("model.path", "data.paths")},
+            "settings": told,
             "device": device_name(),
             "dtype": resolve_dtype(bench.config.train.dtype),
             "torch": torch.__version__,
@@ -143,6 +150,15 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
         }
         facts_path.write_text(json.dumps(facts, indent=1, default=str) + "\n")
     return len(table.chosen(json.loads(facts_path.read_text()), args.plans))
+
+
+def _check_settings(out: Path, known: dict[str, Any], told: dict[str, Any]) -> None:
+    """Raises InputError where rows of these settings do not belong to a table."""
+    differ = sorted(name for name in told.keys() | known.keys() if told.get(name) != known.get(name))
+    differ = [name for name in differ if name not in NOT_THE_TABLES]
+    if differ:
+        values = ", ".join(f"{name} = {known.get(name)}, not {told.get(name)}" for name in differ)
+        raise InputError(f"the table in {out} was made with {values}: take another folder, or the table's settings")
 
 
 def device_name() -> str:

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import tuned
 from benchmarks.search import plans, table, work
+from effir_dist.core.errors import InputError
 from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import load_encoder, prune_encoder
 from effir_dist.models.pretrained import find
@@ -105,6 +106,9 @@ def test_a_table_has_all_scores_and_goes_on_where_it_stopped(
     assert full["ndcg_3"]
     assert float(full["moving_share"]) == 1.0
     assert not list(tmp_path.glob("part-*"))
+    args = table.parse([*options, "--batch", "6"])
+    with pytest.raises(InputError, match=r"made with train.batch_size = 4, not 6"):
+        work.prepare(args, table.settings(args))
 
 
 def test_weights_in_bfloat16_follow_those_in_float32(checkpoints: dict[str, Path]) -> None:
