@@ -107,7 +107,7 @@ class PlanCallables:
         places = [self._places[trial] for trial in trials]
         return Points(
             features=self._features.take(places),
-            costs=np.array([state.shares[t] for t in trials]).reshape(len(trials), -1),
+            costs=np.array([state.shares[t] for t in trials]).reshape(len(trials), len(self.problem.goal.costs)),
             prior=self._priors.take(places),
             expense=np.array([self._expense(t, len(state.scores[t])) for t in trials], float),
             quality=np.full(len(trials), math.nan),
