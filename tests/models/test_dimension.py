@@ -36,6 +36,12 @@ def with_dimension(encoder: Encoder, dimension: int) -> Encoder:
     return encoder
 
 
+def without_norms(plan: PruningPlan) -> PruningPlan:
+    """The same drops, as versions without `prune.keep_norms` made them."""
+    operations = [{k: v for k, v in each.items() if k != "keep_norms"} for each in plan.to_dict()["operations"]]
+    return PruningPlan.from_dict({"operations": operations})
+
+
 @pytest.fixture(scope="module", params=["bert", "qwen3"])
 def run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoints: dict, collection: Path
@@ -123,10 +129,12 @@ def test_a_truncated_plan_cuts_saves_and_loads(checkpoints: dict, tmp_path: Path
     assert prune_encoder(encoder, plan, None).settings == loaded.settings, "again is no change"
 
 
-def test_a_model_of_format_1_has_its_dimension_in_its_plan(run: Run) -> None:
-    """Format 1 kept it beside the plan."""
-    trial = run.trial_folder(MIXED)
-    plan = load_encoder(str(trial)).plan
+def test_a_model_of_format_1_has_its_dimension_in_its_plan(run: Run, tmp_path: Path) -> None:
+    """Format 1 kept it beside the plan, and dropped the norms behind what it dropped."""
+    trial = tmp_path / "trial"
+    plan = without_norms(load_encoder(str(run.trial_folder(MIXED))).plan)
+    encoder = prune_encoder(load_encoder(run.config["model"]["path"]), plan, np.random.default_rng(0).random((4, 48)))
+    with_dimension(encoder, 12).save(trial)
     tree = json.loads((trial / "effir.json").read_text())
     old = {"dropped_mlp": [*plan.dropped_mlp], "dropped_attention": [*plan.dropped_attention], "ranking": "magnitude"}
     old["widths"] = {str(block): width for block, width in plan.widths}
