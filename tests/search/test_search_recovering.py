@@ -10,7 +10,7 @@ import pytest
 
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.run_folder import Run
-from tests.search.test_search import OPTIONS, finish, kill_tree, start, wait_for
+from tests.search.test_search import EXACT, OPTIONS, finish, kill_tree, start, wait_for
 
 SETTINGS = [
     *(option for option in OPTIONS if not option.startswith("train.steps")),
@@ -90,10 +90,10 @@ def test_two_workers_give_the_scores_of_one(tmp_path: Path, checkpoints: dict[st
     for workers in ("1", "2"):
         folder = tmp_path / workers
         folder.mkdir()
-        own = ["--workers-per-trial", workers, "--cpus-per-trial", workers, *SETTINGS, "train.zero_stage=2"]
+        own = ["--trials", "2", "--workers-per-trial", workers, "--cpus-per-trial", workers, *SETTINGS, *EXACT, "train.zero_stage=2"]
         finish(start(folder, *arguments(folder, checkpoints["llama"], collection), *own), folder, limit=600)
         run = Run.open(folder / "runs" / "mine")
-        found.append({r.trial: (r.spec.key, r.values["ndcg_at_10"]) for r in run.results() if r.trial < "0004"})
+        found.append({r.trial: (r.spec.key, r.values["ndcg_at_10"]) for r in run.results() if r.trial < "0003"})
     one, two = found
     assert {trial: key for trial, (key, _) in one.items()} == {trial: key for trial, (key, _) in two.items()}
     assert [score for _, score in one.values()] == pytest.approx([score for _, score in two.values()], abs=1e-3)
