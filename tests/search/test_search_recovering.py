@@ -90,7 +90,8 @@ def test_two_workers_give_the_scores_of_one(tmp_path: Path, checkpoints: dict[st
     for workers in ("1", "2"):
         folder = tmp_path / workers
         folder.mkdir()
-        own = ["--trials", "2", "--workers-per-trial", workers, "--cpus-per-trial", workers, *SETTINGS, *EXACT, "train.zero_stage=2"]
+        own = ["--workers-per-trial", workers, "--cpus-per-trial", workers, *SETTINGS, *EXACT, "train.zero_stage=2"]
+        own += ["--trials", "2"]
         finish(start(folder, *arguments(folder, checkpoints["llama"], collection), *own), folder, limit=600)
         run = Run.open(folder / "runs" / "mine")
         found.append({r.trial: (r.spec.key, r.values["ndcg_at_10"]) for r in run.results() if r.trial < "0003"})
