@@ -60,7 +60,7 @@ def connect(server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str
     return to
 
 
-@pytest.fixture(params=["disk", "bucket", "bad wire"])
+@pytest.fixture(params=["disk", "bucket", pytest.param("bad wire", marks=pytest.mark.slow)])
 def home(
     request: pytest.FixtureRequest, server: str, connect: Callable[[str], str], tmp_path: Path
 ) -> Iterator[str]:

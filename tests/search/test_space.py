@@ -150,7 +150,7 @@ def test_cuts_for_the_built_in_data_hold_for_no_other(data: dict[str, Any], cut:
     assert any(limits.values()) is cut
     assert (limits["max_documents"], limits["max_test_documents"]) == ((1000, 1000) if cut else (0, 0))
     assert limits["max_held_out_documents"] == 0
-    assert found.train.steps == 20
+    assert found.train.steps == 30
 
 
 def test_beyond_the_maximum_the_most_important_layers_stay() -> None:

@@ -51,6 +51,7 @@ def arrive(first: Path, driver: int) -> SlowToArrive:
     return SlowToArrive(first, driver)
 
 
+@pytest.mark.slow
 def test_workers_that_start_slowly_come_to_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials are shorter than that. Tune alone keeps the first worker and kills the others as they start."""
     monkeypatch.setattr(cluster, "stand_in", SlowToArrive(tmp_path / "first", os.getpid()))
