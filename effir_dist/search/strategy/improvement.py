@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from effir_dist.search.strategy.points import Points
-from effir_dist.search.strategy.quality import Quality
+from effir_dist.search.strategy.quality import Quality, scale_of, with_low
 from effir_dist.search.strategy.surrogate import (
     LEAST_TRAINED,
     expected_hypervolume_improvement,
@@ -166,8 +166,6 @@ def _predicted(known: Points, values: np.ndarray, points: Points) -> tuple[np.nd
     told = np.isfinite(known.low)
     if np.isfinite(points.low).all() and told.sum() >= LEAST_TRAINED:
         known, values = known.take(np.flatnonzero(told)), values[told]
-        middle, spread = known.low.mean(), known.low.std() or 1.0
-        lows = [((each.low - middle) / spread)[:, None] for each in (known, points)]
-        inputs = [np.column_stack([each.prior, low]) for each, low in zip((known, points), lows, strict=True)]
+        inputs = [with_low(each, each.low, scale_of(known.low)) for each in (known, points)]
         return fitted(known.features, values, inputs[0]).predict(points.features, inputs[1])
     return fitted(known.features, values, known.prior).predict(points.features, points.prior)

@@ -24,7 +24,7 @@ from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import numbers
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.fidelity import Candidate
-from effir_dist.search.strategy.many_plans import ManyPlans
+from effir_dist.search.strategy.many_plans import PLAN_SETTINGS, ManyPlans
 from effir_dist.search.strategy.space import Space
 
 Share = TypeVar("Share", float, np.ndarray)
@@ -65,7 +65,7 @@ class Problem:
     def spec(self, number: int, suggested: Mapping[str, Value]) -> TrialSpec:
         """The trial `number` with suggested values."""
         values = dict(suggested)
-        settings = {name: value for name, value in values.items() if name.startswith(("prune.", "model."))}
+        settings = {name: value for name, value in values.items() if name.startswith(PLAN_SETTINGS)}
         config = replace(self.config, settings) if settings else self.config
         plan = spaces.plan_of(values, self.space, self.model_config, self.importance, self.neurons, config)
         return TrialSpec(number, values, self.distributions_json, plan, idle=self._idle(values, plan))

@@ -30,7 +30,7 @@ class Quality:
         """Whether cheap scores are looked at."""
         known = complete.take(np.flatnonzero(told)) if self.by_low else complete
         if self.by_low:
-            self.middle, self.spread = float(known.low.mean()), float(known.low.std()) or 1.0
+            self.scale = scale_of(known.low)
             self.low = _low_model(known, screened())
         self.model = fitted(known.features, known.quality, self._summaries(known, known.low))
 
@@ -58,7 +58,17 @@ class Quality:
         return low, unsure
 
     def _summaries(self, points: Points, low: np.ndarray) -> np.ndarray:
-        return np.column_stack([points.prior, (low - self.middle) / self.spread]) if self.by_low else points.prior
+        return with_low(points, low, self.scale) if self.by_low else points.prior
+
+
+def scale_of(low: np.ndarray) -> tuple[float, float]:
+    """Middle and spread of cheap scores."""
+    return float(low.mean()), float(low.std()) or 1.0
+
+
+def with_low(points: Points, low: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """[M, S + 1] what is known beforehand, and cheap scores in units of their spread."""
+    return np.column_stack([points.prior, (low - scale[0]) / scale[1]])
 
 
 def _low_model(complete: Points, screened: Points) -> Surrogate:
