@@ -89,7 +89,7 @@ def test_who_lacks_the_token_is_refused(cluster: Path) -> None:
 def test_a_search_spreads_over_all_hosts(cluster: Path) -> None:
     on(1, search("spread", "--trials 9", "--cpus-per-trial 1", "train.steps=40", test="data.test_split=test"))
     assert {r.host for r in assert_all_complete("spread", 9)} == {"host1", "host2", "host3"}
-    assert run_of("spread").split_scores("test").keys() == {*load_run(run_of("spread").folder).front["trial"]}
+    assert run_of("spread").split_scores("test").keys() == {"0000", *load_run(run_of("spread").folder).front["trial"]}
 
 
 def test_workers_on_two_hosts_train_the_weights_that_one_trains(cluster: Path) -> None:
