@@ -1,4 +1,4 @@
-"""Tables and figures of docs/replication.md, from the runs of reports/replication/*.yaml:
+"""Tables and figures of docs/results/replication.md, from the runs of reports/replication/*.yaml:
 
     python -m benchmarks.replication [--runs runs] [--out reports/replication]
 

@@ -14,7 +14,7 @@ HEADER = """# Speed
 Made by `python -m benchmarks` from the JSON files in `reports/speed/`, which hold every variant, round and number; do
 not edit. A ratio is our rate by the other's, the median over interleaved rounds, in brackets the least and the largest
 of a round; bold where it meets its goal or has none. What the figures mean, and what was tried and did not pay:
-[docs/speed.md](../docs/speed.md).
+[docs/results/speed.md](../docs/results/speed.md).
 """
 
 

@@ -36,7 +36,7 @@ class SearchConfig:
     sampler: str = "guided"
     """What proposes plans. `guided`: our surrogate, by the expected improvement of the hypervolume for a plan's cost.
     `tpe`, `nsga2`, `gp`, `random`: Optuna's samplers. `package.module:Class`: any other `optuna.samplers.BaseSampler`.
-    `optunahub:NAME`: one of OptunaHub (docs/guided-sampler.md)."""
+    `optunahub:NAME`: one of OptunaHub (docs/guides/guided-sampler.md)."""
     sampler_options: dict[str, Any] = field(default_factory=dict)
     """Of a class or one of OptunaHub: arguments that it is made with. It gets the search's seed by itself."""
     scheduler: str = "screening"
@@ -133,8 +133,8 @@ class ResourceConfig:
     max_concurrent: int | None = None
     """Trials that run at a time. By default as many as fit."""
     most_nodes: int = 0
-    """Nodes that the cluster may grow to, each of `node_cpus` and `node_gpus`, where it does not tell (docs/faults.md);
-    0 for clusters of `ray up` and KubeRay, which tell, and for those that do not grow."""
+    """Nodes that the cluster may grow to, each of `node_cpus` and `node_gpus`, where it does not tell
+    (docs/reference/faults.md); 0 for clusters of `ray up` and KubeRay, which tell, and for those that do not grow."""
     node_cpus: float = 0.0
     node_gpus: float = 0.0
     gpu_memory: float = 0.0

@@ -31,7 +31,8 @@ def exact_search(
 ) -> Found:
     """The k documents [P, D] of the largest inner product with each query [Q, D]; fewer columns where P < k.
 
-    On a GPU it is a matrix product, on a CPU faiss or a matrix product, whichever is faster there (docs/speed.md).
+    On a GPU it is a matrix product, on a CPU faiss or a matrix product, whichever is faster there
+    (docs/results/speed.md).
     `documents` may be a memory map of any float type: BLOCK_BYTES of it are in memory at a time, as float32.
     processor: this machine's where none is given.
     """

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CPU_TOKENS = 1024
 GPU_TOKENS = 32768
-"""Tokens of a batch where nobody says: docs/speed.md has the measurements."""
+"""Tokens of a batch where nobody says: docs/results/speed.md has the measurements."""
 CPU_ROWS, CPU_FLOPS = 256, 1.2e10
 """What a batch on a CPU is worth its start with: rows of which a matrix product is at its full rate, and work beside
 which starting the operators of all blocks is little."""

@@ -1,4 +1,4 @@
-"""A run as pandas data frames: `effir_dist.load_run(path)`. The columns are listed in docs/report.md."""
+"""A run as pandas data frames: `effir_dist.load_run(path)`. The columns are listed in docs/reference/report.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Splits = Mapping[str, Mapping[str, SplitScores]]
 
 @dataclass(frozen=True)
 class RunFrames:
-    """What a run found, as data frames; docs/report.md lists their columns."""
+    """What a run found, as data frames; docs/reference/report.md lists their columns."""
 
     trials: pd.DataFrame
     """A row a finished trial, failed ones too, by number."""

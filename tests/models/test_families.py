@@ -211,7 +211,7 @@ def test_no_familys_name_stands_anywhere_else() -> None:
 
 
 def test_the_page_on_models_lists_all_families_and_backbones() -> None:
-    page = (ROOT / "docs" / "models.md").read_text()
+    page = (ROOT / "docs" / "guides" / "models.md").read_text()
     for name in FAMILIES:
         assert f"| `{name}` |" in page
     for name, row in BACKBONES.items():

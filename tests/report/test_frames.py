@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_every_column_is_documented(run: Run) -> None:
-    text = (ROOT / "docs/report.md").read_text()
+    text = (ROOT / "docs/reference/report.md").read_text()
     documented = set(re.findall(r"`([a-z_0-9\[\]]+)`", text))
     frames = effir_dist.load_run(run.folder)
     assert set(frames.queries.columns) == {"trial", "split", "dataset", "query_id", *METRICS}

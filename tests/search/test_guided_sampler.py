@@ -129,7 +129,7 @@ def test_a_space_that_was_tried_in_full_is_tried_again() -> None:
 
 
 def screen(study: optuna.Study, sampler: GuidedSampler, full: int, cheap: int) -> None:
-    """The loop of docs/guided-sampler.md: `cheap` candidates get a cheap score for each full evaluation."""
+    """The loop of docs/guides/guided-sampler.md: `cheap` candidates get a cheap score for each full evaluation."""
     for _ in range(full):
         for _ in range(cheap):
             trial = study.ask(SPACE)

@@ -1,4 +1,4 @@
-"""The examples of docs/guided-sampler.md, as they stand there."""
+"""The examples of docs/guides/guided-sampler.md, as they stand there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from tests import ROOT
 from tests.driven import drive, make_run
 
-PAGE = (ROOT / "docs" / "guided-sampler.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "guided-sampler.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ SPACE = {"drop_mlp": {"max": 3}, "width_ratio": {"low": 0.4, "high": 1.0, "step"
 
 
 class TenLines(BaseSampler):
-    """As docs/guided-sampler.md has it: values of a good trial, or random ones."""
+    """As docs/guides/guided-sampler.md has it: values of a good trial, or random ones."""
 
     def __init__(self, share: float = 0.5, seed: int | None = None) -> None:
         self.share, self.rng, self.random = share, np.random.default_rng(seed), RandomSampler(seed=seed)

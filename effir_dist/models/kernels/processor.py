@@ -1,4 +1,4 @@
-"""What this machine's CPU is, where one maker's is faster by another way than the other's (docs/speed.md)."""
+"""What this machine's CPU is, where one maker's is faster by another way than the other's (docs/results/speed.md)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,10 @@ def for_search(resources: ResourceConfig, address: str | None, say: Callable[[st
     if not resources.may_share:
         yield
     elif address:
-        say("trials that share a GPU take turns on it where its node runs no multi-process service (docs/training.md)")
+        say(
+            "trials that share a GPU take turns on it where its node runs no multi-process service "
+            "(docs/guides/clusters.md)"
+        )
         yield
     elif not (resources.mps and local_gpus()):
         yield

@@ -1,8 +1,8 @@
 """The `guided` sampler, for any study of Optuna: the point with the largest expected hypervolume improvement is next.
 
 It is for few, expensive trials with one quality and one or two costs. It takes what Optuna's samplers cannot: costs
-that are known before a trial is evaluated, cheap scores of candidates, a prior. docs/guided-sampler.md has examples.
-What a search of effir_dist knows of pruning plans it gets by `plan_callables`.
+that are known before a trial is evaluated, cheap scores of candidates, a prior.
+docs/guides/guided-sampler.md has examples. What a search of effir_dist knows of plans it gets by `plan_callables`.
 """
 
 from __future__ import annotations
