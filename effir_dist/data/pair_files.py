@@ -84,9 +84,7 @@ def write(files: Sequence[Path], empty: Path) -> None:
     _write_negatives(positives, negatives, empty / "negatives" / f"{SPLIT}.jsonl")
 
 
-def _read(
-    files: Iterable[Path], queries: _Distinct, passages: _Distinct, positives: _Pairs, negatives: _Pairs
-) -> None:
+def _read(files: Iterable[Path], queries: _Distinct, passages: _Distinct, positives: _Pairs, negatives: _Pairs) -> None:
     for where, row in _rows(files):
         columns = columns_of(tuple(row), where)
         query = queries.add(_text(row.get(columns.query), columns.query, where))

@@ -44,6 +44,7 @@ SKIPPED_FOLDERS = {
 # A third of all source for little: boilerplate of each model, internals of a compiler, other projects' code.
 SKIPPED_TREES = {"transformers/models", "torch/_inductor", "torch/_dynamo", "scipy/_lib"}
 
+
 def _missing(distribution: str) -> InputError:
     return InputError(
         f"the built-in data set 'pydocs' reads the docstrings of {distribution!r}, which is not installed: "

@@ -36,9 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "sentence-transformers model",
     )
     own_code.add_option(result)
-    result.add_argument(
-        "--data", action="append", required=True, metavar="DIR", help=f"{DATA}; repeatable"
-    )
+    result.add_argument("--data", action="append", required=True, metavar="DIR", help=f"{DATA}; repeatable")
     result.add_argument("--split", default="test", help="qrels/SPLIT.tsv to evaluate on (default: %(default)s)")
     result.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     result.add_argument(

@@ -26,9 +26,7 @@ Found = tuple[np.ndarray, np.ndarray]
 """Similarities float32 [Q, k] and indices int64 [Q, k], best first."""
 
 
-def exact_search(
-    queries: np.ndarray, documents: np.ndarray, k: int, processor: Processor | None = None
-) -> Found:
+def exact_search(queries: np.ndarray, documents: np.ndarray, k: int, processor: Processor | None = None) -> Found:
     """The k documents [P, D] of the largest inner product with each query [Q, D]; fewer columns where P < k.
 
     On a GPU it is a matrix product, on a CPU faiss or a matrix product, whichever is faster there

@@ -116,9 +116,7 @@ def _student_within(freedom: int, angle: float) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
-def widened(
-    value: np.ndarray | float, bounds: np.ndarray, seeds: np.ndarray | float
-) -> tuple[np.ndarray, np.ndarray]:
+def widened(value: np.ndarray | float, bounds: np.ndarray, seeds: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Bounds over queries and seeds, from those over queries alone, [2] or [2, N], and `seeds_part`."""
     import numpy as np
 

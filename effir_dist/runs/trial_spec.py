@@ -67,8 +67,7 @@ class TrialSpec:
 
     @cached_property
     def key(self) -> str:
-        """Equal for trials that would give the same model: same plan, stage and settings, but for those without effect.
-        """
+        """Equal for trials that give the same model: same plan, stage and settings, but for settings without effect."""
         settings = {name: value for name, value in settings_of(self.suggested).items() if name not in (self.idle or ())}
         staged = [self.stage, self.continues] if self.stage else []
         text = json.dumps([self.plan.to_dict(), settings, *staged], sort_keys=True)

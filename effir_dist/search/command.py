@@ -106,9 +106,7 @@ def check(
         return warnings + models.warnings(checks.sample_texts(config))
 
 
-def _check_without_model(
-    config: RunConfig, found: Space, source: pretrained.Source, address: str | None
-) -> list[str]:
+def _check_without_model(config: RunConfig, found: Space, source: pretrained.Source, address: str | None) -> list[str]:
     if address:
         from effir_dist.search.cluster import connection
 

@@ -117,9 +117,7 @@ class _Course:
         recovered = Recovered(Goal.of(config.search), records) if self._recovers_in_full() else None
         if repeat:
             return self._run(of_repeats(run, config, repeat, recovered), records)
-        return self._run(
-            of_search(run, config, self.space, self.model_config, self.view, records, recovered), records
-        )
+        return self._run(of_search(run, config, self.space, self.model_config, self.view, records, recovered), records)
 
     def _recovers_in_full(self) -> bool:
         config = self.config

@@ -39,8 +39,7 @@ def stage_training(config: RunConfig, stage: str, steps: int) -> TrainConfig:
 
 
 def recovers_in_full(config: RunConfig, steps: int | None = None) -> bool:
-    """Whether the front's models are trained on at the end. steps: of the whole training; None where that is not known.
-    """
+    """Whether the front's models are trained on at the end. steps: of the whole training; None where not known."""
     train = config.train
     if not (train.recovers and config.search.full_recovery):
         return False

@@ -117,9 +117,7 @@ def test_a_cut_answer_is_gone_on_with(source: Path, hub: Hub) -> None:
     assert len(sets.read_split(sets.resolve("hf:BeIR/toy"), "test").documents) == 30
 
 
-def test_what_the_hub_lacks_or_keeps_is_one_sentence(
-    source: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_lacks_or_keeps_is_one_sentence(source: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     as_first_published(source, hub, "BeIR/toy")
     with pytest.raises(InputError, match="the Hugging Face hub has no data set BeIR/none that you may read"):
         sets.resolve("hf:BeIR/none")

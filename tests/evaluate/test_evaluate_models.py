@@ -79,7 +79,7 @@ def test_two_models_are_compared_query_by_query(
         assert row["low"] <= row["value"] <= row["high"]
         means = [result["difference"][name][metric]["value"] for name in ("toy", "second")]
         assert result["difference"]["mean"][metric]["value"] == pytest.approx(np.mean(means))
-    assert [line.split()[0] for line in out.splitlines() if line][4:] [:4] == ["difference", "toy", "second", "mean"]
+    assert [line.split()[0] for line in out.splitlines() if line][4:][:4] == ["difference", "toy", "second", "mean"]
     assert f"{exports[MIXED]} minus {exports[EQUAL]}" in out
 
 

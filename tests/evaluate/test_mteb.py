@@ -49,9 +49,7 @@ def local_task(folder: Path) -> Any:
     return Toy()
 
 
-def test_mteb_scores_our_encoder_as_we_do(
-    checkpoints: dict[str, Path], collection: Path, tmp_path: Path
-) -> None:
+def test_mteb_scores_our_encoder_as_we_do(checkpoints: dict[str, Path], collection: Path, tmp_path: Path) -> None:
     from mteb.models import EncoderProtocol
 
     model = MtebEncoder(str(checkpoints["llama"]))

@@ -227,5 +227,3 @@ def test_batch_larger_than_the_data(fail: Fail, model: str, collection: Path) ->
     error = fail("--model", model, "--data", str(collection), "train.batch_size=500")
     assert "500" in error
     assert "12" in error
-
-

@@ -61,9 +61,7 @@ def connect(server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str
 
 
 @pytest.fixture(params=["disk", "bucket", pytest.param("bad wire", marks=pytest.mark.slow)])
-def home(
-    request: pytest.FixtureRequest, server: str, connect: Callable[[str], str], tmp_path: Path
-) -> Iterator[str]:
+def home(request: pytest.FixtureRequest, server: str, connect: Callable[[str], str], tmp_path: Path) -> Iterator[str]:
     """Where runs are kept."""
     if request.param == "disk":
         yield str(tmp_path)

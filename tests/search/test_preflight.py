@@ -239,7 +239,10 @@ def test_what_is_printed_is_in_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_this_machine_alone(
-    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    collection: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The command as a user gives it, for a search that is called `mine`; nothing of it is begun."""

@@ -122,8 +122,6 @@ def test_without_rest_or_by_wish_there_is_no_full_recovery(tmp_path: Path) -> No
     assert not [r for r in run.results() if r.spec.stage == "recovery"]
 
 
-
-
 @pytest.mark.parametrize("keep", ["front", "none", "all"])
 def test_weights_stay_for_as_long_as_a_trial_is_to_start_from_them(tmp_path: Path, keep: str) -> None:
     run = make_run(tmp_path / "run", {**RECOVERS, "search.keep_weights": keep})
@@ -255,9 +253,7 @@ def searched(run: Run) -> None:
 
 
 @pytest.mark.parametrize("retriever", [False, True])
-def test_a_bare_model_is_tuned_before_its_layers_are_scored(
-    tmp_path: Path, stages: list[str], retriever: bool
-) -> None:
+def test_a_bare_model_is_tuned_before_its_layers_are_scored(tmp_path: Path, stages: list[str], retriever: bool) -> None:
     own = {**RECOVERS, "model.retriever": retriever, "search.trials": 3, "data.test_split": ""}
     run = make_run(tmp_path / "run", own)
     (run.importance_folder / "importance.json").rename(run.folder / "kept.json")

@@ -44,8 +44,11 @@ def test_asha_killed_while_a_promoted_trial_trains_loses_nobody(
     wait_for(process, promoted, tmp_path, 400)
     before = {spec.trial: spec.rung or 0 for spec in specs(path)}
     kill_tree(process)
-    scored = {trial: (path / "trials" / trial / "rungs.json").read_bytes() for trial in before
-              if (path / "trials" / trial / "rungs.json").exists()}
+    scored = {
+        trial: (path / "trials" / trial / "rungs.json").read_bytes()
+        for trial in before
+        if (path / "trials" / trial / "rungs.json").exists()
+    }
     output = finish(start(tmp_path, "--resume", "runs/mine"), tmp_path)
 
     run, after = Run.open(path), {spec.trial: spec for spec in specs(path)}

@@ -125,9 +125,7 @@ def save_as_checkpoint(trial: Path, original: Path, target: Path) -> None:
 
 
 def test_a_retriever_is_its_own_base(collection: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    run, config = make_run(
-        collection, checkpoints["bert"], tmp_path / "run", **RECOVERS, **{"model.retriever": True}
-    )
+    run, config = make_run(collection, checkpoints["bert"], tmp_path / "run", **RECOVERS, **{"model.retriever": True})
     (base,) = base_specs(run)
     record = run_trial(run, config, base, quiet)
     assert (record.state, record.steps) == ("complete", 0)

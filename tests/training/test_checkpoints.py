@@ -151,9 +151,7 @@ IN_HALF = {"dtype": "bfloat16", "gradcache_queries": 1}
     ],
     ids=str,
 )
-def test_another_number_of_ranks_goes_on(
-    changes: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_another_number_of_ranks_goes_on(changes: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """One rank up to step 4, two ranks to step 8 (their last checkpoint), one rank to the end."""
     path, config = checkpoints["llama"], replace(TRAIN, **changes)
     start, whole = weights(student(path)), weights(trained(path, config)[0])
@@ -333,9 +331,7 @@ run_trial(run, config, TrialSpec.from_json(json.loads(sys.argv[2]), "the command
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("megabytes", "state"), [(700, "complete"), (30, "failed"), (100_000, "unlimited")])
-def test_a_trial_that_runs_out_of_memory_is_tried_with_less(
-    megabytes: int, state: str, tmp_path: Path
-) -> None:
+def test_a_trial_that_runs_out_of_memory_is_tried_with_less(megabytes: int, state: str, tmp_path: Path) -> None:
     """256 pairs at once take about 1.5 GB of activations, 32 at a time an eighth or less: the limit is the kernel's."""
     model = tiny_checkpoint(tmp_path, "llama", intermediate_size=2048)
     data = write_collection(tmp_path / "toy", documents=900, queries=900)

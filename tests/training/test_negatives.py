@@ -175,7 +175,11 @@ def test_a_killed_run_goes_on(
     ],
 )
 def test_bad_input(
-    arguments: list[str], message: str, folder: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [str(checkpoints["bert"]) if a == "BERT" else a for a in arguments]

@@ -177,5 +177,3 @@ def _check_layout(folder: Path, name: str) -> None:
         loader.check(str(next(Path(loader.qrels_folder).glob("*.tsv"), folder / "qrels" / "test.tsv")), "tsv")
     except ValueError as error:
         raise InputError(f"the zip of {name} is not in BEIR's layout: {error}") from None
-
-

@@ -207,5 +207,3 @@ def _write(found: Files, empty: Path) -> None:
     write_lines(empty / "queries.jsonl", (query_line(row, where) for where, row in rows_of(found.queries)))
     for split, files in found.qrels.items():
         write_qrels(empty / "qrels" / f"{split}.tsv", qrels_rows(files))
-
-

@@ -77,9 +77,7 @@ def run_job(job: Job, report: Report) -> None:
     report({TOLD: told(job.spec.trial, found)})
 
 
-def score_layers(
-    folder: str, lease: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None
-) -> None:
+def score_layers(folder: str, lease: str, config: RunConfig, wanted: list[str], teacher: TrainConfig | None) -> None:
     """On a worker: what the trials of a run share. lease: of the run's driver; empty for none."""
     from effir_dist.search.trial.preparation import prepare
 

@@ -53,6 +53,7 @@ def preflight(asked: Asked, record: str | None = None) -> None:
     """
     folders = tempfile.TemporaryDirectory(prefix="effir-preflight-"), trial.scratch_folder(asked.runs)
     with folders[0] as local, folders[1] as scratch, os.fdopen(os.dup(1), "w") as screen:
+
         def say(text: str) -> None:
             print(text, file=screen, flush=True)
 
@@ -87,9 +88,7 @@ def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None])
         return found + on_nodes.check(later, request, takes)
 
 
-def _settled(
-    asked: Asked, present: Sequence[Node], may_come: Sequence[Node]
-) -> tuple[Resources | None, list[Finding]]:
+def _settled(asked: Asked, present: Sequence[Node], may_come: Sequence[Node]) -> tuple[Resources | None, list[Finding]]:
     """What a trial takes, and whether it fits the cluster."""
     try:
         takes = settle_for(asked.config, asked.source.config, present, may_come)

@@ -26,8 +26,10 @@ def check(known: Sequence[RayNode], request: Request, takes: Resources | None) -
     """The findings of these nodes, one after the other for each. takes: what a trial takes, where that is known."""
     with stopped({node: start(node) for node in known}) as processes:
         answers = ask(processes, "platform", "node", {}, START_SECONDS)
-        found = [dataclasses.replace(each, reason=each.reason or _holds(node, takes))
-                 for each, node in zip(_findings(answers, REACH), answers, strict=True)]
+        found = [
+            dataclasses.replace(each, reason=each.reason or _holds(node, takes))
+            for each, node in zip(_findings(answers, REACH), answers, strict=True)
+        ]
         processes = {node: processes[node] for node in answered(answers)}
         own = {node: [node.address] for node in processes}
         answers = ask(processes, network.__name__, "listen", own, START_SECONDS)

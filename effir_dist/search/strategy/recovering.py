@@ -1,5 +1,4 @@
-"""`train.order=tune_prune_recover`: the base, which comes first, and the full recoveries of the front, which come last.
-"""
+"""`train.order=tune_prune_recover`: the base comes first, and the full recoveries of the front come last."""
 
 from __future__ import annotations
 

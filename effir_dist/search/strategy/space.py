@@ -106,9 +106,7 @@ def plan_of(
     return plan
 
 
-def _plans_so_far(
-    suggested: Point, space: Space, model_config: ModelDict, known: Known
-) -> Iterator[PruningPlan]:
+def _plans_so_far(suggested: Point, space: Space, model_config: ModelDict, known: Known) -> Iterator[PruningPlan]:
     """The plan after each part of the space."""
     plan, sizes = PruningPlan(), Sizes.of(model_config)
     fixed = space.plans[str(suggested["plan"])] if "plan" in suggested else None

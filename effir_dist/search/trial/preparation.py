@@ -62,9 +62,7 @@ def _prepare(run: Run, config: RunConfig, rankings: Sequence[str], teacher: Trai
     write_json_atomic(run.importance_folder / IMPORTANCE_FILE, dataclasses.asdict(found.importance))
 
 
-def _without_training(
-    run: Run, config: RunConfig, teacher: TrainConfig | None
-) -> tuple[Calibration, dict[str, float]]:
+def _without_training(run: Run, config: RunConfig, teacher: TrainConfig | None) -> tuple[Calibration, dict[str, float]]:
     """What the unpruned model as it is tells; its embeddings are written where it is the teacher. Afterwards the model
     is gone."""
     base = base_of(run, config, resolve_dtype(config.score.dtype))
@@ -104,6 +102,7 @@ def _tokens(encoder: Encoder, texts: Sequence[str], kind: str) -> float:
 
 def low_data(config: RunConfig) -> DataConfig:
     """What scores a trial on the rungs below the top: no more queries and documents than `search.rung_*` say."""
+
     def least(*limits: int) -> int:
         return min(filter(None, limits), default=0)
 
@@ -160,9 +159,7 @@ def _write_outside(run: Run, config: RunConfig, train: TrainConfig, files: tuple
     release_memory()
 
 
-def _write_teacher(
-    run: Run, encoder: Encoder, config: RunConfig, train: TrainConfig, files: tuple[str, str]
-) -> None:
+def _write_teacher(run: Run, encoder: Encoder, config: RunConfig, train: TrainConfig, files: tuple[str, str]) -> None:
     pairs = training_pairs(config.data, config.search.seed)
     texts = zip(files, ("query", "document"), distinct(pairs, train.hard_negatives > 0), strict=True)
     for name, kind, wanted in texts:

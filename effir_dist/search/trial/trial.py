@@ -57,9 +57,7 @@ def run_trial(run: Run, config: RunConfig, spec: TrialSpec, report: Report) -> T
     return found
 
 
-def _try(
-    run: Run, config: RunConfig, spec: TrialSpec, report: Report, clock: Clock
-) -> TrialRecord | RungScore | None:
+def _try(run: Run, config: RunConfig, spec: TrialSpec, report: Report, clock: Clock) -> TrialRecord | RungScore | None:
     """What the trial came to; None where it ran out of memory for the first time."""
     first = run.out_of_memory(spec.trial)
     try:
@@ -157,8 +155,7 @@ def _trained(
 
 
 def _lesson(run: Run, training: TrainConfig, spec: TrialSpec, encoder: Encoder) -> tuple[TrainConfig, Teacher | None]:
-    """A trial's training, and its teacher's embeddings if it has one. A base learns no embeddings of another dimension.
-    """
+    """A trial's training, and its teacher's embeddings if any. A base learns no embeddings of another dimension."""
     teacher = load_teacher(run, training, spec.stage)
     if teacher and spec.stage == BASE and teacher.passages.shape[1] != encoder.dimension:
         training = dataclasses.replace(training, distill_embeddings=0.0)
