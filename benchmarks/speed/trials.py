@@ -69,7 +69,7 @@ def warm_trial(folder: Path) -> Any:
 
     space = space_file.read_space(space_file.default_file("minilm", "bert"))
     less = {"train.steps": 1, "train.batch_size": 4, "data.max_documents": 100, "data.max_queries": 20}
-    less |= {"train.order": "prune_then_tune", "train.distill_embeddings": 0.0}  # a trial that needs no other one's weights
+    less |= {"train.order": "prune_then_tune", "train.distill_embeddings": 0.0}  # needs no other trial's weights
     lengths = {"model.max_document_length": 8, "model.max_query_length": 8, "prune.calibration_texts": 4}
     here = {"model.path": pretrained.find(minilm_path()).location, "data.paths": (pydocs_path(),)}
     config = c.replace(RunConfig(), {**space.settings, **less, **lengths, **here})
