@@ -22,8 +22,8 @@ from effir_dist.core.config import replace
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.pruning import PruningPlan, count_parameters, moving_share
 from effir_dist.runs.pareto import hypervolume
-from effir_dist.search.strategy import guided
 from effir_dist.search.strategy import space as spaces
+from effir_dist.search.strategy.guided import sampler as guided
 from effir_dist.search.strategy.problem import Problem
 from tests import ROOT
 from tests.benchmarks import made_tables

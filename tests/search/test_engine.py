@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from effir_dist.core.values import LOW_FIDELITY
-from effir_dist.search.strategy.observe import COSTS
+from effir_dist.search.strategy.guided.observe import COSTS
 from tests.search import test_next_trial
 from tests.search.test_next_trial import NEVER, Searched, few_to_choose_from
 

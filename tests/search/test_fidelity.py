@@ -14,12 +14,13 @@ from optuna.distributions import IntDistribution
 from optuna.study._multi_objective import _fast_non_domination_rank
 
 from effir_dist.runs.pareto import hypervolume, hypervolume_losses, non_dominated_losses
-from effir_dist.search.strategy.fidelity import Candidate, FidelityState
+from effir_dist.search.strategy.fidelity import FidelityState
 from effir_dist.search.strategy.guided import LOW_FIDELITY, GuidedSampler, Screened
+from effir_dist.search.strategy.guided.pool import Candidate
+from effir_dist.search.strategy.guided.surrogate import Surrogate, expected_hypervolume_improvement
 from effir_dist.search.strategy.non_dominated_sort import Losses, best_first, crowding, ranks
 from effir_dist.search.strategy.samplers import score_by_rank
 from effir_dist.search.strategy.schedulers import Asha, Plain, Promote, Propose, Scheduler, Screening
-from effir_dist.search.strategy.surrogate import Surrogate, expected_hypervolume_improvement
 
 TRAINING, SCORING = (0.0, 0.2, 0.9), (0.05, 0.05, 0.1)
 

@@ -14,7 +14,7 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cluster.worker import Job
-from effir_dist.search.strategy import guided
+from effir_dist.search.strategy.guided import sampler as guided
 from tests.driven import MODEL, drive, make_run, smooth
 
 SPACE = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.25, "high": 1.0, "step": 0.25, "groups": 2}}

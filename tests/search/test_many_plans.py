@@ -16,8 +16,8 @@ from effir_dist.models.operations import drop
 from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.operations.space_part import SpacePart
 from effir_dist.search.strategy import space_file
-from effir_dist.search.strategy.drawing import Drawing
-from effir_dist.search.strategy.pool import columns_of
+from effir_dist.search.strategy.guided.drawing import Drawing
+from effir_dist.search.strategy.guided.pool import columns_of
 from effir_dist.search.strategy.problem import Problem
 
 WORK = {"train": 0.85, "score": 0.15, "low": 0.05}

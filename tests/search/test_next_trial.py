@@ -25,7 +25,8 @@ from effir_dist.core import config as config_module
 from effir_dist.core.settings import SAMPLERS, SCHEDULERS
 from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
-from effir_dist.search.strategy import guided, schedulers, space_file
+from effir_dist.search.strategy import schedulers, space_file
+from effir_dist.search.strategy.guided import sampler as guided
 from effir_dist.search.strategy.next_trial import TrialQueue
 from tests.driven import MODEL, make_run, smooth
 

@@ -17,8 +17,9 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.runs.pareto import hypervolume
 from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.strategy import guided, samplers, space_file
+from effir_dist.search.strategy import samplers, space_file
 from effir_dist.search.strategy import space as spaces
+from effir_dist.search.strategy.guided import sampler as guided
 from effir_dist.search.strategy.next_trial import TrialQueue
 from tests.search.test_space import IMPORTANCE, MINILM, NEURONS
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from effir_dist.search.strategy import space as spaces
-from effir_dist.search.strategy.points import Observed, Points
-from effir_dist.search.strategy.quality import Quality
-from effir_dist.search.strategy.surrogate import Surrogate, fitted, probability_below
+from effir_dist.search.strategy.guided.points import Observed, Points
+from effir_dist.search.strategy.guided.quality import Quality
+from effir_dist.search.strategy.guided.surrogate import Surrogate, fitted, probability_below
 from tests.search.test_next_trial import Searched
 
 

@@ -21,7 +21,7 @@ from effir_dist.core.values import LOW_FIDELITY
 from effir_dist.report.study_db import frozen_trial
 from effir_dist.runs.records import TrialRecord, TrialSpec
 from effir_dist.search.strategy.fidelity import FidelityState
-from effir_dist.search.strategy.observe import COSTS
+from effir_dist.search.strategy.guided.observe import COSTS
 from effir_dist.search.strategy.plan_callables import PlanCallables, guided_sampler
 from effir_dist.search.strategy.problem import Problem
 from effir_dist.search.strategy.sampler_classes import sampler_maker

@@ -17,13 +17,13 @@ from effir_dist.core.measures import QUALITY
 from effir_dist.core.values import Suggested
 from effir_dist.models.families.base import block_count
 from effir_dist.runs.records import TrialSpec
-from effir_dist.search.strategy.candidates import DRAWS
-from effir_dist.search.strategy.drawing import Drawing
-from effir_dist.search.strategy.fidelity import Candidate, FidelityState
-from effir_dist.search.strategy.guided import GuidedSampler
-from effir_dist.search.strategy.observe import Screened
-from effir_dist.search.strategy.points import Points, Rows
-from effir_dist.search.strategy.pool import Pool
+from effir_dist.search.strategy.fidelity import FidelityState
+from effir_dist.search.strategy.guided.candidates import DRAWS
+from effir_dist.search.strategy.guided.drawing import Drawing
+from effir_dist.search.strategy.guided.observe import Screened
+from effir_dist.search.strategy.guided.points import Points, Rows
+from effir_dist.search.strategy.guided.pool import Candidate, Pool
+from effir_dist.search.strategy.guided.sampler import GuidedSampler
 from effir_dist.search.strategy.problem import Problem
 
 KEPT = 1000

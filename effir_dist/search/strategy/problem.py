@@ -21,9 +21,9 @@ from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.pruning import PruningPlan, moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
 from effir_dist.runs.records import TrialSpec
-from effir_dist.search.strategy import numbers
 from effir_dist.search.strategy import space as spaces
-from effir_dist.search.strategy.fidelity import Candidate
+from effir_dist.search.strategy.guided import numbers
+from effir_dist.search.strategy.guided.pool import Candidate
 from effir_dist.search.strategy.many_plans import PLAN_SETTINGS, ManyPlans
 from effir_dist.search.strategy.space import Space
 

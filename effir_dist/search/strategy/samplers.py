@@ -18,10 +18,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from effir_dist.core.renamed import sort_name
-from effir_dist.search.strategy.candidates import DRAWS
 from effir_dist.search.strategy.fidelity import FidelityState
-from effir_dist.search.strategy.guided import GuidedSampler
-from effir_dist.search.strategy.observe import Screened
+from effir_dist.search.strategy.guided.candidates import DRAWS
+from effir_dist.search.strategy.guided.observe import Screened
+from effir_dist.search.strategy.guided.sampler import GuidedSampler
 
 KNOWN_ASKS = 24
 """Asks of a sampler that may give known trials before values are drawn at random."""

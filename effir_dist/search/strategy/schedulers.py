@@ -15,7 +15,7 @@ import numpy as np
 
 from effir_dist.core.settings import SearchConfig
 from effir_dist.search.strategy.fidelity import FidelityState
-from effir_dist.search.strategy.surrogate import LEAST_TRAINED
+from effir_dist.search.strategy.guided.surrogate import LEAST_TRAINED
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 
 from effir_dist.core.values import Point
-from effir_dist.search.strategy.drawing import Drawing
-from effir_dist.search.strategy.pool import plain
+from effir_dist.search.strategy.guided.drawing import Drawing
+from effir_dist.search.strategy.guided.pool import plain
 
 DRAWS = 400
 """Points that are drawn for one proposal, at most: where none of them is new, all are taken to be tried."""

@@ -19,13 +19,13 @@ from optuna.search_space import intersection_search_space
 from optuna.trial import FrozenTrial, TrialState
 
 from effir_dist.core.values import LOW_FIDELITY
-from effir_dist.search.strategy import observe
-from effir_dist.search.strategy.improvement import Evidence, Worst
-from effir_dist.search.strategy.observe import COSTS, Axes, Distributions, Observer, Params, Screened
-from effir_dist.search.strategy.points import Points
-from effir_dist.search.strategy.pool import Pool, Pools
-from effir_dist.search.strategy.study_pools import Draw, StudyPools
-from effir_dist.search.strategy.surrogate import LEAST_TRAINED
+from effir_dist.search.strategy.guided import observe
+from effir_dist.search.strategy.guided.improvement import Evidence, Worst
+from effir_dist.search.strategy.guided.observe import COSTS, Axes, Distributions, Observer, Params, Screened
+from effir_dist.search.strategy.guided.points import Points
+from effir_dist.search.strategy.guided.pool import Pool, Pools
+from effir_dist.search.strategy.guided.study_pools import Draw, StudyPools
+from effir_dist.search.strategy.guided.surrogate import LEAST_TRAINED
 
 __all__ = ["COSTS", "LOW_FIDELITY", "GuidedSampler", "Screened"]
 

@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from effir_dist.search.strategy.points import Points
-from effir_dist.search.strategy.quality import Quality, scale_of, with_low
-from effir_dist.search.strategy.surrogate import (
+from effir_dist.search.strategy.guided.points import Points
+from effir_dist.search.strategy.guided.quality import Quality, scale_of, with_low
+from effir_dist.search.strategy.guided.surrogate import (
     LEAST_TRAINED,
     expected_hypervolume_improvement,
     fitted,

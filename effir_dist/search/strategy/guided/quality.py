@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from effir_dist.search.strategy.points import Points
-from effir_dist.search.strategy.surrogate import LEAST_TRAINED, Surrogate, fitted
+from effir_dist.search.strategy.guided.points import Points
+from effir_dist.search.strategy.guided.surrogate import LEAST_TRAINED, Surrogate, fitted
 
 MOST_LOW = 240
 """Cheap scores that are learned from, at most: the last ones; half of them of trials evaluated in full."""

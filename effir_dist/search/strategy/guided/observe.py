@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from effir_dist.core.values import LOW_FIDELITY
 from effir_dist.runs.pareto import non_dominated_losses
-from effir_dist.search.strategy import numbers
-from effir_dist.search.strategy.points import Observed, Points
+from effir_dist.search.strategy.guided import numbers
+from effir_dist.search.strategy.guided.points import Observed, Points
 
 COSTS = "costs"
 """User attribute of a trial: its costs as they were measured, in the units of `GuidedSampler`'s `costs`."""

@@ -15,11 +15,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from effir_dist.core.values import Point
-from effir_dist.search.strategy.fidelity import Candidate
-from effir_dist.search.strategy.points import Points
+from effir_dist.search.strategy.guided.points import Points
 
 Columns = Mapping[str, np.ndarray]
 """Search parameter -> [P] its values."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is known of a plan before it is scored."""
+
+    shares: tuple[float, ...]
+    """Costs that are objectives, as shares of the unpruned model's; NaN: the lowest rung will measure it."""
+    features: tuple[float, ...]
+    """What is left of each part, in [0, 1], and the settings that vary."""
+    training: tuple[float, ...]
+    """For each rung: what training from the start to there costs, in full trials of the unpruned model."""
+    scoring: tuple[float, ...]
+    """For each rung: what scoring there costs."""
+    prior: tuple[float, ...] = ()
+    """Numbers that the score is expected to fall or rise with, such as the damage that importance predicts."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from effir_dist.search.strategy import observe
-from effir_dist.search.strategy.candidates import points as drawn
-from effir_dist.search.strategy.drawing import Drawing
-from effir_dist.search.strategy.observe import Axes, Distributions, Key, Observer, Params
-from effir_dist.search.strategy.points import Points
-from effir_dist.search.strategy.pool import Pool, columns_of
+from effir_dist.search.strategy.guided import observe
+from effir_dist.search.strategy.guided.candidates import points as drawn
+from effir_dist.search.strategy.guided.drawing import Drawing
+from effir_dist.search.strategy.guided.observe import Axes, Distributions, Key, Observer, Params
+from effir_dist.search.strategy.guided.points import Points
+from effir_dist.search.strategy.guided.pool import Pool, columns_of
 
 Draw = Callable[[Distributions, Sequence[Any], np.random.Generator], Iterable[Params]]
 """(search space, params of the front, random numbers) -> points, of which the new ones are candidates."""
