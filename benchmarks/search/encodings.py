@@ -43,12 +43,13 @@ class PriorityPart(DropPart):
 
     def operations(self, suggested: Suggested, sizes: Sizes, known: Known) -> Sequence[Drop]:
         gone = {}
-        for kind in ("mlp", "attention"):
+        for kind in ("mlp", "attention", "block"):
             count = int(suggested.get(f"drop_{kind}", 0))
             order = sorted(range(len(sizes.widths)), key=lambda b: suggested.get(f"priority_{kind}.{b}", 0.0))
             gone[kind] = order[: min(count, self.limit(kind, len(sizes.widths)))]
         kept = keeps_norms(sizes.config, known.config.prune.keep_norms)
-        return [Drop(tuple(gone["mlp"]), tuple(gone["attention"]), kept)]
+        mlp, attention = ((*gone[kind], *gone["block"]) for kind in ("mlp", "attention"))
+        return [Drop(mlp, attention, kept)]
 
     def left(self, columns: Columns, sizes: ManySizes, known: Known) -> None:
         """It has no fast way to tell."""

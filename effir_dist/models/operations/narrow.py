@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 KEY = "width_ratio"
 USUAL_RATIO = 0.7
 """Of the neurons, as in the paper's recipe."""
+START_RATIOS = (0.8, 0.5)
+"""Of the neurons, where all MLPs stay: what a search tries first of widths alone."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,13 @@ class NarrowPart(SpacePart):
     def unpruned(self, distributions: Mapping[str, BaseDistribution]) -> Point:
         found: Mapping[str, Any] = distributions
         return {name: found[name].high for name in self.names if name in found}
+
+    def starts(self, blocks: int, importance: DropOrders) -> list[Point]:
+        """Widths alone: every MLP stays and loses neurons. Where little may be lost these are often the best plans."""
+        if not self.ratio:
+            return []
+        found = dict.fromkeys(self.ratio.nearest(ratio) for ratio in START_RATIOS)
+        return [dict.fromkeys(self.names, ratio) for ratio in found if ratio < self.ratio.high]
 
     def usual(self, blocks: int, importance: DropOrders) -> Point:
         """70 % of the neurons, as in the paper."""
