@@ -162,8 +162,8 @@ def _check_settings(out: Path, known: dict[str, Any], told: dict[str, Any]) -> N
 
 
 def device_name() -> str:
-    """Of the machine that makes a row."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    """Of the machine that makes a row, and what it reckons in: CPUs differ in that, and by a factor in speed."""
+    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, {resolve_dtype('auto')}"
 
 
 def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
