@@ -134,7 +134,7 @@ class ResourceConfig:
     """Trials that run at a time. By default as many as fit."""
     most_nodes: int = 0
     """Nodes that the cluster may grow to, each of `node_cpus` and `node_gpus`, where it does not tell
-    (docs/reference/faults.md); 0 for clusters of `ray up` and KubeRay, which tell, and for those that do not grow."""
+    (docs/guides/clusters.md); 0 for clusters of `ray up` and KubeRay, which tell, and for those that do not grow."""
     node_cpus: float = 0.0
     node_gpus: float = 0.0
     gpu_memory: float = 0.0
