@@ -69,11 +69,12 @@ def _summary(record: TrialRecord, encoder: Encoder, base: str) -> str:
         for what, dropped in (("MLPs", plan.dropped_mlp), ("attentions", plan.dropped_attention))
         if dropped
     ]
+    kept = f"without {' and '.join(gone)}" if gone else "with all its layers"
     norms = " Norms behind dropped layers stay." if plan.keep_norms else ""
     eos = " The tokenizer appends the end-of-text token." if settings.append_eos else ""
     compared = {"cosine": "cosine similarity", "dot": "inner product"}[settings.similarity]
     left, full = (MEASURES[SIZE].text(record.values[name]) for name in (SIZE, MEASURES[SIZE].unpruned))
-    return f"""A dense retriever: {base} without {" and ".join(gone) or "any layer less"}, fine-tuned after pruning.
+    return f"""A dense retriever: {base} {kept}, fine-tuned after pruning.
 What was pruned is removed: {left} of {full} {MEASURES[SIZE].label} are left (without LM head).{norms}
 
 | block | {" | ".join(str(n) for n in range(len(widths)))} |
@@ -121,7 +122,8 @@ def _scores(run: Run, record: TrialRecord) -> str:
             lines.append(f"| {' | '.join(cells)} | {_against(own, other, name)} |")
     return (
         "\n".join(lines) + "\n\nWith 95 % bootstrap intervals over queries, paired for the difference. "
-        "The search chose by its own queries, so those scores are too good; test queries were read once, at the end. "
+        "The search chose by its own queries, so the scores on these are optimistic. Test queries were read once, "
+        "at the end. "
         "A score on a part of the documents is higher than one on all of them."
     )
 

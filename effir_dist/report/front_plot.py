@@ -22,7 +22,7 @@ ON_TEST = f"test_{QUALITY}"
 # Where a label is tried: degrees and points away. Above left first: a trial there would be on the front itself.
 ANGLES = (135, 110, 160, 90, 180, 60, 30, -45, -20, 0, -70, -90)
 DISTANCES = (8, 13, 18, 24, 31)
-CAPTION = "A point is one trial: pruned, fine-tuned, scored. Labels: MLP layers dropped, width of those that stay."
+CAPTION = "Each point is one pruned, fine-tuned and scored model. Labels: MLPs dropped, and the width of the others."
 
 
 def front_figure(table: pd.DataFrame, title: str, note: str = "", goal: Goal | None = None) -> Figure:

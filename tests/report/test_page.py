@@ -125,7 +125,7 @@ def test_the_selected_trial_has_its_paired_intervals(browser: Any, address: str)
             assert difference == bounds.replace("-", "−")
         assert [row[0] for row in shown[:3]] == ["mean", "fiqa", "scifact"]
         header = seen.page.locator("#scored-on").inner_text()
-        assert header.startswith("nDCG@10 is of ")
+        assert header.startswith("nDCG@10 is measured on: ")
         assert f"fiqa {own.loc['fiqa', 'queries']} queries, 1,000 of 5,000 documents" in header
 
 

@@ -216,12 +216,12 @@ function drawLegend(data, state, front) {
   if (data.runs.length > 1) data.runs.forEach((run, i) => add('circle', { fill: RUN_COLOURS[i % RUN_COLOURS.length] }, run.name));
   else {
     add('circle', { fill: BLUE }, 'front, with 95 % interval');
-    if (front.some((t) => isNoise(data, state, t))) add('circle', { fill: LIGHT_BLUE }, 'front, no significant difference from the next larger one');
+    if (front.some((t) => isNoise(data, state, t))) add('circle', { fill: LIGHT_BLUE }, 'front, not significantly different from the next larger model');
     if (data.objectives.length > 2) add('ring', { stroke: BLUE }, 'front of all objectives');
     add('circle', { fill: PALE }, 'other trials');
   }
   if (data.runs.some((run) => run.unpruned)) add('ring', { stroke: INK }, 'unpruned model');
-  if (data.trials.some((t) => t.recipe)) add('square', { stroke: GREEN }, 'EffiR\u2019s recipe: least important MLPs go');
+  if (data.trials.some((t) => t.recipe)) add('square', { stroke: GREEN }, 'EffiR\u2019s recipe: only the least important MLPs are dropped');
   if (data.runs.length === 1 && front.some((t) => known(t.quality.test))) add('diamond', { stroke: RED }, 'front on the test queries');
   add('ring', { stroke: GOLD, 'stroke-width': 3 }, 'selected');
   byId('legend').replaceChildren(...items);

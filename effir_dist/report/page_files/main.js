@@ -31,18 +31,18 @@ function drawAxisChoice() {
 
 function drawFrontNote() {
   const intervals = data.trials.some((t) => known(t.quality.low));
-  byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}A point is one trial: pruned, fine-tuned, scored. Click one to see it. `
-    + `${intervals ? 'Bars are 95 % intervals over queries, of repeated trials over seeds too. ' : ''}`
-    + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((name) => MEASURES.get(name).label).join(', ')}); the line is the front of the two that are drawn. ` : ''}`
-    + `${data.constraints.length ? `Only feasible trials are on a front: those with ${data.constraints.join(' and ')}. ` : ''}`
+  byId('front-note').textContent = `${data.runs.length > 1 ? 'One front of all runs. ' : ''}Each point is one pruned, fine-tuned and scored model. Click one to see it. `
+    + `${intervals ? 'Bars are 95 % intervals over queries, and over seeds where trials were repeated. ' : ''}`
+    + `${data.objectives.length > 2 ? `The search has three objectives (${data.objectives.map((name) => MEASURES.get(name).label).join(', ')}). The line is the front of the two that are drawn. ` : ''}`
+    + `${data.constraints.length ? `Only trials with ${data.constraints.join(' and ')} can be on a front. ` : ''}`
     + `${data.runs[0].ended && !data.live ? `The search ended: ${data.runs[0].ended}. ` : ''}`
     + MEASURES.get(state.axis).note;
 }
 
-// Of how many queries and documents the scores are: a cut corpus is easier than a whole one.
+// On how many queries and documents the scores are measured: a part of a corpus is easier than all of it.
 function scoredOn(run, named) {
   const names = { search: withRole('quality').label, test: 'test', held_out: 'held out' };
-  const parts = Object.entries(run.scored_on).map(([split, text]) => `${names[split]} is of ${text}.`);
+  const parts = Object.entries(run.scored_on).map(([split, text]) => `${names[split]} is measured on: ${text}.`);
   const all = [...parts, ...[...run.left_out, ...run.faults].map((line) => `${line}.`)].join(' ');
   return all && named ? `${run.name}: ${all}` : all;
 }
@@ -56,7 +56,7 @@ function drawHeader() {
   const parts = [runs.length > 1 ? `${runs.length} runs` : `run ${one.name}`, `${data.trials.length} of ${wanted} trials`];
   if (pending) parts.push(`${pending} under way or waiting`);
   const screened = runs.reduce((sum, run) => sum + run.screened, 0);
-  if (screened) parts.push(`${screened} more screened only, on a part of the data and another scale (rungs.csv)`);
+  if (screened) parts.push(`${screened} more plans screened on part of the data and not trained in full (rungs.csv)`);
   parts.push(`as of ${new Date(data.generated).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })}`);
   byId('subtitle').textContent = parts.join(' · ');
   byId('safety').textContent = runs.map((run) => (runs.length > 1 ? `${run.name}: ` : '') + run.safety.text).join(' ');
@@ -81,7 +81,7 @@ function draw() {
   drawFailed(data, select);
   drawTable(data, state, front, select);
   const space = data.objectives.length > 2 ? 'Volume' : 'Area';
-  byId('hypervolume-note').textContent = `${space} under the front, as a share of ${plainGoal(data) ? 'size' : 'cost'} times quality of the unpruned model; more is better. Failed trials count in the time.`;
+  byId('hypervolume-note').textContent = `${space} under the front, as a share of ${plainGoal(data) ? 'size' : 'cost'} times quality of the unpruned model. More is better. Failed trials count in the time.`;
 }
 
 // Whether the search goes by size and quality alone.
@@ -131,7 +131,7 @@ async function refresh() {
     notice.hidden = !problem;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
-    notice.textContent = 'The command that serves this page has ended; this is its last state.';
+    notice.textContent = 'The command that serves this page has ended. This is its last state.';
     notice.hidden = false;
   }
   setTimeout(refresh, REFRESH);

@@ -60,9 +60,9 @@ function drawRuns(data) {
     body.append(element('tr', {}, ...values.map((value, j) => element('td', { className: j < 2 ? 'text' : '' }, String(value)))));
   });
   const cost = plainGoal(data) ? `${shortText(withRole('size'), data.reference[ROLES.size])} ${withRole('size').label}` : 'the unpruned model\u2019s costs';
-  const reference = `Reference point of every hypervolume: ${cost}, ${quality.label} 0; `
-    + `1 is ${plainGoal(data) ? `no ${withRole('size').label}` : 'no cost'} at ${quality.label} ${measureText(quality, data.reference[ROLES.quality])}. All runs together: ${fixed(data.hypervolume, 4)}.`;
-  const warning = data.same_queries ? '' : ' The runs were not scored on the same queries and documents: differences between them may be the data\u2019s.';
+  const reference = `Reference point of every hypervolume: ${cost}, ${quality.label} 0. `
+    + `A hypervolume of 1 is ${plainGoal(data) ? `no ${withRole('size').label}` : 'no cost'} at ${quality.label} ${measureText(quality, data.reference[ROLES.quality])}. All runs together: ${fixed(data.hypervolume, 4)}.`;
+  const warning = data.same_queries ? '' : ' The runs were not scored on the same queries and documents. Differences between them may come from the data.';
   box.replaceChildren(element('h2', {}, 'Runs compared'), element('div', { className: 'scroll' }, table), element('p', { className: 'note' }, reference + warning));
 }
 
@@ -103,10 +103,10 @@ function drawPlans(data, state, front, select) {
     if (run.drop_order.length) rows.push(footRow('rank', blocks.map((block) => run.drop_order.indexOf(block) + 1), true));
   });
   const attention = front.some((t) => (t.dropped_attention || []).length);
-  const noise = front.some((t) => isNoise(data, state, t)) ? '~: no significant difference from the row above. ' : '';
-  const note = `${noise}A row is a model on the front, the smallest last. A cell is a block\u2019s MLP: pale where it is narrow, × where it is dropped`
-    + `${attention ? ', with a gold foot where its attention is dropped' : ''}. Dropped %: of the rows above. `
-    + 'Rank: of the MLP by its importance in the unpruned model. EffiR\u2019s recipe drops rank 1 first.';
+  const noise = front.some((t) => isNoise(data, state, t)) ? '~ marks a model that is not significantly different from the row above. ' : '';
+  const note = `${noise}Each row is a model on the front, the smallest last. Each cell is the MLP of a block. It is pale where the MLP is narrow, and × where it is dropped`
+    + `${attention ? '. A gold foot marks a dropped attention' : ''}. Dropped %: share of the rows above. `
+    + 'Rank: the MLP\u2019s place by importance in the unpruned model. EffiR\u2019s recipe drops rank 1 first.';
   byId('plans').hidden = !rows.length;
   byId('plan-rows').replaceChildren(...rows, element('p', { className: 'note' }, note));
 }

@@ -180,7 +180,7 @@ function drawTrial(data, state, front) {
     parts.push(element('h3', {}, `${quality.label} by data set`), scoresTable(trial, trial === unpruned));
     parts.push(element('h3', {}, 'Cost'), figures(costRows(data, trial, unpruned)), element('h3', {}, 'Export'));
     parts.push(trial.export ? commandLine(trial.export) : element('p', { className: 'note' },
-      'Its weights were not kept: search.keep_weights=front keeps those of the front, all keeps every trial\u2019s.'));
+      'Its weights were not kept. search.keep_weights=front keeps those of the front, and all those of every trial.'));
   }
   panel.replaceChildren(...parts.filter((part) => part !== null));
 }
