@@ -11,10 +11,10 @@ from benchmarks.speed.results import Machine, Result
 
 HEADER = """# Speed
 
-Made by `python -m benchmarks` from the JSON files in `reports/speed/`, which hold every variant, round and number; do
-not edit. A ratio is our rate by the other's, the median over interleaved rounds, in brackets the least and the largest
-of a round; bold where it meets its goal or has none. What the figures mean, and what was tried and did not pay:
-[docs/results/speed.md](../docs/results/speed.md).
+Made by `python -m benchmarks` from the JSON files in `reports/speed/`, which hold every variant, round and number.
+Do not edit it. A ratio is our rate divided by the other's, the median over interleaved rounds. In brackets are the
+least and the largest of a round. It is bold where it meets its goal or has none. What the figures mean:
+[docs/results/speed.md](../docs/results/speed.md). What was tried: [docs/experiments.md](../docs/experiments.md).
 """
 
 
