@@ -41,7 +41,8 @@ function drawFrontNote() {
 
 // On how many queries and documents the scores are measured: a part of a corpus is easier than all of it.
 function scoredOn(run, named) {
-  const names = { search: withRole('quality').label, test: 'test', held_out: 'held out' };
+  const { label } = withRole('quality');
+  const names = { search: label, test: `${label} on test queries`, held_out: `${label} on held-out data` };
   const parts = Object.entries(run.scored_on).map(([split, text]) => `${names[split]} is measured on: ${text}.`);
   const all = [...parts, ...[...run.left_out, ...run.faults].map((line) => `${line}.`)].join(' ');
   return all && named ? `${run.name}: ${all}` : all;
