@@ -20,6 +20,7 @@ from benchmarks.search import plans, table
 from benchmarks.search.grounds import Ground, ground
 from benchmarks.search.plans import Point
 from benchmarks.search.strategies import STRATEGIES
+from benchmarks.search.summary import append
 from benchmarks.search.world import Job
 
 
@@ -83,7 +84,7 @@ def _train(left: list[Point], own: Ground, of_table: argparse.Namespace, search:
     for point in left:
         row = work.row(bench, point, neurons, of_table.stops, True)
         line = {**search, **predicted(own, point), **measured(row, own.table.top)}
-        _append(out, line)
+        append(out, line)
         print(f"{point.key}: worth {line['worth']}, told {line['told']}, measured {line['ndcg']}", flush=True)
 
 
@@ -94,16 +95,6 @@ def _done(out: Path, search: dict[str, Any]) -> set[str]:
     with out.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["test"]]
     return {row["key"] for row in rows if all(row[name] == str(value) for name, value in search.items())}
-
-
-def _append(out: Path, line: dict[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = not out.is_file()
-    with out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(line))
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
 
 
 if __name__ == "__main__":

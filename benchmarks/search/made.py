@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.search.simulated import Memory, is_full, run_workers
 from effir_dist.core import config as config_module
 from effir_dist.core.settings import RunConfig
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width
 from effir_dist.models.pruning import PruningPlan, mlp_widths, moving_share
 from effir_dist.runs.pareto import hypervolume
-from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
-from effir_dist.runs.run_folder import Run
+from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.next_trial import TrialQueue
 
@@ -87,46 +85,22 @@ class MadeModel:
         return moving_share(self.config, plan)
 
 
-class MemoryRun:
-    """In place of a run folder: the rungs of trials, in memory."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[RungScore]] = {}
-
-    def rungs(self, trial: str) -> list[RungScore]:
-        return self.found.get(trial, [])
-
-    def reached(self, spec: TrialSpec) -> bool:
-        return any(score.rung == spec.rung for score in self.rungs(spec.trial))
-
-
 class Searched:
-    """A search of the product without its driver: workers that never wait, each busy for as long as its job costs."""
+    """A search of the product without its driver, with simulated workers."""
 
     def __init__(self, model: MadeModel, space: dict[str, Any], settings: dict[str, Any], workers: int = 1) -> None:
-        self.model, self.workers, self.memory = model, workers, MemoryRun()
+        self.model, self.workers, self.memory = model, workers, Memory()
         config = config_module.replace(RunConfig(), {f"search.{name}": value for name, value in settings.items()})
         parsed = space_file.parse_space(space, "made")
-        self.queue = TrialQueue(Run(Path("no") / "run"), config, parsed, model.config, model.importance, model.neurons)
-        self.queue.run, self.queue.problem.work = self.memory, WORK  # type: ignore[assignment]
+        self.queue = TrialQueue(self.memory, config, parsed, model.config, model.importance, model.neurons)
+        self.queue.problem.work = WORK
         self.found: list[tuple[float, PruningPlan]] = []
         """Cost of all that had ended, and the plan, of each full trial in the order in which they ended."""
-        self.count, self.done, self.seconds = 0, 0.0, list[float]()
+        self.count, self.seconds = 0, list[float]()
 
     def run(self, budget: float) -> None:
         """Until `budget` full trials of the unpruned model were handed out."""
-        running: list[tuple[float, int, float, TrialSpec]] = []
-        clock, spent, number = 0.0, 0.0, itertools.count()
-        while True:
-            while len(running) < self.workers and spent < budget and (spec := self.next()):
-                cost = self.cost(spec)
-                spent += cost
-                heapq.heappush(running, (clock + cost, next(number), cost, spec))
-            if not running:
-                return
-            clock, _, cost, spec = heapq.heappop(running)
-            self.done += cost
-            self.end(spec)
+        run_workers(self.next, self.cost, self.end, budget, self.workers)
 
     def next(self) -> TrialSpec | None:
         begun = time.process_time()
@@ -136,20 +110,16 @@ class Searched:
         return spec
 
     def cost(self, spec: TrialSpec) -> float:
-        """Of a job; a trial on rung 0 is scored without training."""
-        low = spec.rung is not None and spec.rung < self.queue.top
-        return self.model.size(spec.plan) * (WORK["low"] if low else WORK["train"] + WORK["score"])
+        """Of a job."""
+        full = is_full(self.queue, spec)
+        return self.model.size(spec.plan) * (WORK["train"] + WORK["score"] if full else WORK["low"])
 
-    def end(self, spec: TrialSpec) -> None:
-        low = spec.rung is not None and spec.rung < self.queue.top
-        facts, values = spec.facts(self.model.config), dict(spec.values(self.model.config))
-        values["ndcg_at_10"] = self.model.score(spec, low)
-        if low:
-            self.memory.found[spec.trial] = [RungScore(0, 0.0, spec.cost, facts, values)]
-            self.queue.scored(spec.trial, 0)
-            return
-        self.queue.ended(TrialRecord(spec, "complete", "", facts, values))
-        self.found.append((self.done, spec.plan))
+    def end(self, spec: TrialSpec, done: float) -> None:
+        """A job ended; done: the cost of all that ended so far."""
+        full = is_full(self.queue, spec)
+        self.memory.tell(self.queue, spec, self.model.score(spec, low=not full))
+        if full:
+            self.found.append((done, spec.plan))
 
     def hypervolume(self, cost: float) -> float:
         return volume(self.model, (plan for spent, plan in self.found if spent <= cost))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
@@ -70,14 +71,10 @@ def replay(keys: list[Key], args: argparse.Namespace) -> None:
     left = [key for key in keys if key not in runs.known]
     print(f"{len(keys)} searches, {len(keys) - len(left)} known", flush=True)
     with _pool(args.processes) as pool:
-        for found in pool.imap_unordered(_search, [(key, args.budget) for key in left]):
+        for found in pool.imap_unordered(functools.partial(search, budget=args.budget), left):
             runs.add(found)
             if args.seconds and time.monotonic() - begun > args.seconds:
                 return
-
-
-def _search(job: tuple[Key, float]) -> Searched:
-    return search(*job)
 
 
 def write(out: Path, grounds: dict[str, Ground], marks: set[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,12 @@ from benchmarks.search import plans
 from benchmarks.search.encodings import LAYERS, WIDTHS, Encoding, point_of
 from benchmarks.search.outcomes import Table
 from benchmarks.search.plans import RANKING, Point, point
+from benchmarks.search.simulated import Memory, is_full
 from benchmarks.search.world import Job, Strategy, World
 from effir_dist.core.config import replace
-from effir_dist.core.measures import QUALITY
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.pruning import PruningPlan
-from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec
-from effir_dist.runs.run_folder import Run
+from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.next_trial import TrialQueue
 
@@ -113,17 +111,6 @@ def _value(distribution: Any, rng: np.random.Generator) -> Any:
     return int(value) if isinstance(distribution, IntDistribution) else round(value, 6)
 
 
-class Memory(Run):
-    """A run folder of which nothing is on disk: a queue reads the scores of rungs here."""
-
-    def __init__(self) -> None:
-        super().__init__(Path("replay") / "has-no-folder")
-        self.scores: dict[str, list[RungScore]] = {}
-
-    def rungs(self, trial: str) -> list[RungScore]:
-        return self.scores.get(trial, [])
-
-
 class Product:
     """A search of the product: its queue of trials, with its samplers and its schedulers, as a driver asks it."""
 
@@ -145,18 +132,12 @@ class Product:
             return None
         self.number += spec.number == self.number
         found = point_of(self.space, spec.suggested, self.world.table)
-        job = Job(found, spec.rung in (None, self.queue.top))
+        job = Job(found, is_full(self.queue, spec))
         self.specs[job] = spec
         return job
 
     def tell(self, job: Job, score: float) -> None:
-        spec, config = self.specs.pop(job), self.world.table.model_config
-        facts, values = spec.facts(config), {**spec.values(config), QUALITY: score}
-        if job.full:
-            self.queue.ended(TrialRecord(spec, "complete", "", facts, values))
-            return
-        self.memory.scores[spec.trial] = [RungScore(0, 0.0, spec.cost, facts, values)]
-        self.queue.scored(spec.trial, 0)
+        self.memory.tell(self.queue, self.specs.pop(job), score)
 
 
 SAMPLERS = ("tpe", "nsga2", "gp", "guided")

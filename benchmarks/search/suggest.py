@@ -35,7 +35,7 @@ def prepared(blocks: int, trained: int, screened: int, workers: int) -> Searched
     for spec in specs:
         facts, known = spec.facts(searched.model.config), spec.values(searched.model.config)
         values = {**known, "ndcg_at_10": searched.model.score(spec, low=True)}
-        searched.memory.found[spec.trial] = [RungScore(0, 0.0, 0.0, facts, values)]
+        searched.memory.scores[spec.trial] = [RungScore(0, 0.0, 0.0, facts, values)]
         if spec.number < trained:
             values = {**known, "ndcg_at_10": searched.model.score(spec)}
             records.append(TrialRecord(spec, "complete", "", facts, values, finished=f"{spec.number:06d}"))
@@ -62,7 +62,7 @@ def timed(searched: Searched, steps: int, busy: int) -> dict[str, list[float]]:
         running.append(spec)
         if len(running) > busy:
             begun = time.process_time()
-            searched.end(running.pop(0))
+            searched.end(running.pop(0), 0.0)
             found["to hear of its end"].append(time.process_time() - begun)
     return found
 

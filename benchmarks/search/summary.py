@@ -79,13 +79,19 @@ class Runs:
     def add(self, found: Searched) -> None:
         line: dict[str, Any] = {**asdict(found.key), **{name: round(v, 5) for name, v in found.values.items()}}
         line["curve"] = " ".join(f"{value:.4f}" for value in found.curve)
-        new = not self.path.is_file()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(line))
-            if new:
-                writer.writeheader()
-            writer.writerow(line)
+        append(self.path, line)
         self.known.add(found.key)
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a row to a CSV file, which is made with its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(line))
+        if new:
+            writer.writeheader()
+        writer.writerow(line)
 
 
 def _names(record: type) -> list[str]:
@@ -120,11 +126,10 @@ def write(out: Path, marks: set[str]) -> None:
         return
     runs = read(out / "runs.csv")
     runs = runs[runs["mark"].isin(marks)]
-    groups = list(runs.groupby(["table", "workers", "strategy"], sort=False))
     by = ["table", "workers", "strategy"]
-    put(out / "results.csv", [{**dict(zip(by, name, strict=True)), **_result(part)} for name, part in groups], by)
-    lines = [{**dict(zip(by, name, strict=True)), **line} for name, part in groups for line in _curve(part)]
-    put(out / "curves.csv", lines, by)
+    groups = [(dict(zip(by, name, strict=True)), part) for name, part in runs.groupby(by, sort=False)]
+    put(out / "results.csv", [{**key, **_result(part)} for key, part in groups], by)
+    put(out / "curves.csv", [{**key, **line} for key, part in groups for line in _curve(part)], by)
     draw(pd.read_csv(out / "curves.csv")).savefig(out / "search.png")
 
 

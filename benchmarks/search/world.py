@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -12,6 +10,7 @@ import numpy as np
 from benchmarks.search.emulator import Emulator
 from benchmarks.search.outcomes import Table
 from benchmarks.search.plans import Point
+from benchmarks.search.simulated import run_workers
 from effir_dist.runs.pareto import hypervolume, non_dominated
 
 Pair = tuple[float, float]
@@ -114,25 +113,19 @@ class World:
 
     def run(self, strategy: Strategy, budget: float, workers: int = 1) -> Curve:
         """Until all that was spent reaches `budget`, or the strategy has nothing left."""
-        spent, done, numbers = 0.0, 0.0, itertools.count()
-        curve, trained, clock = Curve(), _Trained(), 0.0
-        running: list[tuple[float, int, Job, float]] = []
-        while True:
-            while len(running) < workers and spent < budget and (job := strategy.ask()) is not None:
-                cost = self.cost(job)
-                spent += cost
-                heapq.heappush(running, (clock + cost, next(numbers), job, cost))
-            if not running:
-                curve.front = [trained.points[i] for i in trained.front()]
-                return curve
-            clock, _, job, cost = heapq.heappop(running)
-            done += cost
+        curve, trained = Curve(), _Trained()
+
+        def end(job: Job, done: float) -> None:
             strategy.tell(job, self.told(job))
             if job.full:
                 self._add(trained, job)
                 _note(curve, trained, done)
             else:
                 curve.screened += 1
+
+        run_workers(strategy.ask, self.cost, end, budget, workers)
+        curve.front = [trained.points[i] for i in trained.front()]
+        return curve
 
     def _add(self, trained: _Trained, job: Job) -> None:
         plan, unpruned, top = self.table.plan(job.point), self.table.unpruned(), self.table.top
