@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError, check_least, command
 from effir_dist.core.measures import MEASURES, METRICS
-from effir_dist.core.settings import DTYPES, ScoreConfig
 from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import differences
+from effir_dist.evaluate.encode import add_options
 from effir_dist.models import own_code
 
 if TYPE_CHECKING:
@@ -38,14 +38,7 @@ def parser() -> argparse.ArgumentParser:
     own_code.add_option(result)
     result.add_argument("--data", action="append", required=True, metavar="DIR", help=f"{DATA}; repeatable")
     result.add_argument("--split", default="test", help="qrels/SPLIT.tsv to evaluate on (default: %(default)s)")
-    result.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
-    result.add_argument(
-        "--batch-tokens",
-        type=int,
-        default=ScoreConfig.batch_tokens,
-        metavar="N",
-        help="tokens in a batch, padding included (default: %(default)s, what suits the device)",
-    )
+    add_options(result, "float32")
     for kind in KINDS:
         result.add_argument(
             f"--max-{kind}-length", type=int, metavar="N", help=f"tokens kept of a {kind} (default: the model's own)"

@@ -18,6 +18,18 @@ from effir_dist.core.settings import COMPILE, DTYPES, ScoreConfig
 from effir_dist.models import own_code
 
 
+def add_options(parser: argparse.ArgumentParser, dtype: str) -> None:
+    """--dtype, with this default, and --batch-tokens of a command that encodes."""
+    parser.add_argument("--dtype", choices=DTYPES, default=dtype, help="of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--batch-tokens",
+        type=int,
+        default=ScoreConfig.batch_tokens,
+        metavar="N",
+        help="tokens in a batch, padding included (default: %(default)s, what suits the device)",
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
@@ -36,14 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("out", type=Path, help="folder for the shards")
     kinds = ("document", "query")
     result.add_argument("--kind", choices=kinds, default="document", help="prompt and length (default: %(default)s)")
-    result.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: %(default)s)")
-    result.add_argument(
-        "--batch-tokens",
-        type=int,
-        default=ScoreConfig.batch_tokens,
-        metavar="N",
-        help="tokens in a batch, padding included (default: %(default)s, what suits the device)",
-    )
+    add_options(result, "auto")
     result.add_argument("--compile", choices=COMPILE, default="auto", help="the model's blocks (default: %(default)s)")
     result.add_argument("--max-length", type=int, metavar="N", help="tokens kept of a text (default: the model's own)")
     result.add_argument(

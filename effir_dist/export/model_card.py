@@ -163,8 +163,11 @@ def _costs(run: Run, record: TrialRecord, int8: Json) -> str:
     rows = [f"- {m.label}: {m.text(record.values[m.name])}" for m in shown if m.name in record.values]
     rows += [f"- training steps: {record.steps}"] if record.steps else []
     text = "\n".join([*rows, f"- measured on: {record.host or 'an unknown host'}"])
-    if not int8:
-        return text
+    return f"{text}\n\n{_int8_costs(int8)}" if int8 else text
+
+
+def _int8_costs(int8: Json) -> str:
+    """A table of what int8 weights cost in nDCG@10."""
     rows = [
         f"| {name} | {SetSize(*(row[count] for count in FIELDS))} | {row['float32']:.4f} | {row['int8']:.4f} | "
         f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] |"
@@ -172,23 +175,27 @@ def _costs(run: Run, record: TrialRecord, int8: Json) -> str:
     ]
     sizes = " and ".join(f"{int8['bytes'][kind] / 1e6:.1f} MB ({kind})" for kind in ("float32", "int8"))
     return (
-        f"{text}\n\nONNX with int8 weights against float32, {MEASURES[QUALITY].label} on the {int8['split']} queries; "
+        f"ONNX with int8 weights against float32, {MEASURES[QUALITY].label} on the {int8['split']} queries; "
         f"{sizes}:\n\n"
         "| data set | of | float32 | int8 | difference |\n|---|---|---|---|---|\n" + "\n".join(rows)
     )
 
 
 def _loading(encoder: Encoder, onnx: bool) -> str:
-    config, plan, settings = encoder.model_config, encoder.plan, encoder.settings
-    plain = is_plain(config, plan)
+    plain = is_plain(encoder.model_config, encoder.plan)
     trust = "" if plain else ", trust_remote_code=True"
+    return "\n\n".join([*_loading_code(encoder, plain, trust), *_loading_notes(encoder, plain, trust, onnx)])
+
+
+def _loading_code(encoder: Encoder, plain: bool, trust: str) -> list[str]:
+    """How to load it in each tool. trust: the option that its own code needs; plain: whether there is none."""
     code = (
         "No code comes with it: the architecture is the family's own, with a smaller `intermediate_size`."
         if plain
         else f"`{CODE}.py` builds the family's architecture and removes what was pruned. Where effir_dist is "
         "installed, `import effir_dist.auto` does the same and no remote code is needed."
     )
-    blocks = [
+    return [
         code,
         f"""```python
 from sentence_transformers import SentenceTransformer
@@ -205,31 +212,37 @@ import effir_dist
 effir_dist.load("FOLDER").encode(["..."], "query")   # or "document"
 ```""",
     ]
+
+
+def _loading_notes(encoder: Encoder, plain: bool, trust: str, onnx: bool) -> list[str]:
+    """What else to know, of what applies to this model."""
+    config, plan, settings = encoder.model_config, encoder.plan, encoder.settings
+    notes = []
     if family(config).decoder:
-        blocks.append(
+        notes.append(
             f'`AutoModelForCausalLM.from_pretrained("FOLDER"{trust}, attn_implementation="eager")` gives the same in '
             "`hidden_states[-1]`. A retriever has no LM head: the base's is not kept, the embeddings take its place, "
             "and the logits mean nothing."
         )
     if config.get("is_causal") is False:
-        blocks.append(
+        notes.append(
             "Tokens see both sides: `is_causal` is false in config.json, which transformers reads from version 5.2 on. "
             "Earlier ones give other embeddings, without an error."
         )
     if onnx:
-        blocks.append(
+        notes.append(
             "`onnx/encoder.onnx` takes `input_ids` and `attention_mask`, int64 [batch, length] padded on the right, "
             f"and gives `sentence_embedding`, float32 [batch, {encoder.dimension}], by all these steps. Add the "
             f"prompts yourself{'' if settings.include_prompt else f'; their tokens have {SEEN} in the mask, others 1'}."
         )
     if settings.pooling not in VLLM_POOLINGS or not settings.include_prompt:
-        blocks.append(f"vLLM cannot: it has no {_behind(encoder)[0]}.")
+        notes.append(f"vLLM cannot: it has no {_behind(encoder)[0]}.")
     elif not plain and block_configs(config, plan):
-        blocks.append(
+        notes.append(
             "vLLM: `vllm serve FOLDER --trust-remote-code --runner pooling`; its DeciLMForCausalLM reads "
             "`block_configs` in config.json. That is checked against a transcription of that code; vLLM was not run."
         )
-    return "\n\n".join(blocks)
+    return notes
 
 
 def _by_role(run: Run, record: TrialRecord) -> dict[str, str]:

@@ -8,6 +8,7 @@ from effir_dist.core.storage import place
 from effir_dist.report.compare import Loaded, common_trials, load
 from effir_dist.report.frames import front_of
 from effir_dist.report.front_text import front_text, has_noise
+from effir_dist.report.progress import stopped_rungs
 from effir_dist.report.report_files import write_comparison, write_run
 from effir_dist.report.safety_text import safety_lines
 from effir_dist.report.scored_on import scored_on_lines
@@ -68,10 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     for run, each in zip(runs, loaded, strict=True):
         for line in _safety_lines(each) + scored_on_lines(run, each.records):
             print(f"{run.name}: {line}" if len(runs) > 1 else line)
-    stopped = [t for run in runs for t in run.trials() if run.rungs(t) and not run.finished(t)]
-    if stopped:
-        print(f"{len(stopped)} more plans were only screened, on a part of the data and another scale: rungs.csv")
-    for line in [line for run in runs for line in not_the_trials_fault(run)]:
-        print(line)
+    if stopped := sum(len(stopped_rungs(run)) for run in runs):
+        print(f"{stopped} more plans were only screened, on a part of the data and another scale: rungs.csv")
+    for run in runs:
+        for line in not_the_trials_fault(run):
+            print(line)
     print(f"wrote {paths[0]}")
     print(f"beside it {', '.join(path.name for path in paths[1:])}")

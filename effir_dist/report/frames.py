@@ -16,8 +16,7 @@ from effir_dist.importance.store import drop_order
 from effir_dist.report.safety import Safety, judge, safe_loss_of, with_safety
 from effir_dist.report.score_tables import INTERVAL, MEAN, scores_table
 from effir_dist.report.scored_on import COUNTED, counts, sizes_of, with_counts
-from effir_dist.report.significance import COLUMNS as STEPS
-from effir_dist.report.significance import steps
+from effir_dist.report.significance import with_steps
 from effir_dist.runs.objectives import Goal, compared_with, goal_of
 from effir_dist.runs.records import SplitScores, TrialRecord, Values
 from effir_dist.runs.repeats import groups, mean_metrics, pooled
@@ -93,7 +92,7 @@ def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
         if missing := unscored(run, split):
             trials[f"{split}_failed"] = [missing[t].reason if t in missing else "" for t in trials["trial"]]
     safety = judge(goal, records, queries, safe_loss_of(run.config), chosen, repeats)
-    front = _with_steps(front_of(trials, goal), queries, chosen, repeats)
+    front = with_steps(front_of(trials, goal), queries, chosen, repeats)
     return RunFrames(trials, with_safety(front, safety), queries, scores, safety)
 
 
@@ -106,17 +105,6 @@ def _pooled(scores: Mapping[str, SplitScores], repeats: Mapping[str, Sequence[st
         datasets = {name: mean_metrics([s.datasets[name] for s in each]) for name in common}
         found[trial] = SplitScores(mean_metrics([s.values for s in each]), datasets, sizes=each[0].sizes)
     return found
-
-
-def _with_steps(
-    front: pd.DataFrame, queries: pd.DataFrame, chosen: Sequence[str], repeats: Mapping[str, Sequence[str]]
-) -> pd.DataFrame:
-    """A front with significance.COLUMNS; the first row, and rows without per-query scores, have none."""
-    found = steps([*front["trial"]], queries, chosen, repeats)
-    rows = {t: (i.value, i.low, i.high, not i.is_noise) for t, i in found.items()}
-    for place, name in enumerate(STEPS):
-        front[name] = [rows.get(trial, (NOTHING, NOTHING, NOTHING, None))[place] for trial in front["trial"]]
-    return front
 
 
 def queries_table(run: Run, records: list[TrialRecord]) -> pd.DataFrame:

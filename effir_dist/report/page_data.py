@@ -96,6 +96,8 @@ def _measure(entry: Measure, records: list[TrialRecord]) -> Json:
 
 
 def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
+    from effir_dist.report.study_db import parameter_importances  # optuna takes a second
+
     run, records, settings = loaded.run, loaded.records, flatten(loaded.run.config)
     baseline = compared_with(records)
     hypervolumes, pending = hypervolume_table(records, loaded.goal, scale, scores_without_record(run)), run.pending()
@@ -114,7 +116,7 @@ def _run(loaded: Loaded, scale: dict[str, float]) -> Json:
         "full_width": max((w for r in records for w in r.facts.mlp_widths), default=0),
         "drop_order": drop_order(run),
         "hypervolume": hypervolumes[["cost_seconds", "hypervolume"]].to_numpy().tolist(),
-        "importances": list(_importances(records, loaded.goal).items()),
+        "importances": list(parameter_importances(records, loaded.goal).items()),
         "safety": _safety(loaded),
         "ended": run.extra.get("ended", ""),
         "faults": not_the_trials_fault(run),
@@ -130,12 +132,6 @@ def _safety(loaded: Loaded) -> Json:
     judged = {trial: {**vars(found), "safe": safety.safe(trial)} for trial, found in safety.judged.items()}
     own = {name: getattr(safety, name) for name in ("smallest", "reference", "split")}
     return {**own, "judged": judged, "short": lines[0], "text": " ".join(lines)}
-
-
-def _importances(records: list[TrialRecord], goal: Goal) -> dict[str, float]:
-    from effir_dist.report.study_db import parameter_importances
-
-    return parameter_importances(records, goal)
 
 
 def _trials(loaded: Loaded, number: int) -> list[Json]:

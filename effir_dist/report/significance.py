@@ -40,6 +40,17 @@ def steps(
     return found
 
 
+def with_steps(
+    front: pd.DataFrame, queries: pd.DataFrame, chosen: Sequence[str], repeats: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """A front with COLUMNS; the first row, and rows without per-query scores, have none."""
+    found = steps([*front["trial"]], queries, chosen, repeats)
+    nothing = (float("nan"), float("nan"), float("nan"), None)
+    rows = {trial: (each.value, each.low, each.high, not each.is_noise) for trial, each in found.items()}
+    listed = [rows.get(trial, nothing) for trial in front["trial"]]
+    return front.assign(**{name: [row[place] for row in listed] for place, name in enumerate(COLUMNS)})
+
+
 def _sample(wide: Mapping[str, pd.DataFrame], members: Sequence[str]) -> Sample:
     """Data set -> [S, Q] of those trials that were scored on all of its queries."""
     found = {}
