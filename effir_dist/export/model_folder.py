@@ -159,7 +159,10 @@ def _append_eos(tokenizer: Any) -> None:
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InputError(f"{type(tokenizer).__name__} has no tokenizer.json, so it cannot append its end-of-text token")
+        raise InputError(
+            f"{type(tokenizer).__name__} has no tokenizer.json, so it cannot append its end-of-text token; save a fast "
+            "tokenizer in the checkpoint's folder"
+        )
     whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
     if whole[-1] == tokenizer.eos_token_id:
         return

@@ -77,9 +77,8 @@ def best(run: Run, expression: str) -> TrialRecord:
     passing = [row["trial"] for row in rows if test(row)]
     kept = [trial for trial in passing if run.has_weights(trial)]
     if not kept:
-        many = f"{len(passing)} complete trials satisfy" if passing else "no complete trial satisfies"
-        lost = " and none of them has weights" if passing else ""
-        raise InputError(f"{many} {expression!r}{lost}; {_with_weights(run, list(records.values()))}")
+        wanted = "trial with weights" if passing else "complete trial"
+        raise InputError(f"no {wanted} satisfies {expression!r}; {_with_weights(run, list(records.values()))}")
     return max((records[trial] for trial in kept), key=lambda r: r.values[QUALITY])
 
 
@@ -112,7 +111,8 @@ def _compare(op: Callable[[Any, Any], bool], left: Any, right: Any, source: str)
     try:
         return bool(op(left, right))
     except TypeError:
-        raise InputError(f"{source!r} compares text with a number: {left!r} and {right!r}") from None
+        reason = f"{source!r} compares text with a number: {left!r} and {right!r}"
+        raise InputError(f"{reason}; write text in quotes, numbers without") from None
 
 
 def _value(node: ast.expr, columns: list[str]) -> Callable[[Mapping[str, Any]], Any]:

@@ -96,7 +96,7 @@ def test_best_takes_the_highest_score_that_satisfies_the_expression(finished: Ru
         ("parameters_fractoin <= 0.5", "did you mean 'parameters_fraction'?"),
         ("parameters_fraction <= 0.0001", "no complete trial satisfies"),
         ("parameters", "is no comparison"),
-        ("trial < 3", "compares text with a number"),
+        ("trial < 3", "compares text with a number: '0000' and 3; write text in quotes, numbers without"),
         ("parameters_fraction <= " + "(" * 500, "cannot read the expression"),
     ],
 )
@@ -127,8 +127,8 @@ def test_weights_that_were_not_kept_say_which_were_and_how_to_keep_them(
     assert "trials with weights: 0000, 0001" in error
     assert "search.keep_weights=all" in error
     error = fail(run.folder, "--best", 'parameters_fraction < 1 and dropped_attention == ""', tmp_path / "out")
-    assert "1 complete trials satisfy" in error
-    assert "none of them has weights" in error
+    assert "no trial with weights satisfies" in error
+    assert "trials with weights: 0000, 0001" in error
 
 
 def test_a_trial_that_failed_says_why(run: Run, fail: Callable[..., str], tmp_path: Path) -> None:
