@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effir_dist.core.measures import QUALITY
 from effir_dist.evaluate.intervals import Interval, Sample, difference_interval
@@ -48,7 +48,8 @@ def with_steps(
     nothing = (float("nan"), float("nan"), float("nan"), None)
     rows = {trial: (each.value, each.low, each.high, not each.is_noise) for trial, each in found.items()}
     listed = [rows.get(trial, nothing) for trial in front["trial"]]
-    return front.assign(**{name: [row[place] for row in listed] for place, name in enumerate(COLUMNS)})
+    columns: Any = {name: [row[place] for row in listed] for place, name in enumerate(COLUMNS)}
+    return front.assign(**columns)
 
 
 def _sample(wide: Mapping[str, pd.DataFrame], members: Sequence[str]) -> Sample:

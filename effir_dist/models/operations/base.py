@@ -56,8 +56,8 @@ class Sizes:
         row = family(self.config)
         mlps = sum(row.mlp_parameters(self.config, width) for width in self.widths if width)
         saved = row.first_attention_saves(self.config) if self.attention[0] else 0
-        lonely = sum(here != (width > 0) for here, width in zip(self.attention, self.widths, strict=True))
-        norms = kept_norm_parameters(self.config, self.keep_norms) * lonely
+        halved = sum(here != (width > 0) for here, width in zip(self.attention, self.widths, strict=True))
+        norms = kept_norm_parameters(self.config, self.keep_norms) * halved
         return mlps + row.attention_parameters(self.config) * sum(self.attention) + norms - saved
 
     def parameters(self) -> int:

@@ -68,8 +68,8 @@ class ManySizes:
         row = family(self.config)
         mlps = np.where(self.widths > 0, row.mlp_parameters(self.config, self.widths), 0).sum(axis=1)  # type: ignore[arg-type]
         attentions = row.attention_parameters(self.config) * self.attention.sum(axis=1)
-        lonely = (self.attention != (self.widths > 0)).sum(axis=1)
-        norms = kept_norm_parameters(self.config, self.keep_norms) * lonely
+        halved = (self.attention != (self.widths > 0)).sum(axis=1)
+        norms = kept_norm_parameters(self.config, self.keep_norms) * halved
         return np.asarray(mlps + attentions + norms - row.first_attention_saves(self.config) * self.attention[:, 0])
 
     def parameters(self) -> np.ndarray:

@@ -12,11 +12,11 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.models.facts import BYTES_A_NUMBER
 from effir_dist.models.families.base import mlp_width
 from effir_dist.models.operations.base import Sizes
-from effir_dist.models.operations.many import ManySizes
+from effir_dist.models.operations.many import Columns, ManySizes
 from effir_dist.models.operations.space_part import Known
 from effir_dist.runs.records import TrialSpec
 from effir_dist.search.strategy.guided import numbers
-from effir_dist.search.strategy.guided.pool import Columns, Pool, columns_of, plain
+from effir_dist.search.strategy.guided.pool import Pool, columns_of, plain
 from effir_dist.search.strategy.prior import Damage
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from effir_dist.models.operations.many import Columns
 from effir_dist.models.operations.space_part import Switches
 from effir_dist.search.strategy.guided.numbers import from_unit, steps, to_unit
-from effir_dist.search.strategy.guided.pool import Columns, column
+from effir_dist.search.strategy.guided.pool import column
 
 NOISES = (0.05, 0.15, 0.4, 10.0)
 """Of the order of importance, in the length of the order; the last leaves nothing of it."""

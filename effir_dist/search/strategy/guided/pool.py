@@ -15,10 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from effir_dist.core.values import Point
+from effir_dist.models.operations.many import Columns
 from effir_dist.search.strategy.guided.points import Points
-
-Columns = Mapping[str, np.ndarray]
-"""Search parameter -> [P] its values."""
 
 
 @dataclass(frozen=True)
