@@ -1,5 +1,5 @@
 """Failures that are no outcome of a trial, on made-up hosts, by the real driver. tests/search/test_faulty_nodes.py has
-them on Ray's nodes."""
+them on Ray's nodes. And one that is its trial's outcome."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from unittest import mock
 import pytest
 from rich.console import Console
 
+from effir_dist import load_run
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError
+from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.tries import excluded_hosts, tries_of
@@ -25,7 +27,10 @@ from effir_dist.search.faults import COMING, Host, SearchStopped
 from effir_dist.search.live import LiveView
 from effir_dist.search.strategy import space_file
 from effir_dist.search.trial.faults import TrialFault, gravest, kind_of
+from effir_dist.search.trial.trial import run_trial
 from tests.driven import SPACE, NoMirror, driver_of, end, make_run, smooth
+from tests.training.test_distillation import make_run as real_run
+from tests.training.test_training import quiet
 
 CUDA = "AcceleratorError: CUDA error: an illegal memory access was encountered"
 Fails = Callable[[TrialSpec, str], TrialFault | None]
@@ -325,3 +330,15 @@ def test_of_several_workers_the_cause_is_told_and_not_what_it_did_to_the_others(
     found = gravest([closed[0], cause, closed[1]])
     assert (found.kind, found.reason, found.nodes) == ("host", CUDA, ("a",))
     assert gravest(closed).nodes == ("b", "c")
+
+
+def test_a_training_that_diverges_fails_its_own_trial_with_the_reason(
+    tmp_path: Path, checkpoints: dict[str, Path], collection: Path
+) -> None:
+    run, config = real_run(collection, checkpoints["llama"], tmp_path / "run")
+    for number, rate in enumerate((1e30, 1e-4)):
+        run_trial(run, config, TrialSpec(number, {"train.learning_rate": rate}, {}, PruningPlan((1,))), quiet)
+    table = load_run(run.folder).trials
+    assert [*table["state"]] == ["failed", "complete"]
+    assert "not a number" in table["reason"][0]
+    assert table["reason"][1] == ""

@@ -146,22 +146,6 @@ def test_a_search_whose_ray_is_gone_ends_with_a_sentence_and_is_resumed(
     assert len([*run.glob("trials/*/result.json")]) == 2
 
 
-def test_failed_trials_have_their_reason_and_do_not_stop_the_search(
-    tmp_path: Path, checkpoints: dict[str, Path], collection: Path
-) -> None:
-    space = tmp_path / "space.yaml"
-    space.write_text("drop_mlp: {max: 1}\ntrain.learning_rate: [1.0e+30, 1.0e-4]\n")
-    arguments = ["--model", str(checkpoints["llama"]), "--data", str(collection), "--space", str(space)]
-    finish(start(tmp_path, *arguments, "--name", "mine", "--trials", "4", *OPTIONS), tmp_path)
-    table = pd.read_csv(tmp_path / "runs/mine/report/trials.csv")
-    failed = table[table["train.learning_rate"] > 1]
-    assert len(failed) >= 1
-    assert len(table) == 4
-    assert (failed["state"] == "failed").all()
-    assert failed["reason"].str.contains("not a number").all()
-    assert (table[table["train.learning_rate"] < 1]["state"] == "complete").all()
-
-
 @pytest.mark.slow
 def test_killed_at_random_moments_two_at_a_time(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
@@ -249,7 +233,7 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     assert "error: no trial of runs/mine finished before its search ended" in output.splitlines()[-1]
     assert "--resume runs/mine --time-budget LONGER" in output.splitlines()[-1]
 
-    for budget in (30, 90, 270):  # what a trial takes on a busy machine nobody knows
+    for budget in (8, 30, 90, 270):  # what a trial takes on a busy machine nobody knows
         started, process = time.monotonic(), start(tmp_path, "--resume", "runs/mine", "--time-budget", f"{budget}s")
         if process.wait() == 0:
             break

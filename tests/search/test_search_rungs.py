@@ -80,11 +80,11 @@ def test_a_guided_search_screens_first_and_shows_the_trials_that_stopped_there(
     path = tmp_path / "runs" / "mine"
     # By FLOPs: of a model this small the seconds of screening are those of a trial.
     own = options(screening_budget=0.5, screening_cost="flops", objectives=objectives)
-    guided = [*own, "--trials", "6"]
+    guided = [*own, "--trials", "3", "train.steps=2"]
     output = finish(start(tmp_path, *arguments(tmp_path, checkpoints, collection), *guided), tmp_path)
     run = Run.open(path)
     records, stopped = run.results(), [spec.trial for spec in specs(path) if not run.finished(spec.trial)]
-    assert len(records) == 6
+    assert len(records) == 3
     assert records[0].values["parameters"] == records[0].values["full_parameters"]
     assert stopped
     trials = [*(record.trial for record in records), *stopped]
