@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from effir_dist.data.sets import load_collection
 from effir_dist.evaluate import evaluation, ranks
 from effir_dist.evaluate.exact import exact_search, merged
 from effir_dist.models.encoder import load_encoder
+from tests.ranks import run_ranks
 from tests.tiny import write_collection
 
 RANKS = 3
@@ -78,7 +78,7 @@ def _rank(rank: int, folder: Path, model: Path, data: Path) -> None:
 def test_three_ranks_search_their_own_parts_like_one(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     data = write_collection(tmp_path / "set", documents=61, queries=21)
     expected = evaluation.evaluate(load_encoder(str(checkpoints["bert"])), load_collection(str(data), "dev"), 512)
-    mp.spawn(_rank, (tmp_path, checkpoints["bert"], data), nprocs=RANKS)
+    run_ranks(_rank, tmp_path, checkpoints["bert"], data, ranks=RANKS)
     results = [pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(RANKS)]
     assert [encoded for _, encoded, _, _ in results] == [[3, 21], [2, 20], [2, 20]]
     exact = exact_search(whole_numbers(9, 1), whole_numbers(50, 2), 10)

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from effir_dist.core import config as c
 from effir_dist.core.settings import RunConfig, TrainConfig
@@ -36,6 +35,7 @@ from effir_dist.training import preemption, train_state
 from effir_dist.training.train_state import TrainState, read_state, write_state
 from effir_dist.training.trainer import train
 from tests import ROOT
+from tests.ranks import run_ranks
 from tests.synthetic import record
 from tests.tiny import tiny_checkpoint, write_collection
 from tests.training.test_training import assert_same, assert_same_training, make_pairs, quiet, weights
@@ -157,7 +157,7 @@ def test_another_number_of_ranks_goes_on(changes: dict[str, Any], checkpoints: d
     start, whole = weights(student(path)), weights(trained(path, config)[0])
     with pytest.raises(Killed):
         trained(path, config, Keeper(tmp_path, dies=True))
-    mp.spawn(_rank, (path, tmp_path, config), nprocs=2)
+    run_ranks(_rank, path, tmp_path, config)
     two = torch.load(tmp_path / "0.pt")
     assert_same(two, torch.load(tmp_path / "1.pt"))
     assert_same_training(start, whole, two)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from effir_dist.core import config as c
 from effir_dist.core.errors import InputError
@@ -31,6 +30,7 @@ from effir_dist.training.collate import Collator
 from effir_dist.training.engine import ChunkEncoder, start_distributed
 from effir_dist.training.losses import distillation, retrieval_loss
 from effir_dist.training.trainer import train
+from tests.ranks import run_ranks
 from tests.tiny import write_collection
 from tests.training.test_training import assert_same, assert_same_training, make_pairs, quiet, weights
 
@@ -123,7 +123,7 @@ def _rank(rank: int, world_size: int, path: Path, out: Path) -> None:
 
 
 def test_two_ranks_distil_like_one(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    mp.spawn(_rank, (2, checkpoints["llama"], tmp_path), nprocs=2)
+    run_ranks(_rank, 2, checkpoints["llama"], tmp_path)
     student = student_of(checkpoints["llama"])
     start = weights(student)
     teacher = teacher_of(load_encoder(str(checkpoints["llama"])))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import load_encoder
@@ -23,6 +22,7 @@ from effir_dist.training.gradcache import backward
 from effir_dist.training.lora import adapted
 from effir_dist.training.train_state import capture
 from effir_dist.training.trainer import train
+from tests.ranks import run_ranks
 from tests.training.test_distillation import ALL, student_of, teacher_of, whole_loss
 from tests.training.test_training import assert_same_training, make_pairs, quiet, weights
 
@@ -135,7 +135,7 @@ def test_two_ranks_in_chunks_have_the_gradients_of_one_rank_at_once(
     """To 1e-5, in float32: every ZeRO stage, chunks by texts and by tokens, with LoRA and checkpointing."""
     start_distributed()
     path = checkpoints["llama"]
-    mp.spawn(_rank, (path, tmp_path), nprocs=2)
+    run_ranks(_rank, path, tmp_path)
     whole = {rank: gradients(path, {"lora_rank": rank}) for rank in (0, 4)}
     for rank in (0, 1):
         for changes, found in zip(AT_TWO_RANKS, torch.load(tmp_path / f"{rank}.pt"), strict=True):
@@ -175,7 +175,7 @@ def _rank_in_bfloat16(rank: int, path: Path, folder: Path) -> None:
 def test_two_ranks_add_up_chunks_in_float32_as_one_does(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """A chunk's own gradient is bfloat16's in both. Summed in bfloat16 they differ by 2e-2."""
     start_distributed()
-    mp.spawn(_rank_in_bfloat16, (checkpoints["llama"], tmp_path), nprocs=2)
+    run_ranks(_rank_in_bfloat16, checkpoints["llama"], tmp_path)
     expected = {rank: stepped(checkpoints["llama"], replace(HALF, lora_rank=rank)) for rank in (0, 4)}
     for changes, found in zip(IN_HALF, torch.load(tmp_path / "found.pt"), strict=True):
         one = expected[changes.get("lora_rank", 0)]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from effir_dist.core.errors import InputError
 from effir_dist.models.pruning import PruningPlan
 from effir_dist.training.lora import targets
+from tests.ranks import run_ranks
 from tests.training.test_training import PLAN, assert_same, assert_same_training, folder, trained, weights
 
 __all__ = ["folder"]
@@ -59,7 +59,7 @@ def _rank(rank: int, folder: Path, out: Path) -> None:
 
 
 def test_two_ranks_are_one(folder: Path, tmp_path: Path) -> None:
-    mp.spawn(_rank, (folder, tmp_path), nprocs=2)
+    run_ranks(_rank, folder, tmp_path)
     start = weights(trained(folder, "llama", PLAN, steps=0, epochs=0)[0])
     one = weights(trained(folder, "llama", PLAN, **LORA)[0])
     for stage, _ in RANKS:

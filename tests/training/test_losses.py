@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -21,6 +20,7 @@ from effir_dist.training.batches import batches, distinct, examples_of
 from effir_dist.training.collate import Collator
 from effir_dist.training.losses import Targets, gather, info_nce, not_negatives, retrieval_loss
 from tests.data.test_data import make
+from tests.ranks import run_ranks
 
 TEMPERATURE = 0.1
 
@@ -140,7 +140,7 @@ def _rank(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_are_one_rank_with_the_whole_batch(tmp_path: Path) -> None:
-    mp.spawn(_rank, (tmp_path,), nprocs=2)
+    run_ranks(_rank, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     queries, passages = (rows.requires_grad_() for rows in embeddings())
     loss = loss_of(queries, passages, TEMPERATURE, (torch.arange(18) % 3 == 2).repeat(6, 1))

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from effir_dist.core.errors import InputError
@@ -24,6 +23,7 @@ from effir_dist.models.pruning import PruningPlan
 from effir_dist.training import engine, trainer
 from effir_dist.training.batches import batches, examples_of
 from effir_dist.training.trainer import TrainingDiverged, TrainOutcome, train
+from tests.ranks import run_ranks
 from tests.tiny import FAMILY_NAMES, tiny_checkpoint
 
 CONFIG = {"steps": 5, "batch_size": 8, "learning_rate": 1e-3, "dtype": "float32", "hard_negatives": 2}
@@ -114,7 +114,7 @@ def _rank(rank: int, world_size: int, folder: Path, out: Path) -> None:
 
 
 def test_two_ranks_are_one_rank_with_twice_the_batch(folder: Path, tmp_path: Path) -> None:
-    mp.spawn(_rank, (2, folder, tmp_path), nprocs=2)
+    run_ranks(_rank, 2, folder, tmp_path)
     for family, plan, stage in SPAWNED:
         start = weights(trained(folder, family, plan, steps=0, epochs=0)[0])
         one, outcome = trained(folder, family, plan, zero_stage=stage)
@@ -130,7 +130,7 @@ def test_a_warm_process_trains_like_a_fresh_one(folder: Path, tmp_path: Path) ->
     with pytest.raises(TrainingDiverged):
         train(broken(folder), make_pairs(), TrainConfig(**{**CONFIG, "zero_stage": 3}), quiet)
     warm, _ = trained(folder, *SPAWNED[1][:2], zero_stage=SPAWNED[1][2])
-    mp.spawn(_rank, (1, folder, tmp_path), nprocs=1)
+    run_ranks(_rank, 1, folder, tmp_path, ranks=1)
     assert_same(weights(warm), torch.load(tmp_path / "llama-1-0.pt")[0])
 
 
