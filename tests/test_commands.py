@@ -16,7 +16,7 @@ HEAVY = {"torch", "transformers", "ray", "deepspeed", "optuna", "pandas", "matpl
 
 COMMANDS = (
     *("search", "report", "evaluate", "importance", "negatives", "preemption", "export", "encode"),
-    "cluster_files",
+    *("cluster_files", "pydocs"),
 )
 
 

@@ -5,6 +5,7 @@ Packages are found and parsed, never imported. It is built once for each set of 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import functools
@@ -198,8 +199,9 @@ def _publish(built: Path, target: Path) -> None:
         shutil.rmtree(built)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Build the data set if it is missing, and print where it is and how many pairs it has."""
+    argparse.ArgumentParser(prog="python -m effir_dist.pydocs", description=main.__doc__).parse_args(argv)
     place = folder()
     counts = {split: sum(1 for _ in (place / split / "queries.jsonl").open("rb")) for split in PACKAGES}
     print(f"{place}: pairs {', '.join(f'{split} {count:,}' for split, count in counts.items())}")
