@@ -233,7 +233,7 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     assert "error: no trial of runs/mine finished before its search ended" in output.splitlines()[-1]
     assert "--resume runs/mine --time-budget LONGER" in output.splitlines()[-1]
 
-    for budget in (8, 30, 90, 270):  # what a trial takes on a busy machine nobody knows
+    for budget in (20, 60, 180, 540):  # what a trial takes on a busy machine nobody knows
         started, process = time.monotonic(), start(tmp_path, "--resume", "runs/mine", "--time-budget", f"{budget}s")
         if process.wait() == 0:
             break
