@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import socket
 import sys
@@ -61,13 +62,19 @@ def test_workers_that_start_slowly_come_to_work(tmp_path: Path, monkeypatch: pyt
     assert found["workers"] == found["at_a_time"]
 
 
+IMPORTED = "wave"
+"""A module that nothing else imports, in place of all that trials need, which takes workers ten seconds of a core."""
+
+
 def in_worker() -> tuple[str | None, int, bool]:
-    return os.environ.get("OMP_WAIT_POLICY"), os.nice(0), connection.PRELOADED in sys.modules
+    return os.environ.get("OMP_WAIT_POLICY"), os.nice(0), IMPORTED in sys.modules
 
 
 def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own. On a small
-    machine the first workers have imported what trials need before they get work."""
+    machine the first workers have imported what they are told to before they get work."""
+    importlib.import_module(connection.PRELOADED)
+    monkeypatch.setattr(connection, "PRELOADED", IMPORTED)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     with connection.cluster(None):
         found = calls.call(in_worker, Resources(1, 1, 0, 1))()
