@@ -6,7 +6,7 @@ Without files and without a cluster: a sampler may ask this of hundreds of plans
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from optuna.distributions import distribution_to_json
 
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.settings import RunConfig, TrainConfig
-from effir_dist.core.values import Point, Value
+from effir_dist.core.values import Value
 from effir_dist.importance.ranking import Importance
 from effir_dist.models.families.base import ModelDict, block_count
 from effir_dist.models.operations.neuron_order import NeuronOrder
@@ -98,17 +98,6 @@ class Problem:
     def is_unpruned(self, spec: TrialSpec) -> bool:
         """Whether it is the baseline, which is tried in any case."""
         return is_unpruned(self._values(spec))
-
-    def untried(self, number: int, points: Iterable[Point], most: int) -> list[TrialSpec]:
-        """Up to `most` different trials, of points in their order, that are new and feasible; more are not drawn."""
-        found: dict[str, TrialSpec] = {}
-        for point in points:
-            spec = self.spec(number, point)
-            if spec.key not in self.tried and self.feasible(spec):
-                found.setdefault(spec.key, spec)
-            if len(found) >= most:
-                break
-        return list(found.values())
 
     def emptied(self, spec: TrialSpec) -> list[int]:
         """The MLPs that a trial drops only because its width ratio left them no neuron."""
