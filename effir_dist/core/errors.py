@@ -6,7 +6,9 @@ import difflib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from effir_dist.core.environment import share_the_machine
@@ -26,8 +28,26 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
+_expected: ContextVar[dict[str, list[str]] | None] = ContextVar("_expected", default=None)
+
+
+@contextmanager
+def expectations() -> Iterator[dict[str, list[str]]]:
+    """What the checks within the block expect, by the name that each checks: of settings that are made there, what
+    they allow."""
+    found: dict[str, list[str]] = {}
+    token = _expected.set(found)
+    try:
+        yield found
+    finally:
+        _expected.reset(token)
+
+
 def check(ok: bool, name: str, value: object, expected: str) -> None:
     """Raises InputError that names a setting and its value, and says what is expected, unless `ok`."""
+    heard = _expected.get()
+    if heard is not None:
+        heard.setdefault(name, []).append(expected)
     if not ok:
         raise InputError(f"{name} must be {expected}, got {value!r}")
 

@@ -86,6 +86,7 @@ class DataConfig:
     """Whether `paths` are trained on too, where they have the training split. By default they are unless there are
     `train_paths`."""
     train_split: str = "train"
+    """The split whose queries are trained on."""
     search_split: str = "dev"
     """The split that evaluates the trials. Where a data set lacks it, `search_share` of the training queries is set
     aside."""
@@ -192,6 +193,7 @@ class ScoreConfig:
     """Evaluation of a trained model: encoding and exact search."""
 
     dtype: str = "auto"
+    """As `train.dtype`, for encoding."""
     batch_tokens: int = 0
     """Tokens of a batch that is encoded, padding included; 0 takes what suits the device."""
     compile: str = "auto"

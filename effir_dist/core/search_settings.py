@@ -62,6 +62,7 @@ class SearchConfig:
     time_budget: float = 0.0
     """Seconds after which no trial runs any more; 0 is no limit."""
     seed: int = 0
+    """Of the sampler, and of the parts of the data that are drawn. Equal seeds give equal searches."""
     keep_weights: str = "front"
     """Weights kept on disk: of the `front`, of `all` trials, or `none` (then the front cannot be exported). The base's
     are kept in any case, and those that a full recovery starts from until that is done."""
@@ -79,6 +80,7 @@ class SearchConfig:
     patience_trials: int = 0
     """The search ends when this many trials have not raised the hypervolume by `patience_percent`; 0 turns it off."""
     patience_percent: float = 1.0
+    """Growth of the hypervolume, in percent, that `patience_trials` waits for."""
     safe_loss: float = 0.02
     """A pruned model is called safe where its nDCG@10 is, with 95 % confidence, less than this below the unpruned one's
     (effir_dist/report/safety.py)."""
@@ -123,6 +125,7 @@ class ResourceConfig:
     """What a trial takes of the cluster. None is settled at the start, from what there is."""
 
     workers_per_trial: int = 1
+    """Processes that train one trial together, each a rank."""
     gpus_per_trial: float | Literal["auto"] | None = None
     """GPUs of all workers of a trial together. By default one for each worker where there are GPUs. 0.125: eight trials
     share a GPU. `auto`: as many share one, up to 8, as its memory has room for by prediction, and as it has CPUs."""
@@ -136,7 +139,9 @@ class ResourceConfig:
     """Nodes that the cluster may grow to, each of `node_cpus` and `node_gpus`, where it does not tell
     (docs/guides/clusters.md); 0 for clusters of `ray up` and KubeRay, which tell, and for those that do not grow."""
     node_cpus: float = 0.0
+    """CPUs of each of `most_nodes`."""
     node_gpus: float = 0.0
+    """GPUs of each of `most_nodes`."""
     gpu_memory: float = 0.0
     """GB of a GPU's memory, which `--dry-run` compares its prediction with; 0 asks this machine's driver."""
     mps: bool = True

@@ -31,9 +31,11 @@ class TrainConfig:
     hard_negatives: int = 0
     """Hard negatives of a query, where the data has them."""
     learning_rate: float = 1e-4
+    """Of AdamW, at its highest: it rises at first and falls afterwards (`warmup_ratio`)."""
     warmup_ratio: float = 0.1
     """Share of the steps in which the learning rate rises from 0. It then falls linearly to 0."""
     weight_decay: float = 0.0
+    """AdamW's."""
     max_grad_norm: float = 1.0
     """The gradient's global l2 norm is clipped to this; 0 turns it off."""
     temperature: float = 0.05
@@ -71,6 +73,7 @@ class TrainConfig:
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it faster."""
     gradient_checkpointing: bool = False
+    """Compute a block's activations again in the backward pass, in place of keeping them: less memory, more time."""
     lora_rank: int = 0
     """Rank of LoRA adapters on every linear layer of the blocks, merged at the end; 0 trains all weights."""
     lora_alpha: int = 64
@@ -80,6 +83,7 @@ class TrainConfig:
     checkpoint_steps: int = 0
     """Steps between two checkpoints, rounded up to a multiple of 4; 0 turns this off."""
     seed: int = 0
+    """Of a training: the order of its batches and its dropout. `--repeat` counts on from here."""
 
     SWITCHES: ClassVar[tuple[str, ...]] = ("steps", "epochs", "lora_rank", "distill_scores", "distill_similarities")
     """Settings that turn others off (`without_effect`)."""
