@@ -181,6 +181,44 @@ def test_the_table_sorts_and_filters(browser: Any, address: str, trials: pd.Data
         assert "No column has that name" in seen.page.locator("#shown").inner_text()
 
 
+FOCUSED = "[document.activeElement.tagName, document.activeElement.innerText.split(/\\s/)[0]]"
+
+
+def test_the_keyboard_alone_reaches_sorts_and_selects(browser: Any, address: str, trials: pd.DataFrame) -> None:
+    """Each stop of the tab key shows where it is, rows are one stop behind their heads, no press loses the place."""
+
+    def tab(seen: Any) -> list[str]:
+        seen.page.keyboard.press("Tab")
+        ring = "(() => { const e = document.activeElement, s = getComputedStyle(e.cells ? e.cells[0] : e);"
+        ring += " return s.outlineStyle !== 'none' || s.boxShadow !== 'none' })()"
+        assert seen.page.evaluate(ring), "the place of the keyboard is seen"
+        return list(seen.page.evaluate(FOCUSED))
+
+    with opened(browser, address) as seen:
+        stops = [tab(seen) for _ in range(12 + len(trials))]
+        row = next(i for i, stop in enumerate(stops) if stop[0] == "TR")
+        assert [stop[0] for stop in stops].count("TR") == 1
+        assert ["BUTTON", "nDCG@10"] in stops[:row]
+        assert f"Trial {stops[row][1]}" == seen.trial, "it stops at the selected row"
+        seen.page.locator("#trials tbody tr[tabindex='0']").focus()
+        seen.page.keyboard.press("Home")
+        seen.page.keyboard.press("ArrowDown")
+        assert seen.page.evaluate(FOCUSED) == ["TR", "0001"]
+        seen.page.keyboard.press(" ")
+        assert seen.trial == "Trial 0001"
+        assert seen.page.locator("#trials tr[aria-current]").all_inner_texts()[0].startswith("0001")
+        seen.page.locator("#trials th button", has_text="nDCG@10").focus()
+        for best in (True, False):
+            seen.page.keyboard.press("Enter")
+            scores = trials["ndcg_at_10"].dropna().sort_values(ascending=not best)
+            assert seen.column(0)[0] == scores.index[0]
+            assert seen.page.evaluate(FOCUSED) == ["BUTTON", "nDCG@10"]
+        seen.page.locator("#plans button.plan").nth(1).focus()
+        seen.page.keyboard.press("Enter")
+        assert f"Trial {seen.page.evaluate(FOCUSED)[1]}" == seen.trial
+        assert seen.complaints == []
+
+
 def test_failed_trials_are_told_with_their_reasons(browser: Any, address: str) -> None:
     with opened(browser, address) as seen:
         text = seen.page.locator("#failed").inner_text()
@@ -258,6 +296,8 @@ def test_a_phone_scrolls_in_one_direction(browser: Any, tmp_path: Path, blocks: 
     address = written(tmp_path / "a-run-with-quite-a-long-name-for-a-phone", 16, blocks=blocks, failed=(3,))
     with opened(browser, address, **PHONE) as seen:
         assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
+        hidden = "(box => box.scrollWidth - box.clientWidth)(document.querySelector('#trial .scroll'))"
+        assert seen.page.evaluate(hidden) <= 0, "the differences by data set are seen without scrolling"
         seen.page.locator("#plans button").nth(1).tap()
         seen.page.locator("#failed button").first.tap()
         assert seen.trial == "Trial 0003"

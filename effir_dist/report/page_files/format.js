@@ -20,6 +20,18 @@ function drawing(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Drawing anew must not take the keyboard's place from a reader: the same button or row has the focus afterwards.
+function keepingFocus(redraw) {
+  const active = document.activeElement;
+  const root = active && active.closest('[id]');
+  const places = () => [...root.querySelectorAll('button, tr')];
+  const place = root ? places().indexOf(active) : -1;
+  redraw();
+  if (place < 0 || active.isConnected) return;
+  const same = places().find((each) => active.dataset.id && each.dataset.id === active.dataset.id) || places()[place];
+  if (same) same.focus({ preventScroll: true });
+}
+
 const byId = (id) => document.getElementById(id);
 const known = (value) => typeof value === 'number' && Number.isFinite(value);
 

@@ -16,7 +16,7 @@ function select(id) {
   state.selected = id;
   moveRing(data, state);
   drawTrial(data, state, front);
-  drawPlans(data, state, front, select);
+  keepingFocus(() => drawPlans(data, state, front, select));
   markRow(id);
 }
 
@@ -125,7 +125,7 @@ async function refresh() {
     if (answer.status === 200) {
       data = await answer.json();
       readMeasures(data);
-      draw();
+      keepingFocus(draw);
     }
     const problem = answer.status >= 400 ? await answer.text() : '';
     notice.textContent = problem;

@@ -107,32 +107,59 @@ function headOf(columns, state, redraw) {
 }
 
 function drawTable(data, state, front, select) {
-  const redraw = () => drawTable(data, state, front, select);
+  const redraw = () => keepingFocus(() => drawTable(data, state, front, select));
   const columns = columnsOf(data);
   const column = columns.find((c) => c.name === state.sort.name) || columns[0];
   const chosen = filterOf(state.filter, columns, data, new Set(front.map((t) => t.id)));
   const rows = inOrder(data.trials.filter(chosen || (() => true)), column, state.sort.direction, data);
   const body = element('tbody', {});
   for (const trial of rows) {
-    const row = element('tr', { className: `${trial.state === 'failed' ? 'failed' : ''}${trial.id === state.selected ? ' selected' : ''}` });
+    const row = element('tr', { className: trial.state === 'failed' ? 'failed' : '' });
     row.dataset.id = trial.id;
-    row.tabIndex = 0;
+    row.tabIndex = -1;
     for (const c of columns) row.append(element('td', { className: classOf(c) }, c.value(trial, data).shown));
     body.append(row);
   }
-  const open = (event) => {
-    const row = event.target.closest('tr');
-    if (row && (event.type === 'click' || event.key === 'Enter')) select(row.dataset.id);
-  };
-  body.onclick = open;
-  body.onkeydown = open;
+  body.onclick = (event) => select(event.target.closest('tr').dataset.id);
+  body.onkeydown = (event) => onKey(event, [...body.rows], select);
   byId('trials').replaceChildren(headOf(columns, state, redraw), body);
+  markRow(state.selected);
   byId('shown').textContent = chosen ? `${rows.length} of ${data.trials.length} trials.` : 'No column has that name, so all trials are shown.';
+}
+
+// Arrows go from row to row, Enter and the space bar choose one: of a thousand rows the tab key stops at one.
+function onKey(event, rows, select) {
+  const at = rows.indexOf(event.target);
+  if (at < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
+  const goes = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 };
+  if (event.key in goes) {
+    const next = rows[goes[event.key]];
+    if (next) {
+      stopAt(next);
+      next.focus();
+    }
+  } else if (event.key === 'Enter' || event.key === ' ') select(event.target.dataset.id);
+  else return;
+  event.preventDefault();
+}
+
+// The row at which the tab key stops.
+function stopAt(row) {
+  for (const other of byId('trials').querySelectorAll('tr[tabindex="0"]')) other.tabIndex = -1;
+  row.tabIndex = 0;
 }
 
 // A new choice changes two rows, not a thousand.
 function markRow(id) {
-  for (const row of byId('trials').querySelectorAll('tr.selected')) row.classList.remove('selected');
-  const row = [...byId('trials').tBodies].flatMap((body) => [...body.rows]).find((r) => r.dataset.id === id);
-  if (row) row.classList.add('selected');
+  for (const row of byId('trials').querySelectorAll('tr.selected')) {
+    row.classList.remove('selected');
+    row.removeAttribute('aria-current');
+  }
+  const rows = [...byId('trials').tBodies].flatMap((body) => [...body.rows]);
+  const row = rows.find((r) => r.dataset.id === id);
+  if (row) {
+    row.classList.add('selected');
+    row.setAttribute('aria-current', 'true');
+  }
+  if (row || rows[0]) stopAt(row || rows[0]);
 }

@@ -81,14 +81,16 @@ function scoresTable(trial, isUnpruned) {
   if (!shown.length) return element('p', { className: 'note' }, 'No per-query scores are on disk, so there are no intervals.');
   const table = element('table', { className: 'small' });
   const head = ['data', 'queries', 'documents', quality.label, isUnpruned ? '95 % interval' : 'against unpruned'];
-  table.append(element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: i ? '' : 'text' }, text)))));
+  const kinds = ['text', 'count', 'count', '', ''];
+  table.append(element('thead', {}, element('tr', {}, ...head.map((text, i) => element('th', { className: kinds[i] }, text)))));
   const body = table.createTBody();
   for (const row of shown) {
     const name = row.dataset === '*' ? 'mean' : row.dataset;
     const second = isUnpruned ? [element('span', { className: 'interval' }, interval(row.low, row.high))] : differenceParts(row);
     body.append(element('tr', {},
       element('td', { className: 'text' }, name + SPLITS[row.split]),
-      element('td', {}, countOf(row.queries, row.all_queries)), element('td', {}, countOf(row.documents, row.all_documents)),
+      element('td', { className: 'count' }, countOf(row.queries, row.all_queries)),
+      element('td', { className: 'count' }, countOf(row.documents, row.all_documents)),
       element('td', {}, measureText(quality, row.value)), element('td', {}, ...second)));
   }
   return element('div', { className: 'scroll' }, table);
@@ -160,7 +162,10 @@ function drawTrial(data, state, front) {
   const quality = withRole('quality');
   for (const [role, share] of [['blocks', 'block_share'], ['size', 'share']]) {
     const value = valueOf(trial, role);
-    if (known(value)) rows.push([withRole(role).label, `${measureText(withRole(role), value)} (${percent(valueOf(trial, share))})`]);
+    if (known(value)) {
+      const left = element('span', { className: 'whole' }, `(${percent(valueOf(trial, share))})`);
+      rows.push([withRole(role).label, `${measureText(withRole(role), value)} `, left]);
+    }
   }
   if (trial.stage) rows.push(['stage', trial.stage]);
   if (isComplete(trial)) {
