@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from effir_dist.core.errors import InputError, check_least, command
 from effir_dist.core.measures import MEASURES, METRICS
+from effir_dist.core.output import add_quiet, silenced
 from effir_dist.core.values import Json
 from effir_dist.evaluate.comparison import differences
 from effir_dist.evaluate.encode import add_options
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--against", metavar="MODEL", help="another model: prints paired differences with intervals")
     result.add_argument("--json", type=Path, metavar="FILE", help="write all of it there, each query's metrics too")
     result.add_argument("--csv", type=Path, metavar="FILE", help="write the metrics of each query")
+    add_quiet(result)
     result.add_argument("--run-files", type=Path, metavar="DIR", help="write a TREC run file a data set, NAME.trec")
     return result
 
@@ -55,7 +57,7 @@ def main() -> None:
     arguments = parser().parse_args()
     _check(arguments)
     # DeepSpeed, which transformers imports, logs to stdout; that is for the table.
-    with contextlib.redirect_stdout(sys.stderr):
+    with silenced(arguments.quiet), contextlib.redirect_stdout(sys.stderr):
         result = evaluate(arguments)
     print(table(result))
     if arguments.against:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from effir_dist.core.errors import check_least, command
+from effir_dist.core.output import add_quiet, silenced
 from effir_dist.core.settings import COMPILE, DTYPES, ScoreConfig
 from effir_dist.models import own_code
 
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--shard-texts", type=int, default=65536, metavar="N", help="texts of a shard (default: %(default)s)"
     )
+    add_quiet(result)
     return result
 
 
@@ -62,7 +64,7 @@ def main() -> None:
     arguments = parser().parse_args()
     check_least(arguments, {"batch_tokens": 0, "max_length": 4, "shard_texts": 1})
     # DeepSpeed, which transformers imports, logs to stdout.
-    with contextlib.redirect_stdout(sys.stderr):
+    with silenced(arguments.quiet), contextlib.redirect_stdout(sys.stderr):
         line = encode(arguments)
     print(line)
 

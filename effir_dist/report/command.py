@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from effir_dist.core.storage import place
+from effir_dist.core.wrapping import wrapped
 from effir_dist.report.compare import Loaded, common_trials, load
 from effir_dist.report.frames import front_of
 from effir_dist.report.front_text import front_text, has_noise
@@ -14,6 +19,11 @@ from effir_dist.report.safety_text import safety_lines
 from effir_dist.report.scored_on import scored_on_lines
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.tries import not_the_trials_fault
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMMAND = "python -m effir_dist.export"
 
 
 def _no_front(loaded: list[Loaded], page: str) -> str:
@@ -28,8 +38,8 @@ def _safety_lines(loaded: Loaded) -> list[str]:
     if frames is None or frames.front.empty:
         return []
     first, *more = safety_lines(frames.safety, frames.front)
-    if frames.safety.smallest:
-        more.append(f"Export it: python -m effir_dist.export {loaded.run.folder} --safe OUT")
+    export = f"{COMMAND} {loaded.run.folder}"
+    more.append(f"Export it: {export} --safe OUT" if frames.safety.smallest else f"Export one: {export} --trial ID OUT")
     return [first, *(f"  {line}" for line in more)]
 
 
@@ -56,23 +66,43 @@ def main(arguments: list[str] | None = None) -> None:
 
         serve(runs, options.port)
         return
+    write(runs, sys.stdout, options.out)
+
+
+def write(runs: list[Run], screen: TextIO, out: str | None = None) -> None:
+    """Write the report of a run, or of several as one front, and say on `screen` what it has. out: the folder.
+
+    Raises InputError where no trial has finished, runs do not compare, or nothing can be written.
+    """
     loaded = load(runs)
     table = common_trials(loaded)
-    out = options.out or (f"report-{'-'.join(run.name for run in runs)}" if len(runs) > 1 else None)
+    out = out or (f"report-{'-'.join(run.name for run in runs)}" if len(runs) > 1 else None)
     folder = place(out) if out else runs[0].report_folder
     paths = write_comparison(loaded, folder) if len(runs) > 1 else write_run(loaded[0], folder)
-    goal = loaded[0].goal
-    best = front_of(table, goal) if len(runs) > 1 else loaded[0].some_frames.front.assign(run=runs[0].name)
-    print(front_text(best, goal) if len(best) else _no_front(loaded, f"{paths[0]}"))
+    best = front_of(table, loaded[0].goal) if len(runs) > 1 else loaded[0].some_frames.front.assign(run=runs[0].name)
+    for line in [*_lines(runs, loaded, best, paths[0]), *_files_lines(paths)]:
+        # A command is one line, to be copied.
+        print(line if COMMAND in line else wrapped(line, indent="  "), file=screen)
+
+
+def _lines(runs: list[Run], loaded: list[Loaded], best: pd.DataFrame, page: Path) -> Iterator[str]:
+    """The front, and what there is to say of it."""
+    yield from (front_text(best, loaded[0].goal) if len(best) else _no_front(loaded, f"{page}")).splitlines()
     if has_noise(best):
-        print("~ no significant difference from the line above: 0 is in its 95 % interval, paired by query")
+        yield "~ not significantly different from the line above (95 % interval, by query)"
     for run, each in zip(runs, loaded, strict=True):
         for line in _safety_lines(each) + scored_on_lines(run, each.records):
-            print(f"{run.name}: {line}" if len(runs) > 1 else line)
+            yield f"{run.name}: {line}" if len(runs) > 1 else line
     if stopped := sum(len(stopped_rungs(run)) for run in runs):
-        print(f"{stopped} more plans were only screened, on a part of the data and another scale: rungs.csv")
-    for run in runs:
-        for line in not_the_trials_fault(run):
-            print(line)
-    print(f"wrote {paths[0]}")
-    print(f"beside it {', '.join(path.name for path in paths[1:])}")
+        yield f"{stopped} more plans were screened on part of the data and not trained in full: rungs.csv"
+    yield from (line for run in runs for line in not_the_trials_fault(run))
+
+
+def _files_lines(paths: list[Path]) -> list[str]:
+    """Where the page is, and what lies beside it."""
+    kinds: dict[str, list[str]] = {}
+    for path in paths[1:]:
+        kinds.setdefault(path.suffix, []).append(path.stem)
+    words = {".csv": "CSV and parquet", ".png": "PNG and SVG"}
+    beside = [f"{', '.join(kinds[suffix])} ({text})" for suffix, text in words.items() if suffix in kinds]
+    return [f"wrote {paths[0]}", f"beside it: {'; '.join(beside)}"]

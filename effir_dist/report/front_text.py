@@ -1,4 +1,4 @@
-"""A front as a table for a terminal, at most 100 columns wide."""
+"""A front as a table for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, TERMINAL, TRIAL_SECONDS, Measure, shown_in
+from effir_dist.core.wrapping import WIDTH
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.stages import stage_text
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-WIDEST = 100
 LEFT_OUT = (TRIAL_SECONDS, SIZE, "dropped_attention", "width_ratio", "stage")
 """What goes, one after the other, where a table is too wide; files and page have it."""
 
@@ -43,7 +43,7 @@ def front_text(table: pd.DataFrame, goal: Goal | None = None) -> str:
     marked; with safety.COLUMNS, it says which are safe."""
     columns = [column for column in _columns(table, goal or Goal()) if not column.empty]
     for name in LEFT_OUT:
-        if _least_width(columns) > WIDEST:
+        if _least_width(columns) > WIDTH:
             columns = [column for column in columns if column.name != name]
     return _drawn(_rich_table(columns))
 
@@ -60,7 +60,7 @@ def _columns(table: pd.DataFrame, goal: Goal) -> list[Column]:
     if "stage" in table:
         words = zip(table["stage"], table["continues"], strict=True)
         found.append(Column("stage", "stage", tuple(stage_text(stage, continues) for stage, continues in words)))
-    gone = {"dropped_mlp": "dropped MLPs", "dropped_attention": "attentions"}
+    gone = {"dropped_mlp": "dropped\nMLPs", "dropped_attention": "attentions"}
     found += [_plain(table, name, head, shortened=True) for name, head in gone.items()]
     found.append(Column("width_ratio", "width", tuple(f"{width:.3g}" for width in table["width_ratio"])))
     for entry in _entries(table, goal):
@@ -78,7 +78,7 @@ def _entries(table: pd.DataFrame, goal: Goal) -> list[Measure]:
 
 def _beside_quality(table: pd.DataFrame, entry: Measure) -> list[Column]:
     """The quality on other queries, and what it means."""
-    others = {f"test_{QUALITY}": "test", f"held_out_{QUALITY}": "held out"}
+    others = {f"test_{QUALITY}": "test", f"held_out_{QUALITY}": "held\nout"}
     found = [_measured(table, name, entry, head) for name, head in others.items() if name in table]
     if "significant" in table:
         found.append(Column("noise", "", tuple("~" if each is False else "" for each in table["significant"])))
@@ -128,5 +128,5 @@ def _drawn(table: Table) -> str:
     from rich.console import Console
 
     file = io.StringIO()
-    Console(file=file, width=WIDEST, color_system=None).print(table)
+    Console(file=file, width=WIDTH, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").splitlines())

@@ -90,9 +90,9 @@ def _against(safety: Safety, trial: str) -> str:
 def _luck(safety: Safety) -> str:
     """What the choice among several models does to the statement."""
     if safety.split != "test":
-        return "These queries chose the model too, which flatters it. There are no test scores."
+        return "The search chose by the same queries, so a model looks better than it is. There are no test scores."
     count = len(safety.judged)
-    chosen = "Test queries chose nothing."
+    chosen = "The search did not use the test queries."
     return chosen if count == 1 else f"{chosen} But {count} models were judged, and one of many may pass by luck."
 
 

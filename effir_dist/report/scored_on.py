@@ -60,7 +60,7 @@ def scored_on(run: Run, records: Sequence[TrialRecord]) -> dict[str, str]:
 def scored_on_lines(run: Run, records: Sequence[TrialRecord]) -> list[str]:
     """What a terminal shows below scores."""
     names = {"search": MEASURES[QUALITY].label, "test": "test", "held_out": "held out"}
-    return [f"{names[split]} is of {said}" for split, said in scored_on(run, records).items()] + left_out(run)
+    return [f"{names[split]} is measured on: {said}" for split, said in scored_on(run, records).items()] + left_out(run)
 
 
 def left_out(run: Run) -> list[str]:

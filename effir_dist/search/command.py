@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -14,12 +15,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effir_dist.core import config as config_module
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import free_space
 from effir_dist.core.measures import MEASURES, QUALITY
+from effir_dist.core.output import Streams, silenced
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
 from effir_dist.data import beir, pairs, roles, sets
@@ -50,6 +52,9 @@ from effir_dist.search.strategy import space, space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.training import gpu_share
 from effir_dist.training.schedule import count_steps
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MODEL_FROM = "model_from"
 """Key of config.yaml's part `run`: where the values of `model` came from."""
@@ -187,58 +192,78 @@ def main() -> None:
         raise InputError("--repeat takes the number of new seeds, 1 or more, and the run: --resume RUN --repeat 2")
     if (args.dry_run and args.preflight) or (args.preflight_json and not args.preflight):
         raise InputError("--preflight stands alone, or with --preflight-json FILE; --dry-run is another command")
+    with silenced(args.quiet) as streams:
+        _run_or_check(args, streams)
+
+
+def _run_or_check(args: argparse.Namespace, streams: Streams) -> None:
+    """What the command line asks for."""
     if args.dry_run:
-        print(dry_run_text(args))
+        print(dry_run_text(args), file=streams.out)
         return
     if args.resume:
         run, config, found, source = open_run(args)
         warnings = check(config, found, source, args.address, has_importance(run) or has_outside(run))
         if args.preflight:
-            _preflight(args, config, found, source, run.folder.parent)
+            _preflight(args, config, found, source, run.folder.parent, streams)
             return
     else:
         config, found, source = configure(args)
         warnings = check(config, found, source, args.address)
         check_space_on_disk(place(args.runs), source)
         if args.preflight:
-            _preflight(args, config, found, source, place(args.runs))
+            _preflight(args, config, found, source, place(args.runs), streams)
             return
         run = create_run(args, config, found, source)
-    _run(run, config, found, source, args, warnings)
+    _run(run, config, found, source, args, warnings, streams)
 
 
 def _preflight(
-    args: argparse.Namespace, config: RunConfig, found: Space, source: pretrained.Source, runs: Path
+    args: argparse.Namespace, config: RunConfig, found: Space, source: pretrained.Source, runs: Path, streams: Streams
 ) -> None:
     from effir_dist.search.preflight.command import Asked, preflight
 
-    preflight(Asked(config, found, source, runs, args.address), args.preflight_json)
+    preflight(Asked(config, found, source, runs, args.address), streams.out, args.preflight_json, args.quiet)
 
 
 def _run(
-    run: Run, config: RunConfig, found: Space, source: pretrained.Source, args: argparse.Namespace, warnings: list[str]
+    run: Run,
+    config: RunConfig,
+    found: Space,
+    source: pretrained.Source,
+    args: argparse.Namespace,
+    warnings: list[str],
+    streams: Streams,
 ) -> None:
     from rich.console import Console
 
+    report = functools.partial(report_command.write, [run], streams.out)
     try:
         with run.locked(), os.fdopen(os.dup(1), "w") as screen:
             run.write_config(config_module.to_dict(config))
-            console = Console(file=screen)
+            console = Console(file=screen, force_terminal=screen.isatty(), quiet=args.quiet)
+            errors = Console(file=streams.err) if args.quiet else console
             for warning in warnings:
-                console.print(f"warning: {warning}", markup=False, highlight=False)
-            _search(run, config, found, source, args, console)
+                errors.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+            _search(run, config, found, source, args, console, errors)
     except KeyboardInterrupt:  # the user's; where the lease was lost, `locked` says so instead
-        print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=sys.stderr)
+        print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=streams.err)
         raise SystemExit(130) from None
     except SearchStopped:
         if run.results():
-            report_command.main([str(run.folder)])
+            report()
         raise
-    report_command.main([str(run.folder)])
+    report()
 
 
 def _search(
-    run: Run, config: RunConfig, found: Space, source: pretrained.Source, args: argparse.Namespace, console: Any
+    run: Run,
+    config: RunConfig,
+    found: Space,
+    source: pretrained.Source,
+    args: argparse.Namespace,
+    console: Console,
+    errors: Console,
 ) -> None:
     from effir_dist.report.progress import scores_without_record
     from effir_dist.runs.objectives import Goal
@@ -256,12 +281,17 @@ def _search(
     others = repeats + staged
     trials = len(known) + len(repeat_specs(run, config, args.repeat)) if args.repeat else config.search.trials + others
     stopped = scores_without_record(run)
-    view = LiveView(console, title, trials, known=known, stopped=stopped, time_budget=budget, goal=goal)
+    view = LiveView(
+        console, title, trials,
+        known=known, stopped=stopped, time_budget=budget, goal=goal, warnings=errors,
+    )  # fmt: skip
     with output_to(run.log_path), tempfile.TemporaryDirectory(prefix="effir-ray-") as scratch, view:
         about = _about(config, source, run.extra.get(MODEL_FROM, {}))
         if about:
             view.message(about)
-        view.message(f"{MEASURES[QUALITY].label} is of {roles.searched_text(config.data, config.search.seed)}")
+        view.message(
+            f"{MEASURES[QUALITY].label} is measured on: {roles.searched_text(config.data, config.search.seed)}"
+        )
         view.message("starting Ray" if not address else f"joining Ray at {address}")
         # Optuna and pandas take a second: that of Ray's own processes.
         meanwhile = threading.Thread(target=importlib.import_module, args=("effir_dist.search.driver",), daemon=True)

@@ -11,6 +11,7 @@ from effir_dist.core import config as config_module
 from effir_dist.core import renamed
 from effir_dist.core.errors import InputError
 from effir_dist.core.measures import QUALITY, costs
+from effir_dist.core.output import add_quiet
 from effir_dist.models.families import registry
 
 RESUMABLE = (
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preflight", action="store_true", help="check every node and train two steps; start no search")
     p.add_argument("--preflight-json", metavar="FILE", help="with --preflight: write what it found there too")
     p.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="Ray cluster to join ('auto' on its head)")
+    add_quiet(p)
     p.add_argument("overrides", nargs="*", metavar="key=value")
     return p
 

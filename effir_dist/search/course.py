@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from typing import Literal
 
 from effir_dist.core.config import to_dict
 from effir_dist.core.errors import InputError
@@ -27,6 +29,7 @@ from effir_dist.search.cluster.worker import prepare_teacher, run_job, score_lay
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
 from effir_dist.search.live import LiveView
+from effir_dist.search.steps import steps_of
 from effir_dist.search.strategy.recovering import Recovered, has_base
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
@@ -65,7 +68,9 @@ def search(
     if config.search.gpu_hours and not resources.gpus:
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     course = _Course(run, config, space, model_config, resources, view, storage, work, AliveHosts(resources, may_come))
-    driver = course.tune_base(repeat) if tunes_base(config) and not has_base(run) else course.search(repeat)
+    tunes, ranks = tunes_base(config) and not has_base(run), not has_importance(run)
+    view.will_do(steps_of(run, config, repeat=repeat, tunes=tunes, ranks=ranks, recovers=course.recovers_in_full))
+    driver = course.tune_base(repeat) if tunes else course.search(repeat)
     view.message(f"the search ended: {driver.why}")
     if not repeat:
         run.write_config(to_dict(config), {**run.extra, "ended": driver.why})
@@ -76,6 +81,7 @@ def search(
         score_front(run, config, resources, view, "test")
     if config.data.held_out:
         score_front(run, config, resources, view, "held_out")
+    view.begin("report")
 
 
 class _Course:
@@ -100,10 +106,10 @@ class _Course:
     def tune_base(self, repeat: int) -> SearchDriver:
         """Tune the base, and go on with the search once there is one. Returns the last driver."""
         config, run, trials = self.config, self.run, of_base(self.run)
+        self.view.begin("base")
         if config.train.teacher and not has_outside(run):
             self.view.message(f"embedding the training texts by {config.train.teacher}")
             _on_worker(prepare_teacher, self.resources.alone, run, config)
-        self.view.message("tuning the base, from which all trials start")
         driver = self._run(trials, run.results())
         return self.search(repeat) if has_base(run) and not driver.deadline.over else driver
 
@@ -111,15 +117,18 @@ class _Course:
         """Score layers and neurons, and run the search's trials; or only the front's again. Returns the driver."""
         run, config, records = self.run, self.config, self.run.results()
         if not has_importance(run):
-            self.view.message("measuring the importance of layers and neurons")
+            self.view.begin("rank")
             wanted, teacher = rankings(self.space, config), teacher_settings(self.space, config)
             _on_worker(score_layers, self.resources.alone, run, config, wanted, teacher)
-        recovered = Recovered(Goal.of(config.search), records) if self._recovers_in_full() else None
+        recovered = Recovered(Goal.of(config.search), records) if self.recovers_in_full else None
+        self.view.begin("repeat" if repeat else "search")
         if repeat:
             return self._run(of_repeats(run, config, repeat, recovered), records)
         return self._run(of_search(run, config, self.space, self.model_config, self.view, records, recovered), records)
 
-    def _recovers_in_full(self) -> bool:
+    @functools.cached_property
+    def recovers_in_full(self) -> bool:
+        """Whether the front's models are trained for the rest of their steps at the end."""
         config = self.config
         if not config.train.recovers:
             return False
@@ -143,7 +152,9 @@ class _Course:
         return driver
 
 
-def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveView, split: str) -> None:
+def score_front(
+    run: Run, config: RunConfig, resources: Resources, view: LiveView, split: Literal["test", "held_out"]
+) -> None:
     """Score the front's models, repeats too, on `test` queries or `held_out` data sets: those not scored yet; and the
     base, from which they started.
 
@@ -156,11 +167,12 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
     kept = Goal.of(config.search).kept(records) | ({BASE_TRIAL} if config.train.recovers else set())
     chosen = with_repeats(records, kept)
     waiting = [trial for trial in chosen if trial not in done and run.has_weights(trial)]
+    view.begin(split)
     place = run.location, run.lease
     begun = [(trial, calls.call(score_saved_trial, resources, *place, config, trial, split)) for trial in waiting]
     what = f"held-out {', '.join(names)}" if names else "the test queries"
     for number, (trial, wait) in enumerate(begun, 1):
-        view.message(f"scoring the front on {what}: {number} of {len(begun)} (trial {trial})")
+        view.message(f"scoring on {what}: {number} of {len(begun)} (trial {trial})")
         try:
             wait()
         except SearchStopped:
@@ -169,7 +181,7 @@ def score_front(run: Run, config: RunConfig, resources: Resources, view: LiveVie
             if kind_of(error, run.location) == "input":
                 raise  # nothing can be written to the run
             note_unscored(run, trial, split, Try(now(), "", kind_of(error), str(error)))
-            view.message(f"trial {trial} has no score on {what}: {error}; --resume {run.folder} tries it again")
+            view.warning(f"trial {trial} has no score on {what}: {error}; --resume {run.folder} tries it again")
 
 
 def _on_worker(work: Callable[..., None], resources: Resources, run: Run, *args: object) -> None:

@@ -70,7 +70,7 @@ class SearchDriver:
         self.specs: dict[str, TrialSpec] = {}
         self.running: set[str] = set()
         equal, together = config.search.equal_failures, trials_on_a_gpu(resources.gpus / resources.workers)
-        self.faults = Faults(run, hosts, resources.workers, equal, view.message, together)
+        self.faults = Faults(run, hosts, resources.workers, equal, view.warning, together)
         self.again: list[TrialSpec] = []
         """Trials that failed, not by themselves, and wait to be tried again."""
         self.aside: list[str] = []

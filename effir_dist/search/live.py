@@ -16,20 +16,22 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.values import Progress
+from effir_dist.core.wrapping import WIDTH, wrapped
 from effir_dist.runs.front_so_far import FrontSoFar
 from effir_dist.runs.objectives import Goal
-from effir_dist.runs.pareto import shares_text
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.stages import stage_text
-from effir_dist.search.live_front import front_table, other_costs
-from effir_dist.search.live_text import dropped_text, duration, progress_text, reason_text, seconds_of, seconds_text
+from effir_dist.search.live_front import front_table
+from effir_dist.search.live_rows import MARK, Rows
+from effir_dist.search.live_text import duration, progress_text, reason_text, seconds_of
 from effir_dist.search.screened import Screened
+from effir_dist.search.steps import Name, Step
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
 MOST_RUNNING = 8
+REDRAW_SECONDS = 0.5
 
 
 @dataclass
@@ -52,10 +54,11 @@ class LiveView:
         stopped: Iterable[RungScore] = (),
         time_budget: float = 0.0,
         goal: Goal | None = None,
+        warnings: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`known` are the records that a resumed search starts from, `stopped` what trials without one scored;
-        `time_budget` in seconds, 0 is none."""
+        `time_budget` in seconds, 0 is none. warnings: where those are printed; None is with all else."""
         self.console, self.title, self.total = console, title, total
         self._records, self._goal = list(known), goal or Goal()
         self._best = FrontSoFar(self._goal, self._records)
@@ -65,8 +68,16 @@ class LiveView:
         self._budget, self._clock = time_budget, clock
         self._started = self._last_line = clock()
         self._running: dict[str, _Running] = {}
+        self._warnings = warnings or console
+        self._rows: Rows | None = None
+        self._steps: tuple[Step, ...] = ()
+        self._step = 0  # how many have begun
         # Never held while printing: rich takes its own lock, then asks for a picture, which takes this one.
         self._lock = threading.RLock()
+        # Rich renders in one moment and writes in another, and erases as much as it rendered last: with a thread of its
+        # own that draws, lines of an old picture stayed.
+        self._screen, self._ended = threading.Lock(), threading.Event()
+        self._redrawing: threading.Thread | None = None
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             # What others print goes above the view, unless the caller has already sent it elsewhere.
@@ -74,7 +85,7 @@ class LiveView:
             self._live = Live(
                 console=console,
                 get_renderable=self.picture,
-                refresh_per_second=2,
+                auto_refresh=False,
                 redirect_stdout=above,
                 redirect_stderr=above,
             )
@@ -91,19 +102,53 @@ class LiveView:
         self._started = self._last_line = self._clock()
         if self._live:
             self._live.start()
+            self._redrawing = threading.Thread(target=self._redraw, args=(self._live,), daemon=True)
+            self._redrawing.start()
             return
         self._line(f"{self.title}: {self.total} trials" + (f", {self._known} of them known" if self._known else ""))
 
     def stop(self) -> None:
         """Draw a last time and leave the terminal as it was."""
-        if self._live:
+        if self._live and self._redrawing:
+            self._ended.set()
+            self._redrawing.join()
             self._live.stop()
-        else:
+        elif not self._live:
             self._tell_screened()
+
+    def _redraw(self, live: Live) -> None:
+        while not self._ended.wait(REDRAW_SECONDS):
+            with self._screen:
+                live.refresh()
 
     def message(self, text: str) -> None:
         """A line for the user that stays: what the search does before, between and after the trials."""
         self._line(text)
+
+    def warning(self, text: str) -> None:
+        """The same of what went wrong."""
+        if self._warnings is self.console:
+            self._line(text)
+        else:
+            self._warnings.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def will_do(self, steps: tuple[Step, ...]) -> None:
+        """What the search does from here on, step by step."""
+        with self._lock:
+            self._steps, self._step = steps, 0
+        if not self._live:
+            self._line("\n".join(["this search will:", *(f"  {n}. {each.text}" for n, each in enumerate(steps, 1))]))
+
+    def begin(self, name: Name) -> None:
+        """A step begins; one that is not among them, or began before, changes nothing."""
+        with self._lock:
+            later = [n for n, step in enumerate(self._steps) if step.name == name and n >= self._step]
+            if not later:
+                return
+            self._step = later[0] + 1
+            text = f"step {self._step} of {len(self._steps)}: {self._steps[later[0]].brief}"
+        if not self._live:
+            self._line(text)
 
     def trial_started(self, trial_id: str, label: str) -> None:
         """A trial runs from now on; `label` says what it tries."""
@@ -139,8 +184,11 @@ class LiveView:
             if _timed(record):
                 bisect.insort(self._times, seconds_of(record))
             line = "" if self._live else self._finished_text(record)
-        if line:
-            self._line(line)
+        if line and record.complete:
+            self._tell_screened()
+            self._print(line)
+        elif line:
+            self.warning(line)
 
     def rung_finished(self, trial_id: str, score: RungScore, fidelity: str) -> None:
         """A trial was scored below full training, and goes on only if it is promoted. fidelity: such as `untrained`.
@@ -153,10 +201,12 @@ class LiveView:
         if not self._live and self._clock() - self._last_line >= QUIET_SECONDS:
             self._tell_screened()
 
-    def expect(self, more: int) -> None:
-        """So many trials come on top: full recoveries, whose number the front decides."""
+    def expect_recoveries(self, more: int) -> None:
+        """Full recoveries begin, so many, which the front decides: they come on top of the trials."""
         with self._lock:
             self.total += more
+        if more:
+            self.begin("recover")
 
     def repeat_saved(self) -> None:
         """A suggestion equalled a finished trial and was not trained again."""
@@ -180,34 +230,34 @@ class LiveView:
         with self._lock:
             news = self._screened.news()
         if news:
-            self._print(" " * (2 * len(str(self.total)) + 4) + news)
+            self._print(" " * self._count_width + news)
 
     def _line(self, text: str) -> None:
         if not self._live:
             self._tell_screened()
-        self._print(text)
+        self._print(wrapped(text, self.console.width, "  "))
 
     def _print(self, text: str) -> None:
         self._last_line = self._clock()
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with self._screen:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def _count_width(self) -> int:
+        return 2 * len(str(self.total)) + 4
 
     def _finished_text(self, record: TrialRecord) -> str:
-        width, stage = len(str(self.total)), stage_text(record.spec.stage, record.spec.continues)
-        start = f"[{len(self._records):{width}d}/{self.total}] {record.trial}  " + (f"{stage}: " if stage else "")
+        start = f"[{len(self._records):{len(str(self.total))}d}/{self.total}] "
         if not record.complete:
-            return f"{start}failed after {duration(seconds_of(record))}: {reason_text(record)}"
-        parts = [
-            f"{dropped_text(record.facts):<16}",
-            f"width {record.facts.width_ratio:<4.3g}",
-            shares_text(record.values),
-            *other_costs(record, self._goal),
-            f"{MEASURES[QUALITY].label} {record.values[QUALITY]:.4f}",
-            seconds_text(record),
-            "* front" if self._on_front(record) else "       ",
-        ]
+            stage = stage_text(record.spec.stage, record.spec.continues)
+            name = f"{record.trial} {stage}".rstrip()
+            return f"{start}{name} failed after {duration(seconds_of(record))}: {reason_text(record)}"
         left = self.seconds_left() if len(self._records) < self.total else None
-        line = start + "  ".join(parts) + (f"  left {duration(left, coarse=True)}" if left is not None else "")
-        return line.rstrip()
+        head = ""
+        if self._rows is None or self._rows.count_width != self._count_width:
+            self._rows = Rows(self._goal, record, self._count_width, min(self.console.width, WIDTH))
+            head = f"{' ' * self._count_width}{MARK} behind a score: on the front so far\n{self._rows.head()}\n"
+        return f"{head}{start}{self._rows.line(record, self._on_front(record), left)}"
 
     def _on_front(self, record: TrialRecord) -> bool:
         return record.trial in {r.trial for r in self._goal.front(self._best.records)}
@@ -218,18 +268,31 @@ class LiveView:
             rows = list(self._running.items())[:MOST_RUNNING]
             failed = [r for r in self._records if not r.complete]
             parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")]
-            parts.append(self._progress(len(failed)))
-            screened = self._screened.text
-            room = self.console.height - 8 - len(rows) - bool(failed) - bool(screened)
+            steps = self._step_lines()
+            parts += [self._progress(len(failed)), *steps]
+            room = self.console.height - 8 - len(rows) - bool(failed) - len(steps)
             parts += [Text(), self._front_table(max(2, room))]
-            if screened:
-                parts.append(Text(screened, style="dim", no_wrap=True, overflow="ellipsis"))
             if rows:
                 parts += [Text(), self._running_table(rows)]
             if failed:
                 text = f"{failed[-1].trial} failed: {reason_text(failed[-1])}"
                 parts.append(Text(text, style="red", no_wrap=True, overflow="ellipsis"))
             return Group(*parts)
+
+    def _step_lines(self) -> list[Text]:
+        """What the search does now and next, and what that came to."""
+        if not self._step:
+            return []
+        now, *later = self._steps[self._step - 1 :]
+        trained = sum(record.spec.searched for record in self._records)
+        counts = filter(None, (f"{trained} of {now.trials} trained", self._screened.text)) if now.trials else ()
+        lines = {"now": ": ".join(filter(None, (now.brief, ", ".join(counts))))}
+        if later:
+            lines["next"] = ", ".join(step.brief for step in later)
+        return [
+            Text.assemble((f"{name:4} ", "dim"), text, no_wrap=True, overflow="ellipsis")
+            for name, text in lines.items()
+        ]
 
     def _progress(self, failed: int) -> RenderableType:
         counts = [f"{len(self._records)}/{self.total} trials", f"{len(self._running)} running"]

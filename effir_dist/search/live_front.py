@@ -17,12 +17,12 @@ WIDEST_PLAN = 24
 
 def front_table(shown: Sequence[TrialRecord], goal: Goal) -> Table:
     """A row a record: sizes as shares of the unpruned model's, the goal's other costs, nDCG@10."""
+    shares = [MEASURES[name] for name in ((BLOCKS_SHARE,) if len(goal.costs) > 1 else (BLOCKS_SHARE, SIZE_SHARE))]
     names = [f"{r.trial} {stage_text(r.spec.stage, r.spec.continues)}".rstrip() for r in shown]
     costs = [MEASURES[name] for name in goal.costs if name not in DEFAULT]
-    shares = [MEASURES[name] for name in (BLOCKS_SHARE, SIZE_SHARE)]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("front", no_wrap=True, min_width=5)
-    room = WIDEST_PLAN - max(len(name) for name in names) + len(shown[0].trial)  # for stages
+    room = WIDEST_PLAN - 6 * len(costs) - max(len(name) for name in names) + len(shown[0].trial)  # for stages
     table.add_column("MLPs dropped", no_wrap=True, overflow="ellipsis", max_width=max(room, len("MLPs dropped")))
     heads = [entry.head or entry.label for entry in (*shares, *costs)]
     for head in ("width", *heads, MEASURES[QUALITY].label, "seconds"):
@@ -33,9 +33,3 @@ def front_table(shown: Sequence[TrialRecord], goal: Goal) -> Table:
         scores = f"{record.values[QUALITY]:.4f}", f"{seconds_of(record):.0f}"
         table.add_row(name, dropped_text(record.facts), f"{record.facts.width_ratio:.3g}", *sizes, *others, *scores)
     return table
-
-
-def other_costs(record: TrialRecord, goal: Goal) -> list[str]:
-    """The costs that not every line shows, in words, and speed-ups where they were measured: 'query speed-up 1.31×'."""
-    found = [m for m in MEASURES.values() if m.speedup or (m.name in goal.costs and m.name not in DEFAULT)]
-    return [f"{entry.label} {entry.text(record.values[entry.name])}" for entry in found if entry.name in record.values]

@@ -33,9 +33,10 @@ class Screened:
         return f"{_plans(self.count)} screened" if self.count else ""
 
     def news(self) -> str:
-        """A line for those since the last one: '4 plans screened untrained, 9 s'; empty where there are none."""
+        """A line for those since the last one: '4 plans screened without training, 9 s'; empty where there are none."""
         told, self._new = self._new, {}
-        parts = [f"{_plans(len(each))} screened {how}, {sum(each):.0f} s" for how, each in told.items()]
+        words = {"untrained": "without training"}
+        parts = [f"{_plans(len(s))} screened {words.get(how, how)}, {sum(s):.0f} s" for how, s in told.items()]
         return "; ".join(parts)
 
 

@@ -265,5 +265,5 @@ def of_search(
         found.append(GivenTrials(base_specs(run), needed=True, stage=BASE))
     found.append(SearchedTrials(queue, config.search, records, view))
     if recovered:
-        found.append(FullRecoveries(run, config, recovered, view.expect))
+        found.append(FullRecoveries(run, config, recovered, view.expect_recoveries))
     return InTurn(*found, recovered=recovered)

@@ -16,10 +16,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from effir_dist.core.errors import InputError, command
 from effir_dist.core.files import disk_errors, write_text_atomic
+from effir_dist.core.output import add_quiet, silenced
 from effir_dist.core.values import Json
 from effir_dist.data import roles, sets
 from effir_dist.models import own_code
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--reranker", metavar="PATH", help="cross-encoder whose scores are kept instead of the miner's")
     p.add_argument("--length", type=int, default=512, help="tokens that the reranker reads (default: 512)")
+    add_quiet(p)
     return p
 
 
@@ -78,9 +80,16 @@ def main() -> None:
     """Entry point."""
     args = parser().parse_args()
     _check(args)
+    with silenced(args.quiet) as streams:
+        made = _mine_split(args, streams.err if args.quiet else streams.out)
+    print(made)
+
+
+def _mine_split(args: argparse.Namespace, warnings: TextIO) -> str:
+    """Mine the negatives of a split into its file. Returns a line for the user."""
     split = sets.read_split(sets.resolve(args.data), args.split)
     for warning in split.warnings:
-        print(f"warning: {warning}")
+        print(f"warning: {warning}", file=warnings)
     file = split.folder / "negatives" / f"{split.name}.jsonl"
     if file.exists():
         raise InputError(f"{file} is there already; move it away to mine again")
@@ -97,7 +106,7 @@ def main() -> None:
                 out.flush()
                 os.fsync(out.fileno())
                 print(f"{len(done) + start + len(queries)} of {len(split.qrels)} queries", flush=True)
-    _finish(partial, file)
+    return _finish(partial, file)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -162,8 +171,8 @@ def mine(
         yield {**line, "scores": mined.scores, "scorer": args.reranker or args.miner, "suspects": mined.suspects}
 
 
-def _finish(partial: Path, file: Path) -> None:
-    """Write the finished file and print what is in it."""
+def _finish(partial: Path, file: Path) -> str:
+    """Write the finished file and say what is in it."""
     suspects, counts, lines = 0, [], []
     with partial.open(encoding="utf-8") as made:
         next(made)  # what it was made with
@@ -173,7 +182,7 @@ def _finish(partial: Path, file: Path) -> None:
             lines.append(json.dumps(record) + "\n")
     write_text_atomic(file, "".join(lines))
     partial.unlink()
-    print(
+    return (
         f"wrote {file}: {len(counts)} queries, {sum(counts) / len(counts):.1f} negatives each, "
         f"{counts.count(0)} with none; {suspects} passages left out as likely answers"
     )

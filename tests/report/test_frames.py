@@ -229,9 +229,9 @@ def test_every_score_says_what_it_is_of(run: Run, capsys: pytest.CaptureFixture[
     report_command.main([str(run.folder)])
     output = capsys.readouterr().out
     one = next(frames.scores[frames.scores["dataset"] != "*"].itertuples())
-    assert f"{one.dataset} {one.queries} queries, 1,000 of 5,000 documents" in output
-    assert "\nnDCG@10 is of " in output
-    assert "\ntest is of " in output
+    assert f"{one.dataset} {one.queries} queries, 1,000 of 5,000 documents" in " ".join(output.split())
+    assert "\nnDCG@10 is measured on: " in output
+    assert "\ntest is measured on: " in output
 
 
 def test_runs_scored_on_other_documents_are_told_apart(tmp_path: Path) -> None:

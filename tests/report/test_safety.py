@@ -134,7 +134,7 @@ def test_without_test_scores_the_searchs_own_queries_judge_and_it_is_said(tmp_pa
         run.queries_path(trial, "test").unlink()
     frames = effir_dist.load_run(run.folder)
     assert (frames.safety.split, frames.safety.smallest) == ("search", "0002")
-    assert "These queries chose the model too" in safety_lines(frames.safety, frames.front)[-1]
+    assert "The search chose by the same queries" in safety_lines(frames.safety, frames.front)[-1]
 
 
 def test_repeats_widen_the_interval_by_the_luck_of_training(tmp_path: Path) -> None:

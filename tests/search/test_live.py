@@ -8,14 +8,20 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from effir_dist.core import config as config_module
+from effir_dist.core.settings import RunConfig
+from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, TrialRecord
+from effir_dist.runs.run_folder import Run
 from effir_dist.search.live import LiveView
 from effir_dist.search.live_text import duration
+from effir_dist.search.steps import Step, steps_of
 from tests import ROOT, synthetic
 from tests.synthetic import FULL
 
@@ -46,6 +52,22 @@ def picture(shown: LiveView) -> str:
     return file.getvalue()
 
 
+def without_head(text: str) -> list[str]:
+    """The lines but those that name the columns."""
+    return [line for line in text.splitlines() if not re.match(r" +(\* behind a score:|trial plan) ", line)]
+
+
+def steps() -> tuple[Step, ...]:
+    config = config_module.replace(RunConfig(), {"search.trials": 12})
+    return steps_of(Run(Path("runs/quickstart")), config, recovers=True)
+
+
+def searching(shown: LiveView) -> None:
+    """The search's own trials have begun."""
+    shown.will_do(steps())
+    shown.begin("search")
+
+
 def rung(ndcg: float, parameters: int = FULL) -> RungScore:
     """Untrained, on a part of the data."""
     known = synthetic.record(0, ndcg, parameters)
@@ -56,6 +78,9 @@ def test_screened_plans_are_counted_and_their_scores_are_not_shown() -> None:
     """An easier set: 0.6835 there and 0.6270 after training looked as if training hurt."""
     for terminal in (False, True):
         shown, file, _ = view(terminal)
+        searching(shown)
+        file.seek(0)
+        file.truncate()
         shown.rung_finished("0000", rung(0.6835), "untrained")
         shown.trial_finished(record(0, 0.6270))
         for number in range(9, 13):
@@ -64,12 +89,12 @@ def test_screened_plans_are_counted_and_their_scores_are_not_shown() -> None:
         text = picture(shown) if terminal else file.getvalue()
         assert not re.search(r"6835|5757|[89]\d %", text)
         if terminal:
-            assert "\n5 plans screened\n" in text
+            assert "1 of 12 trained, 5 plans screened\n" in text
         else:
-            lines = text.splitlines()
+            lines = without_head(text)
             assert [lines[0], lines[2]] == [
-                "        1 plan screened untrained, 2 s",
-                "        4 plans screened untrained, 8 s",
+                "        1 plan screened without training, 2 s",
+                "        4 plans screened without training, 8 s",
             ]
             assert len(lines) == 4, "two lines for five plans, one for a trial, one for the end"
 
@@ -81,7 +106,7 @@ def test_what_was_screened_is_told_at_the_end_and_once_a_minute() -> None:
         assert "screened" not in file.getvalue()
         clock.now = 61.0
         shown.rung_finished("0001", rung(0.5), "untrained")
-        assert "2 plans screened untrained" in file.getvalue()
+        assert "2 plans screened without training" in file.getvalue()
         shown.rung_finished("0001", replace(rung(0.5), rung=1), "25 % trained")
     assert file.getvalue().splitlines()[-1] == "        1 plan screened 25 % trained, 2 s"
 
@@ -89,6 +114,7 @@ def test_what_was_screened_is_told_at_the_end_and_once_a_minute() -> None:
 def test_a_resumed_search_counts_the_plans_screened_before() -> None:
     begun = replace(record(0, 0.6), rungs=(rung(0.8),))
     shown, _, _ = view(terminal=True, known=[begun], stopped=[rung(0.7)])
+    searching(shown)
     assert "2 plans screened" in picture(shown)
 
 
@@ -101,9 +127,9 @@ def test_stages_are_named() -> None:
     shown, file, _ = view(terminal=False)
     for each in staged:
         shown.trial_finished(each)
-    lines = file.getvalue().splitlines()
+    lines = without_head(file.getvalue())
     assert lines[0].startswith("[ 1/14] 0000  base: none ")
-    assert lines[2].startswith("[ 3/14] 0002  recovery of 0001: -1 MLP (4) ")
+    assert lines[2].startswith("[ 3/14] 0002  recovery of 0001 ")
     text = picture(shown)
     assert "0000 base " in text
     assert "0002 recovery of 0001 " in text
@@ -129,13 +155,14 @@ def test_plain_lines_say_what_finished() -> None:
         shown.trial_finished(record(1, 0.5821, 18_900_000, (4, 5)))
         shown.trial_finished(record(2, 0.5, 20_000_000, (4,)))
         shown.trial_finished(record(3, None))
-    lines = file.getvalue().splitlines()
+    assert file.getvalue().splitlines()[3:6:2] == [
+        "        trial plan                     width blocks  total nDCG@10    time  left",
+        "[ 2/14] 0001  -2 MLP (4,5)               0.8      -   83 %  0.5821*   40 s    8m",
+    ]
+    lines = without_head(file.getvalue())
     assert lines[:2] == ["minilm on pydocs: 14 trials", "scores of 6 MLPs: 2.1 s [cpu]"]
-    assert lines[3] == (
-        "[ 2/14] 0001  -2 MLP (4,5)      width 0.8   total  83 %  nDCG@10 0.5821  40 s  * front  left 8m"
-    )
-    assert "* front" not in lines[4]
-    assert lines[5] == "[ 4/14] 0003  failed after 40s: out of memory [cpu]"
+    assert "*" not in lines[4]
+    assert lines[5] == "[ 4/14] 0003 failed after 40s: out of memory [cpu]"
     assert len(lines) == 6, "one line a trial"
     assert "\x1b" not in file.getvalue()
 
@@ -222,7 +249,7 @@ def test_a_resumed_search_shows_what_is_known() -> None:
     with shown:
         shown.trial_finished(record(2, 0.5, 20_000_000))
     assert file.getvalue().splitlines()[0] == "minilm on pydocs: 14 trials, 2 of them known"
-    assert file.getvalue().splitlines()[1].startswith("[ 3/14] 0002")
+    assert without_head(file.getvalue())[1].startswith("[ 3/14] 0002")
 
 
 def test_reports_from_threads_while_the_terminal_redraws() -> None:
@@ -270,3 +297,60 @@ def test_prints_that_the_caller_sent_to_a_log_stay_there(capsys: pytest.CaptureF
         print("a library's warning")
     assert "warning" not in file.getvalue()
     assert capsys.readouterr().out == "a library's warning\n"
+
+
+def test_it_says_what_happens_now_and_next_and_where_the_page_will_be() -> None:
+    shown, _, _ = view(terminal=True)
+    searching(shown)
+    shown.trial_finished(record(0, 0.66))
+    lines = [line.rstrip() for line in picture(shown).splitlines()]
+    assert "now  screen plans, train the best: 1 of 12 trained" in lines
+    assert "next full recoveries, test scores, the page runs/quickstart/report/report.html" in lines
+    shown.expect_recoveries(2)
+    assert "now  full recoveries\n" in picture(shown)
+    shown.begin("search")
+    assert "now  full recoveries\n" in picture(shown), "it goes on, not back"
+    shown.begin("report")
+    assert "next" not in picture(shown)
+
+
+def test_plain_lines_name_each_step_once_in_80_columns() -> None:
+    shown, file, _ = view(terminal=False)
+    searching(shown)
+    shown.begin("search")
+    shown.begin("test")
+    shown.message(f"a long message {'of several words ' * 9}and a path {'/folder' * 15}")
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "this search will:"
+    assert lines[5] == "  5. write the page runs/quickstart/report/report.html"
+    assert lines[6:8] == ["step 2 of 5: screen plans, train the best", "step 4 of 5: test scores"]
+    assert f"  {'/folder' * 15}" in lines, "a path stays whole"
+    assert max(len(line) for line in lines if "/folder" not in line) <= 80
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_other_costs_and_speed_ups_fit_80_columns_too(terminal: bool) -> None:
+    speed = {"document_speedup": 12.345, "query_speedup": 10.2, "index_bytes": 1536, "block_parameters_fraction": 0.83}
+    goal = Goal(("index_bytes", "document_speedup", "ndcg_at_10"))
+    found = synthetic.record(1, 0.55, 18_000_000, range(10, 28), values={**speed, "full_index_bytes": 1536})
+    shown, file, _ = view(terminal, total=1000, goal=goal)
+    shown.trial_finished(found)
+    text = picture(shown) if terminal else file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(part in text for part in ("-18 MLP", "83 %", "1,536", "12.35×", "0.5500"))
+
+
+def test_a_quiet_search_prints_warnings_alone() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    shown = LiveView(Console(file=out, quiet=True), "minilm on pydocs", 2, warnings=Console(file=err, width=80))
+    with shown:
+        searching(shown)
+        shown.message("starting Ray")
+        shown.trial_finished(record(0, 0.66))
+        shown.trial_finished(record(1, None))
+        shown.warning(f"host a gets no more trials: {'no room ' * 12}")
+    assert out.getvalue() == ""
+    lines = err.getvalue().splitlines()
+    assert lines[0] == "warning: [2/2] 0001 failed after 40s: out of memory [cpu]"
+    assert lines[1].startswith("warning: host a gets no more trials: no room")
+    assert len(lines) == 2

@@ -92,7 +92,7 @@ def test_the_others_are_scored_and_the_report_has_the_reason(
     assert "Traceback" in capsys.readouterr().err  # a worker's goes to the trial's log
 
     report_command.main([str(run.folder)])
-    assert f"trial {broken} has no score on test data: {reason}; --resume" in capsys.readouterr().out
+    assert f"trial {broken} has no score on test data: {reason}; --resume" in " ".join(capsys.readouterr().out.split())
     table = pd.read_csv(run.report_folder / "front.csv", dtype={"trial": str}).set_index("trial")
     assert pd.isna(table.loc[broken, "test_ndcg_at_10"])
     assert table.loc[broken, "test_failed"] == reason

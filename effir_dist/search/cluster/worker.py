@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import BinaryIO, TypeVar
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import now
 from effir_dist.core.locks import working_for
+from effir_dist.core.output import redirected
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.core.storage import written_locally
 from effir_dist.core.values import Json, Report
@@ -135,12 +134,6 @@ def logged(path: Path) -> Iterator[None]:
             raise
 
 
-def _flush() -> None:
-    """Python's own buffers: what was printed before a change of file belongs to the file before."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
 def _log(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("ab")
@@ -149,15 +142,5 @@ def _log(path: Path) -> BinaryIO:
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Append all that this process prints, libraries in C included, to a file; in a bucket it is there at the end."""
-    with written_locally(path, append=True) as local, _log(local) as log:
-        kept = [os.dup(number) for number in (1, 2)]
-        _flush()
-        for number in (1, 2):
-            os.dup2(log.fileno(), number)
-        try:
-            yield
-        finally:
-            _flush()
-            for number, original in zip((1, 2), kept, strict=True):
-                os.dup2(original, number)
-                os.close(original)
+    with written_locally(path, append=True) as local, _log(local) as log, redirected(log.fileno()):
+        yield

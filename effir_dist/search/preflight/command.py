@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from effir_dist.core.errors import InputError
 from effir_dist.core.files import write_json_atomic
@@ -46,26 +47,27 @@ class Asked:
     """Of the Ray cluster; None for this machine alone."""
 
 
-def preflight(asked: Asked, record: str | None = None) -> None:
-    """Check every node, run a trial of two steps, print the table. record: a file for it as JSON.
+def preflight(asked: Asked, screen: TextIO, record: str | None = None, quiet: bool = False) -> None:
+    """Check every node, run a trial of two steps, print the table. record: a file for it as JSON. quiet: nothing else.
 
     Raises InputError where a check failed, or there is no cluster to join.
     """
     folders = tempfile.TemporaryDirectory(prefix="effir-preflight-"), trial.scratch_folder(asked.runs)
-    with folders[0] as local, folders[1] as scratch, os.fdopen(os.dup(1), "w") as screen:
+    with folders[0] as local, folders[1] as scratch, os.fdopen(os.dup(1), "w") as shown:
 
         def say(text: str) -> None:
-            print(text, file=screen, flush=True)
+            if not quiet:
+                print(text, file=shown, flush=True)
 
         with output_to(Path(local) / "log"):
             found = _found(asked, Path(local), scratch, say)
-    print("\n".join(table(found)), flush=True)  # before the error, which has another stream
+    print("\n".join(table(found)), file=screen, flush=True)  # before the error, which has another stream
     if record:
         write_json_atomic(Path(record), to_json(found))
     failed = [each for each in found if each.state == "failed"]
     if failed:
         raise InputError(f"{len(failed)} of {len(found)} checks failed; mend what the table names and run it again")
-    print("all checks passed: leave out --preflight and the search starts")
+    print("all checks passed: leave out --preflight and the search starts", file=screen)
 
 
 def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None]) -> list[Finding]:
