@@ -235,14 +235,14 @@ def _run(
     warnings: list[str],
     streams: Streams,
 ) -> None:
-    from rich.console import Console
+    from effir_dist.search.live import console_on
 
     report = functools.partial(report_command.write, [run], streams.out)
     try:
         with run.locked(), os.fdopen(os.dup(1), "w") as screen:
             run.write_config(config_module.to_dict(config))
-            console = Console(file=screen, force_terminal=screen.isatty(), quiet=args.quiet)
-            errors = Console(file=streams.err) if args.quiet else console
+            console = console_on(screen, args.quiet)
+            errors = console_on(streams.err) if args.quiet else console
             for warning in warnings:
                 errors.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
             _search(run, config, found, source, args, console, errors)

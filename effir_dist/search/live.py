@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -32,6 +33,12 @@ QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
 MOST_RUNNING = 8
 REDRAW_SECONDS = 0.5
+
+
+def console_on(screen: TextIO, quiet: bool = False) -> Console:
+    """A console that draws and colours where the file is a terminal that can, and not where a variable of the
+    environment says so of a file that is none. quiet: it prints nothing."""
+    return Console(file=screen, force_terminal=screen.isatty(), quiet=quiet)
 
 
 @dataclass

@@ -195,11 +195,14 @@ def test_the_keyboard_alone_reaches_sorts_and_selects(browser: Any, address: str
         return list(seen.page.evaluate(FOCUSED))
 
     with opened(browser, address) as seen:
-        stops = [tab(seen) for _ in range(12 + len(trials))]
-        row = next(i for i, stop in enumerate(stops) if stop[0] == "TR")
-        assert [stop[0] for stop in stops].count("TR") == 1
-        assert ["BUTTON", "nDCG@10"] in stops[:row]
-        assert f"Trial {stops[row][1]}" == seen.trial, "it stops at the selected row"
+        stops = [tab(seen)]
+        while stops[-1][0] != "TR":
+            stops.append(tab(seen))
+            assert len(stops) < 60, stops
+        assert ["BUTTON", "nDCG@10"] in stops
+        assert f"Trial {stops[-1][1]}" == seen.trial, "it stops at the selected row"
+        seen.page.keyboard.press("Tab")
+        assert seen.page.evaluate(FOCUSED)[0] != "TR", "and at no other"
         seen.page.locator("#trials tbody tr[tabindex='0']").focus()
         seen.page.keyboard.press("Home")
         seen.page.keyboard.press("ArrowDown")

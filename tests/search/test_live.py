@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.live import LiveView
+from effir_dist.search.live import LiveView, console_on
 from effir_dist.search.live_text import duration
 from effir_dist.search.steps import Step, steps_of
 from tests import ROOT, synthetic
@@ -354,3 +355,32 @@ def test_a_quiet_search_prints_warnings_alone() -> None:
     assert lines[0] == "warning: [2/2] 0001 failed after 40s: out of memory [cpu]"
     assert lines[1].startswith("warning: host a gets no more trials: no room")
     assert len(lines) == 2
+
+
+def drawn(on_terminal: bool, monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """What a search writes to a terminal of 80 columns or to a pipe."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm-256color", **environment}.items():
+        monkeypatch.setenv(name, value)
+    reading, writing = os.openpty() if on_terminal else os.pipe()
+    with os.fdopen(writing, "w") as screen:
+        with LiveView(console_on(screen), "minilm on pydocs", 14) as shown:
+            searching(shown)
+            shown.trial_finished(record(0, 0.66))
+        screen.flush()
+        text = os.read(reading, 1 << 16).decode()
+    os.close(reading)
+    assert "0.6600" in text
+    return text
+
+
+COLOUR = re.compile(r"\x1b\[(3[0-8]|9[0-7])[;m]")
+
+
+def test_colours_are_off_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COLOUR.search(drawn(True, monkeypatch))
+    assert not COLOUR.search(drawn(True, monkeypatch, NO_COLOR="1"))
+    assert "\x1b" not in drawn(True, monkeypatch, TERM="dumb")
+    assert "\x1b" not in drawn(False, monkeypatch)
+    assert "\x1b" not in drawn(False, monkeypatch, FORCE_COLOR="1"), "a log holds no moves of the cursor"
