@@ -45,6 +45,8 @@ class RunFrames:
     """A row a trial, split and data set: nDCG@10 and its difference from the unpruned model, with 95 % intervals."""
     safety: Safety
     """Which models of the front are safe, and the smallest of them."""
+    mlp_widths: pd.DataFrame
+    """A row a trial and block: `trial`, `block`, and `width`, the neurons of its MLP, 0 where that is dropped."""
 
 
 def load_run(path: str | Path) -> RunFrames:
@@ -93,7 +95,14 @@ def frames_from(run: Run, records: list[TrialRecord]) -> RunFrames:
             trials[f"{split}_failed"] = [missing[t].reason if t in missing else "" for t in trials["trial"]]
     safety = judge(goal, records, queries, safe_loss_of(run.config), chosen, repeats)
     front = with_steps(front_of(trials, goal), queries, chosen, repeats)
-    return RunFrames(trials, with_safety(front, safety), queries, scores, safety)
+    return RunFrames(trials, with_safety(front, safety), queries, scores, safety, _widths_table(records))
+
+
+def _widths_table(records: Sequence[TrialRecord]) -> pd.DataFrame:
+    import pandas as pd
+
+    found = [(r.trial, block, width) for r in records for block, width in enumerate(r.facts.mlp_widths)]
+    return pd.DataFrame(found, columns=["trial", "block", "width"])
 
 
 def _pooled(scores: Mapping[str, SplitScores], repeats: Mapping[str, Sequence[str]]) -> dict[str, SplitScores]:
