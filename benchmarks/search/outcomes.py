@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,9 @@ class Table:
         """What was measured of the unpruned model."""
         return self.rows[PruningPlan()]
 
-    @property
+    @cached_property
     def _order(self) -> NeuronOrder:
-        return self.__dict__.setdefault("_neuron_order", NeuronOrder(self.neurons))
+        return NeuronOrder(self.neurons)
 
 
 def load(folder: Path) -> Table:
