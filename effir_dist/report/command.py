@@ -23,7 +23,7 @@ from effir_dist.runs.tries import not_the_trials_fault
 if TYPE_CHECKING:
     import pandas as pd
 
-COMMAND = "python -m effir_dist.export"
+COMMAND, WROTE = "python -m effir_dist.export", "wrote "
 
 
 def _no_front(loaded: list[Loaded], page: str) -> str:
@@ -81,8 +81,8 @@ def write(runs: list[Run], screen: TextIO, out: str | None = None) -> None:
     paths = write_comparison(loaded, folder) if len(runs) > 1 else write_run(loaded[0], folder)
     best = front_of(table, loaded[0].goal) if len(runs) > 1 else loaded[0].some_frames.front.assign(run=runs[0].name)
     for line in [*_lines(runs, loaded, best, paths[0]), *_files_lines(paths)]:
-        # A command is one line, to be copied.
-        print(line if COMMAND in line else wrapped(line, indent="  "), file=screen)
+        copied = COMMAND in line or line == WROTE + str(paths[0])  # so it stays one line
+        print(line if copied else wrapped(line, indent="  "), file=screen)
 
 
 def _lines(runs: list[Run], loaded: list[Loaded], best: pd.DataFrame, page: Path) -> Iterator[str]:
@@ -105,4 +105,4 @@ def _files_lines(paths: list[Path]) -> list[str]:
         kinds.setdefault(path.suffix, []).append(path.stem)
     words = {".csv": "CSV and parquet", ".png": "PNG and SVG"}
     beside = [f"{', '.join(kinds[suffix])} ({text})" for suffix, text in words.items() if suffix in kinds]
-    return [f"wrote {paths[0]}", f"beside it: {'; '.join(beside)}"]
+    return [f"{WROTE}{paths[0]}", f"beside it: {'; '.join(beside)}"]

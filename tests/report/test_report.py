@@ -240,7 +240,7 @@ def test_stages_have_columns_and_a_better_recovery_stands_for_its_trial(tmp_path
     assert [*frames.trials["continues"]] == ["", "", "", "0001", "0002"]
     assert [*frames.front["trial"]] == ["0000", "0003", "0002"]
     lines = front_text(frames.front.assign(run="demo")).splitlines()
-    assert "recovery of 0001" in lines[2]
+    assert "recovery of 0001" in lines[3], "below the two lines of the head"
     assert "stage" not in frames_of(new_run(tmp_path / "plain", [record(0, 0.66)])).trials
 
 
