@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -54,7 +55,8 @@ class Sizes:
     def block_parameters(self) -> int:
         """Parameters of all blocks: what each token is multiplied with."""
         row = family(self.config)
-        mlps = sum(row.mlp_parameters(self.config, width) for width in self.widths if width)
+        counts = Counter(width for width in self.widths if width)
+        mlps = sum(count * row.mlp_parameters(self.config, width) for width, count in counts.items())
         saved = row.first_attention_saves(self.config) if self.attention[0] else 0
         halved = sum(here != (width > 0) for here, width in zip(self.attention, self.widths, strict=True))
         norms = kept_norm_parameters(self.config, self.keep_norms) * halved

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from effir_dist.models.families.base import ModelDict, dense_layers, dimension
+from effir_dist.models.families.base import ModelDict, block_count, dense_layers, dimension, mlp_width
 from effir_dist.models.families.registry import family
 from effir_dist.models.operations.base import Sizes, kept_norm_parameters
 
@@ -40,15 +40,21 @@ class ManySizes:
         """The unpruned model's, so many times."""
         import numpy as np
 
-        one = Sizes.of(config)
-        widths, attention = np.array([one.widths] * count), np.array([one.attention] * count)
-        shape = (count, len(one.widths))
-        return ManySizes(config, widths.reshape(shape), attention.reshape(shape), np.zeros(count, int))
+        shape = (count, block_count(config))
+        return ManySizes(config, np.full(shape, mlp_width(config)), np.ones(shape, bool), np.zeros(count, int))
+
+    @staticmethod
+    def one(sizes: Sizes) -> ManySizes:
+        """Of a single plan."""
+        import numpy as np
+
+        widths, attention, truncated = (np.array([each]) for each in (sizes.widths, sizes.attention, sizes.truncated))
+        return ManySizes(sizes.config, widths, attention, truncated, sizes.keep_norms)
 
     @property
     def full_width(self) -> int:
         """F of an MLP that was not narrowed."""
-        return Sizes.of(self.config).full_width
+        return mlp_width(self.config)
 
     @property
     def dimension(self) -> np.ndarray:

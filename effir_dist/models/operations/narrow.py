@@ -224,21 +224,21 @@ class NarrowPart(SpacePart):
 
         from effir_dist.models.operations.many import rounded_of_many
 
-        prune, widths = known.config.prune, sizes.widths.copy()
-        named = [columns[name] if name in columns else np.ones(len(widths)) for name in self.names]
-        for asked, group in zip(named, block_groups(widths.shape[1], self.groups), strict=True):
-            ratios = np.array([round(float(ratio), 6) for ratio in asked])
-            rows = np.flatnonzero((ratios < 1) & widths[:, group].any(axis=1))
-            order = known.neurons.get(prune.ranking)
-            if not len(rows):
-                continue
-            if not isinstance(order, NeuronOrder):
-                return None
-            own = widths[rows, group.start : group.stop]
-            kept = order.kept_of_many(group, own > 0, ratios[rows])
-            kept = rounded_of_many(kept, own > 0, prune.width_multiple, sizes.full_width)
-            widths[rows, group.start : group.stop] = kept
-        return sizes.replace(widths=widths)
+        prune, (count, blocks) = known.config.prune, sizes.widths.shape
+        asked = [columns[name] if name in columns else np.ones(count) for name in self.names]
+        ratios = np.round(np.column_stack(asked).astype(float), 6)
+        groups = np.array([[block in group for block in range(blocks)] for group in block_groups(blocks, self.groups)])
+        widths = sizes.widths[:, None] * groups  # [P, groups, L]
+        narrowed = (ratios < 1) & widths.any(axis=2)
+        if not narrowed.any():
+            return sizes
+        order = known.neurons.get(prune.ranking)
+        if not isinstance(order, NeuronOrder):
+            return None
+        staying = widths[narrowed] > 0
+        kept = order.kept_of_many(staying, ratios[narrowed])
+        widths[narrowed] = rounded_of_many(kept, staying, prune.width_multiple, sizes.full_width)
+        return sizes.replace(widths=widths.sum(axis=1))
 
     def fixed(self, values: Mapping[str, FixedValue], sizes: Sizes, known: Known) -> Sequence[Operation]:
         ratio = values.get(KEY, 1.0)

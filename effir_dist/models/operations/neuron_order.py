@@ -23,12 +23,12 @@ class NeuronOrder:
         self.blocks, self.width = scores.shape
         order = np.argsort(-scores, axis=None, kind="stable") // self.width
         steps = -(-len(order) // STEP)
-        self.order = np.append(order, np.full(steps * STEP - len(order), self.blocks))
-        """[S * STEP] block of each neuron, the best first; the rest is L."""
-        rows = np.repeat(np.arange(steps), STEP) * (self.blocks + 1) + self.order
-        each = np.bincount(rows, minlength=steps * (self.blocks + 1)).reshape(steps, self.blocks + 1)
-        self.counts = np.concatenate([np.zeros((1, self.blocks), int), each.cumsum(0)[:, : self.blocks]])
+        rows = np.arange(len(order)) // STEP * self.blocks + order
+        each = np.bincount(rows, minlength=steps * self.blocks).reshape(steps, self.blocks)
+        self.counts = np.concatenate([np.zeros((1, self.blocks), int), each.cumsum(0)])
         """[S + 1, L] neurons of each block among the first 0, STEP, 2 * STEP, ... of the order."""
+        self.order = np.pad(order, (0, (steps + 1) * STEP - len(order))).reshape(steps + 1, STEP)
+        """[S + 1, STEP] block of each neuron, the best first; what fills the end is never reached."""
 
     def kept(self, among: Sequence[int], ratio: float) -> np.ndarray:
         """[N] how many neurons of each block in `among`, which rises, are among the best `ratio` of all of theirs."""
@@ -38,27 +38,25 @@ class NeuronOrder:
         counts = self.counts[:, among]
         step = int(np.searchsorted(counts.sum(axis=1), left, side="right")) - 1
         found: np.ndarray = counts[step]
-        here = self.order[step * STEP : (step + 1) * STEP]
+        here = self.order[step]
         best = here[np.isin(here, among)][: left - found.sum()]
         return found + np.bincount(best, minlength=self.blocks)[list(among)]
 
-    def kept_of_many(self, group: range, staying: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-        """[P, N] `kept` of each row: among the blocks of a group [N] that `staying` [P, N] names, with its own of
-        `ratios` [P]; 0 for the others."""
+    def kept_of_many(self, staying: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+        """[P, L] `kept` of each row: among the blocks that `staying` [P, L] says, with its own of `ratios` [P]; 0 for
+        the others."""
         import numpy as np
 
-        counts = self.counts[:, group.start : group.stop]
         left = np.rint(ratios * staying.sum(axis=1) * self.width).astype(int)
-        low, high = np.zeros(len(left), int), np.full(len(left), len(counts) - 1)
+        numbers, coarse = staying.astype(int), self.counts[::STEP].T.astype(float)
+        low = STEP * ((staying @ coarse <= left[:, None]).sum(axis=1) - 1)
+        high = np.minimum(low + STEP, len(self.counts)) - 1
         while (low < high).any():  # the last step whose neurons are not more than those left
             middle = (low + high + 1) // 2
-            fits = (counts[middle] * staying).sum(axis=1) <= left
+            fits = np.einsum("pl,pl->p", self.counts[middle], numbers) <= left
             low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
-        found = counts[low] * staying
-        rows, places = np.arange(len(left))[:, None], low[:, None] * STEP + np.arange(STEP)
-        here = self.order[np.minimum(places, len(self.order) - 1)] - group.start
-        here = np.where((here >= 0) & (here < len(group)), here, len(group))
-        inside = np.pad(staying, ((0, 0), (0, 1)))[rows, here]
-        taken = inside & (inside.cumsum(axis=1) <= (left - found.sum(axis=1))[:, None])
-        more = np.bincount((rows * len(group) + here)[taken], minlength=found.size)
+        found, here = self.counts[low] * numbers, self.order[low]
+        inside = np.take_along_axis(staying, here, axis=1)
+        rows, places = np.nonzero(inside & (inside.cumsum(axis=1) <= (left - found.sum(axis=1))[:, None]))
+        more = np.bincount(rows * self.blocks + here[rows, places], minlength=found.size)
         return np.asarray(found + more.reshape(found.shape))

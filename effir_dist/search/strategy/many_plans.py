@@ -45,7 +45,11 @@ class ManyPlans:
         """Take a trial for tried."""
         self.tried.add(spec.key)
         if all(name in spec.suggested for name in self.names):
-            self.tried |= set(self.pool(columns_of([spec.suggested], self.names)).keys)
+            config = replace(self.problem.config, {name: spec.suggested[name] for name in self.for_plan})
+            left = ManySizes.one(spec.plan.sizes(self.model_config))
+            keys = self._keys(left, config)
+            self._add_settings(keys, columns_of([spec.suggested], self.settings), left)
+            self.tried |= set(keys)
 
     def new(self, columns: Columns) -> Pool:
         """Those plans that are feasible and were not tried, each once."""
