@@ -136,7 +136,7 @@ class Engine:
     def _known(self, trial: str) -> dict[str, Any]:
         """User attributes for samplers that know what to make of them."""
         state = self.state
-        if trial not in state.scores:
+        if not state.scores.get(trial):
             return {}
         low = {LOW_FIDELITY: state.scores[trial][0]} if state.top and 0 in state.scores[trial] else {}
         return {COSTS: list(state.shares[trial]), **low}

@@ -27,7 +27,7 @@ class FidelityState:
     violations: dict[str, dict[str, float]] = field(default_factory=dict)
     """Trial -> constraint that no plan tells -> how far it is beyond the bound, by the highest rung that knows."""
     scores: dict[str, dict[int, float]] = field(default_factory=dict)
-    """Trial -> rung -> score."""
+    """Trial -> rung -> score, in the order in which trials began: a resumed search knows no other."""
     target: dict[str, int] = field(default_factory=dict)
     """Trial -> the highest rung that it was sent to, whether or not it was scored there yet."""
     running: set[str] = field(default_factory=set)
@@ -51,7 +51,7 @@ class FidelityState:
     def cost(self, trial: str, rung: int) -> float:
         """Of going to a rung from the highest one below that the trial was scored on, and of scoring there."""
         candidate = self.candidates[trial]
-        below = [r for r in self.scores.get(trial, {}) if r < rung]
+        below = [r for r in self.scores[trial] if r < rung]
         begun = candidate.training[max(below)] if below else 0.0
         return candidate.training[rung] - begun + candidate.scoring[rung]
 
@@ -60,7 +60,7 @@ class FidelityState:
         where it is told later."""
         if candidate is not None:
             self.candidates[trial] = candidate
-            self.shares[trial] = candidate.shares
+            self.shares[trial], self.scores[trial] = candidate.shares, {}
         self.running.add(trial)
         self.target[trial] = rung
         if rung == self.top:
@@ -95,7 +95,7 @@ class FidelityState:
     ) -> None:
         """A trial was scored on a rung. shares: costs as found there (empty: as its plan tells)."""
         self.running.discard(trial)
-        self.scores.setdefault(trial, {})[rung] = score
+        self.scores[trial][rung] = score
         self.shares[trial] = shares or self.shares[trial]
         self.violations[trial] = {**self.violations.get(trial, {}), **violations}
 
@@ -105,13 +105,17 @@ class FidelityState:
         self.failed.add(trial)
 
     def waiting(self) -> list[str]:
-        """Trials that could go on: scored, below the top, neither running nor failed."""
-        idle = [t for t in self.scored(0) if t not in self.running and t not in self.failed]
-        return [t for t in idle if self.top not in self.scores[t]]
+        """Trials that could go on: those screened that have not failed."""
+        return [t for t in self.screened() if t not in self.failed]
+
+    def screened(self) -> list[str]:
+        """Trials that were scored on the lowest rung, and are neither running nor scored on the top."""
+        top = self.top
+        return [t for t, scores in self.scores.items() if 0 in scores and top not in scores and t not in self.running]
 
     def scored(self, rung: int) -> list[str]:
-        """Trials with a score on a rung, in the order in which they began: a resumed search knows no other."""
-        return [t for t in self.candidates if rung in self.scores.get(t, {})]
+        """Trials with a score on a rung."""
+        return [t for t, scores in self.scores.items() if rung in scores]
 
     def feasible(self, trial: str) -> bool:
         """Whether a scored trial violates no constraint, as far as is known."""

@@ -57,11 +57,9 @@ class PlanCallables:
         self.problem, self.state, self.specs = problem, state, specs
         self.pools = PlanPools(problem)
         self._known = lru_cache(maxsize=KEPT)(self._work_out)
-        self._expense = lru_cache(maxsize=None)(lambda trial, _scores: state.cost(trial, state.top))
-        """Of a trial, by how many rungs it was scored on."""
-        self._places: dict[str, int] = {}
-        """Trial that was screened -> its row of the next two."""
-        self._features, self._priors = Rows(), Rows()
+        self._place = lru_cache(maxsize=None)(self._keep)
+        """(trial that was screened, on how many rungs it was scored) -> its row of the next."""
+        self._rows = Rows()
 
     def candidate(self, point: Suggested) -> Candidate:
         """What is known of a point before it is scored."""
@@ -85,9 +83,7 @@ class PlanCallables:
     def waiting(self, _study: optuna.Study) -> Points:
         """The trials that were scored on the lowest rung, and are neither running nor trained in full: the study does
         not have them."""
-        state = self.state
-        left = [t for t in state.scored(0) if t not in state.running and state.top not in state.scores[t]]
-        return self.points(left)
+        return self.points(self.state.screened())
 
     def screened(self, trials: Sequence[str]) -> list[Screened]:
         """Trials that were scored on the lowest rung, for samplers from elsewhere."""
@@ -97,23 +93,20 @@ class PlanCallables:
 
     def points(self, trials: Sequence[str]) -> Points:
         """The same as arrays."""
-        state = self.state
-        for trial in trials:
-            if trial not in self._places:
-                self._places[trial] = len(self._places)
-                known = state.candidates[trial]
-                self._features.append(known.features)
-                self._priors.append(known.prior)
-        places = [self._places[trial] for trial in trials]
-        return Points(
-            features=self._features.take(places),
-            costs=np.array([state.shares[t] for t in trials]).reshape(len(trials), len(self.problem.goal.costs)),
-            prior=self._priors.take(places),
-            expense=np.array([self._expense(t, len(state.scores[t])) for t in trials], float),
-            quality=np.full(len(trials), math.nan),
-            low=np.array([state.scores[t][0] for t in trials], float),
-            constraints=[state.violations[t] for t in trials],
-        )
+        if not trials:
+            return Points.of([])
+        state, one = self.state, self.state.candidates[trials[0]]
+        rows = self._rows.take([self._place(trial, len(state.scores[trial])) for trial in trials])
+        ends = np.cumsum([len(one.features), len(one.prior), len(one.shares)])
+        features, prior, costs, rest = np.split(rows, ends, axis=1)
+        unknown, constraints = np.full(len(trials), math.nan), [state.violations[trial] for trial in trials]
+        return Points(features, costs, prior, rest[:, 0], unknown, rest[:, 1], constraints)
+
+    def _keep(self, trial: str, _scores: int) -> int:
+        """Adds what is known of a trial now, and returns the place of its row."""
+        state, known = self.state, self.state.candidates[trial]
+        of_trial = (*state.shares[trial], state.cost(trial, state.top), state.scores[trial][0])
+        return self._rows.append((*known.features, *known.prior, *of_trial))
 
     def _work_out(self, point: tuple[tuple[str, Any], ...]) -> Candidate:
         return self.problem.candidate(self.problem.spec(0, dict(point)))

@@ -94,14 +94,16 @@ class Rows:
     def __init__(self) -> None:
         self.array, self.count = np.zeros((0, 0)), 0
 
-    def append(self, row: Sequence[float]) -> None:
+    def append(self, row: Sequence[float]) -> int:
+        """Returns its place."""
         if self.count == len(self.array):
             more = np.zeros((2 * self.count + 8, len(row)))
             more[: self.count, : self.array.shape[1]] = self.array
             self.array = more
         self.array[self.count] = row
         self.count += 1
+        return self.count - 1
 
     def take(self, places: Sequence[int]) -> np.ndarray:
-        """[N, K]; without places [0, 0]."""
-        return np.asarray(self.array[np.asarray(places, int)]) if len(places) else np.zeros((0, 0))
+        """[N, K]"""
+        return np.asarray(self.array[places])

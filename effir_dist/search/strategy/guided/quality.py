@@ -74,6 +74,6 @@ def with_low(points: Points, low: np.ndarray, scale: tuple[float, float]) -> np.
 def _low_model(complete: Points, screened: Points) -> Surrogate:
     """Of cheap scores, by those of the last trials evaluated in full and of the last ones that wait."""
     last = len(screened) - (len(screened) % LOW_STEP if len(screened) > LOW_STEP**2 else 0)
-    parts = [complete, screened.take(np.arange(last))]
-    known = Points.joined([part.take(np.arange(len(part))[-MOST_LOW // 2 :]) for part in parts])
+    parts = [(complete, len(complete)), (screened, last)]
+    known = Points.joined([part.take(np.arange(end)[-MOST_LOW // 2 :]) for part, end in parts])
     return fitted(known.features, known.low, known.prior)
