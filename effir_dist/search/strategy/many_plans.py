@@ -45,7 +45,8 @@ class ManyPlans:
         """Take a trial for tried."""
         self.tried.add(spec.key)
         if all(name in spec.suggested for name in self.names):
-            config = replace(self.problem.config, {name: spec.suggested[name] for name in self.for_plan})
+            settings = {name: spec.suggested[name] for name in self.for_plan}
+            config = replace(self.problem.config, settings) if settings else self.problem.config
             left = ManySizes.one(spec.plan.sizes(self.model_config))
             keys = self._keys(left, config)
             self._add_settings(keys, columns_of([spec.suggested], self.settings), left)

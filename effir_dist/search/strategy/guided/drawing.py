@@ -70,6 +70,10 @@ class Drawing:
         self.together = [[i for i, h in enumerate(heads) if h == head] for head in dict.fromkeys(heads) if head]
         """Numeric parameters of one name, such as the widths of groups of blocks."""
         self.together += [[i] for i, head in enumerate(heads) if not head]
+        own = [head or place for place, head in enumerate(heads)]
+        self.of_one_name = np.array([[one == other for one in own] for other in own])
+        """[N, N] whether two numeric parameters are of one name."""
+        self.steps = np.array([steps(distributions[name]) or 20 for name in self.numeric])
 
     def draw(self, count: int, best: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Columns:
         """[count] points: half of them new, the rest changed from `best` where there are any."""
@@ -162,13 +166,10 @@ class Drawing:
     def _change_number(self, children: Genes, rows: np.ndarray, rng: np.random.Generator) -> None:
         """Some steps up or down: one value, or all of its name."""
         which, alone = rng.integers(len(self.numeric), size=len(rows)), rng.random(len(rows)) < 0.6
-        size = np.array([steps(self.distributions[name]) or 20 for name in self.numeric])
-        by = rng.choice([-2, -1, -1, 1, 1, 2], size=len(rows)) / size[which]
-        for group in self.together:
-            some = np.isin(np.arange(len(size)), group)[which]
-            for place in group if some.any() else ():
-                moved = (which == place) | (some & ~alone)
-                children.numbers[rows[moved], place] = np.clip(children.numbers[rows[moved], place] + by[moved], 0, 1)
+        by = rng.choice([-2, -1, -1, 1, 1, 2], size=len(rows)) / self.steps[which]
+        moved = np.where(alone[:, None], np.arange(len(self.numeric)) == which[:, None], self.of_one_name[which])
+        before = children.numbers[rows]
+        children.numbers[rows] = np.where(moved, np.clip(before + by[:, None], 0, 1), before)
 
     def _change_choice(self, children: Genes, rows: np.ndarray, rng: np.random.Generator) -> None:
         which = rng.integers(len(self.choosing), size=len(rows))

@@ -37,10 +37,10 @@ class Quality:
     def predict(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """[M] mean and standard deviation of the quality."""
         low, unsure = self._lows(points)
-        mean, deviation = self.model.predict(points.features, self._summaries(points, low))
-        if unsure.any():
-            shifted = self.model.mean(points.features, self._summaries(points, low + unsure))
-            deviation = np.hypot(deviation, shifted - mean)
+        shifted = [self._summaries(points, low + unsure)] if unsure.any() else []
+        mean, deviation, *means = self.model.predict(points.features, self._summaries(points, low), shifted)
+        for each in means:
+            deviation = np.hypot(deviation, each - mean)
         return mean, deviation
 
     def expecting(self, points: Points) -> Quality:

@@ -69,17 +69,21 @@ class Surrogate:
         """[N, N] of the root of the kernel of the data."""
         self.alpha = self.inverse.T @ (self.inverse @ residual)
 
-    def predict(self, x: np.ndarray, prior: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the score at x [M, K], the noise of a measurement left out: [M] each."""
+    def predict(
+        self, x: np.ndarray, prior: np.ndarray | None = None, others: Sequence[np.ndarray] = ()
+    ) -> tuple[np.ndarray, ...]:
+        """Mean and standard deviation of the score at x [M, K], the noise of a measurement left out; then the mean with
+        each of `others` in place of `prior`: [M] each."""
         points = self._inputs(x, prior)
-        across = _kernel(_parts(points, self.inputs), self.weights)
+        parts = _parts(points, self.inputs)
+        across = _kernel(parts, self.weights)
         variance = _own(points, self.weights) - ((across @ self.inverse.T) ** 2).sum(1)
-        return self.offset + self.unit * (across @ self.alpha), self.unit * np.sqrt(np.maximum(variance, 1e-9))
-
-    def mean(self, x: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
-        """The mean alone: [M]."""
-        across = _kernel(_parts(self._inputs(x, prior), self.inputs), self.weights)
-        return np.asarray(self.offset + self.unit * (across @ self.alpha))
+        kernels = [across]
+        for other in others:
+            summaries = _of_summaries(self._inputs(x, other)[1], self.inputs[1])
+            kernels.append(_kernel([*summaries, *parts[2:]], self.weights))
+        mean, *more = (self.offset + self.unit * (each @ self.alpha) for each in kernels)
+        return mean, self.unit * np.sqrt(np.maximum(variance, 1e-9)), *more
 
     def expecting(self, x: np.ndarray, prior: np.ndarray | None = None) -> Surrogate:
         """The same once scores at x [M, K] have come out as expected: surer near them. For trials that still run."""
@@ -121,15 +125,21 @@ def _summaries(x: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
 
 def _parts(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
     """[N, M] each: the line of the summaries, their smooth function, the line of each input, their smooth function."""
-    lines = [one @ other.T for one, other in zip(a, b, strict=True)]
-    count = max(1, a[1].shape[1])
-    smooth = []
-    for one, other, line, wide in zip(a, b, lines, (2 * ALIKE[1] ** 2, 2 * count * ALIKE[0] ** 2), strict=True):
-        near = line * (2 / wide)
-        near -= (_squares(one) / wide)[:, None]
-        near -= _squares(other) / wide
-        smooth.append(np.exp(near, out=near))
-    return [1 + lines[1] / count, smooth[1], lines[0], smooth[0]]
+    return [*_of_summaries(a[1], b[1]), *_line_and_smooth(a[0], b[0], 2 * ALIKE[1] ** 2)]
+
+
+def _of_summaries(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    count = max(1, a.shape[1])
+    line, smooth = _line_and_smooth(a, b, 2 * count * ALIKE[0] ** 2)
+    return 1 + line / count, smooth
+
+
+def _line_and_smooth(a: np.ndarray, b: np.ndarray, wide: float) -> tuple[np.ndarray, np.ndarray]:
+    line = a @ b.T
+    near = line * (2 / wide)
+    near -= (_squares(a) / wide)[:, None]
+    near -= _squares(b) / wide
+    return line, np.exp(near, out=near)
 
 
 def _kernel(parts: Sequence[np.ndarray], weights: Weights) -> np.ndarray:
@@ -198,16 +208,18 @@ def expected_hypervolume_improvement(
     at_most = probability_below(-far, np.zeros(1), np.ones(1))
     above = deviation[:, None] * (density - far * at_most)  # E max(quality - bottom, 0)
     filled = above - np.append(above[:, 1:], np.zeros((len(mean), 1)), axis=1)
+    if shares.shape[1] == 1:
+        costs, quality = np.reshape(points, (-1, 2)).T
+        least = np.where(quality > bottoms[:, None], costs, 1.0).min(axis=1, initial=1.0)
+        return np.asarray((filled * np.clip(least - shares, 0, None)).sum(1))
     dominated = [_newly_dominated(shares, np.array([p[:-1] for p in points if p[-1] > bottom])) for bottom in bottoms]
     return np.asarray((filled * np.stack(dominated, 1)).sum(1))
 
 
 def _newly_dominated(shares: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """[M] length or area of costs up to 1 that `shares` [M, C] dominate and none of `taken` [N, C] does."""
+    """[M] area of costs up to 1 that `shares` [M, 2] dominate and none of `taken` [N, 2] does."""
     if not len(taken):
         return np.clip(1 - shares, 0, None).prod(axis=1)
-    if shares.shape[1] == 1:
-        return np.clip(min(1.0, taken.min()) - shares[:, 0], 0, None)
     # A staircase: from each step of the first cost on, the second cost is dominated from a lower height on.
     stairs = taken[non_dominated_losses(taken.tolist())]
     stairs = stairs[stairs[:, 0].argsort()]
