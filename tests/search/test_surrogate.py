@@ -73,7 +73,7 @@ def test_cheap_scores_of_others_tell_of_points_that_have_none() -> None:
 
 def test_of_a_pool_of_candidates_one_is_built(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """Hundreds are weighed for each proposal: at 36 blocks a plan takes a millisecond."""
-    settings = {"sampler": "guided", "scheduler": "screening", "trials": 8}
+    settings = {"sampler": "guided", "scheduler": "screening", "trials": 10}
     space = {"drop_mlp": {"max": 5}, "width_ratio": {"low": 0.25, "high": 1.0, "step": 0.25, "groups": 2}}
     built, real = [], spaces.plan_of
     monkeypatch.setattr(spaces, "plan_of", lambda *args: built.append(1) or real(*args))
