@@ -78,8 +78,9 @@ class Drop(Operation):
             )
 
     def left(self, sizes: Sizes) -> Sizes:
-        widths = (0 if block in self.mlp else width for block, width in enumerate(sizes.widths))
-        attention = (here and block not in self.attention for block, here in enumerate(sizes.attention))
+        mlp, attentions = {*self.mlp}, {*self.attention}
+        widths = (0 if block in mlp else width for block, width in enumerate(sizes.widths))
+        attention = (here and block not in attentions for block, here in enumerate(sizes.attention))
         return dataclasses.replace(sizes, widths=tuple(widths), attention=tuple(attention), keep_norms=self.keep_norms)
 
     def apply(self, model: nn.Module, config: ModelDict, neurons: np.ndarray | None) -> None:

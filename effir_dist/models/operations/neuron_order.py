@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,13 +35,12 @@ class NeuronOrder:
         """[N] how many neurons of each block in `among`, which rises, are among the best `ratio` of all of theirs."""
         import numpy as np
 
-        left = round(ratio * len(among) * self.width)
-        counts = self.counts[:, among]
-        step = int(np.searchsorted(counts.sum(axis=1), left, side="right")) - 1
-        found: np.ndarray = counts[step]
-        here = self.order[step]
-        best = here[np.isin(here, among)][: left - found.sum()]
-        return found + np.bincount(best, minlength=self.blocks)[list(among)]
+        left, staying = round(ratio * len(among) * self.width), np.zeros(self.blocks, bool)
+        staying[list(among)] = True
+        step = bisect_right(range(len(self.counts)), left, key=lambda step: self.counts[step] @ staying) - 1
+        found, here = self.counts[step], self.order[step]
+        best = here[staying[here]][: left - found @ staying]
+        return np.asarray((found + np.bincount(best, minlength=self.blocks))[staying])
 
     def kept_of_many(self, staying: np.ndarray, ratios: np.ndarray) -> np.ndarray:
         """[P, L] `kept` of each row: among the blocks that `staying` [P, L] says, with its own of `ratios` [P]; 0 for

@@ -165,7 +165,7 @@ def front(study: optuna.Study) -> list[dict[str, Any]]:
     signs = [1 if direction == StudyDirection.MINIMIZE else -1 for direction in study.directions]
     known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     known = [trial for trial in known if all(value <= 0 for value in trial.constraints.values())]
-    losses = [tuple(sign * value for sign, value in zip(signs, trial.values, strict=True)) for trial in known]
+    losses = [*map(tuple, (np.array([trial.values for trial in known]) * signs).tolist())] if known else []
     best = {losses[i] for i in non_dominated_losses(losses)}
     return [trial.params for trial, loss in zip(known, losses, strict=True) if loss in best]
 
