@@ -37,11 +37,12 @@ class Quality:
     def predict(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """[M] mean and standard deviation of the quality."""
         low, unsure = self._lows(points)
-        shifted = [self._summaries(points, low + unsure)] if unsure.any() else []
-        mean, deviation, *means = self.model.predict(points.features, self._summaries(points, low), shifted)
-        for each in means:
-            deviation = np.hypot(deviation, each - mean)
-        return mean, deviation
+        summaries = self._summaries(points, low)
+        if not unsure.any():
+            return self.model.predict(points.features, summaries)
+        more = self._summaries(points, low + unsure)
+        mean, deviation, shifted = self.model.predict_both(points.features, summaries, more)
+        return mean, np.hypot(deviation, shifted - mean)
 
     def expecting(self, points: Points) -> Quality:
         """The same once points have come out as expected."""

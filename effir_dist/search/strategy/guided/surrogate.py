@@ -69,21 +69,30 @@ class Surrogate:
         """[N, N] of the root of the kernel of the data."""
         self.alpha = self.inverse.T @ (self.inverse @ residual)
 
-    def predict(
-        self, x: np.ndarray, prior: np.ndarray | None = None, others: Sequence[np.ndarray] = ()
-    ) -> tuple[np.ndarray, ...]:
-        """Mean and standard deviation of the score at x [M, K], the noise of a measurement left out; then the mean with
-        each of `others` in place of `prior`: [M] each."""
+    def predict(self, x: np.ndarray, prior: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the score at x [M, K], the noise of a measurement left out: [M] each."""
+        points = self._inputs(x, prior)
+        return self._predicted(points, _parts(points, self.inputs))
+
+    def predict_both(
+        self, x: np.ndarray, prior: np.ndarray, other: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, and the mean with another prior: [M] each."""
         points = self._inputs(x, prior)
         parts = _parts(points, self.inputs)
+        summaries = _of_summaries(self._inputs(x, other)[1], self.inputs[1])
+        shifted = self._mean(_kernel([*summaries, *parts[2:]], self.weights))
+        return *self._predicted(points, parts), shifted
+
+    def _predicted(
+        self, points: tuple[np.ndarray, np.ndarray], parts: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
         across = _kernel(parts, self.weights)
         variance = _own(points, self.weights) - ((across @ self.inverse.T) ** 2).sum(1)
-        kernels = [across]
-        for other in others:
-            summaries = _of_summaries(self._inputs(x, other)[1], self.inputs[1])
-            kernels.append(_kernel([*summaries, *parts[2:]], self.weights))
-        mean, *more = (self.offset + self.unit * (each @ self.alpha) for each in kernels)
-        return mean, self.unit * np.sqrt(np.maximum(variance, 1e-9)), *more
+        return self._mean(across), self.unit * np.sqrt(np.maximum(variance, 1e-9))
+
+    def _mean(self, across: np.ndarray) -> np.ndarray:
+        return np.asarray(self.offset + self.unit * (across @ self.alpha))
 
     def expecting(self, x: np.ndarray, prior: np.ndarray | None = None) -> Surrogate:
         """The same once scores at x [M, K] have come out as expected: surer near them. For trials that still run."""
