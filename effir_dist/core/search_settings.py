@@ -51,8 +51,7 @@ class SearchConfig:
     """What that share is of. `seconds`: as the trials took them; FLOPs before the first are known. `flops`: the same on
     any machine, so that equal seeds give equal searches."""
     most_screened: int = 16
-    """Of `screening`: plans that are screened between two promotions, at most; 4 before a surrogate has its first data.
-    """
+    """Of `screening`: plans that are screened for a promotion, at most; 4 before a surrogate has its first data."""
     promotion_fraction: float = 0.25
     """Of `asha`: the share of the trials on a rung that goes on to the next."""
     rung_queries: int = 100

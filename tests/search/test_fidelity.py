@@ -249,6 +249,18 @@ def test_a_long_training_does_not_wait_for_thousands_of_screened_plans(pairs: in
     assert max(counts[4:]) <= 16
 
 
+def test_many_workers_screen_for_all_of_them_before_they_promote() -> None:
+    """Cheap plans end first: without that each would be promoted as the only one that waits."""
+    made = Made(Screening(0.2), 2, workers=16)
+    made.run(100)
+    jobs = [(int(trial), rung) for trial, rung, _ in made.log]
+    first = next(place for place, (trial, rung) in enumerate(jobs) if rung and trial)
+    promoted = [trial for trial, rung in jobs if rung and trial][:8]
+    assert first >= 32, "plans screened, two for each worker"
+    screened = sorted({trial for trial, rung in jobs[:first] if not rung}, key=lambda t: made.kept[t].mean())
+    assert promoted != screened[:8], "not the cheapest, as they came"
+
+
 def test_screening_is_charged_in_seconds_where_they_are_known() -> None:
     """By FLOPs a plan costs 1 % of a trial here; as measured, with what every visit to a rung takes, 6 %."""
     by_flops, by_seconds = (screened(10_000, Screening(0.1, 1000, by), trials=8) for by in (False, True))

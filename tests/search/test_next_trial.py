@@ -6,8 +6,10 @@ the same loop as `Searched` below, around that version's `SearchDriver.next_job`
 each job in turn (NUMBER where there are no rungs), with five digits of the SHA-256 of a new trial's suggested values.
 
 Cases of screening from then run with its cost counted by FLOPs and no bound on what is screened, as it was. Those named
-"as of 0.2" were written by `Searched` below when both came, with today's defaults. Those of `guided` were written anew
-when its candidates and its surrogate became others; equal seeds gave another search from then on.
+"as of 0.2" were written by `Searched` below when both came, with today's defaults. All were written anew when searches
+began to start from widths alone; equal seeds gave another search from then on. Where that is meant to happen again:
+
+    python -m tests.search.test_next_trial
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,8 @@ from effir_dist.search.strategy.guided import sampler as guided
 from effir_dist.search.strategy.next_trial import TrialQueue
 from tests.driven import MODEL, make_run, smooth
 
-BEFORE = json.loads((Path(__file__).parent / "sequences.json").read_text())
+SEQUENCES = Path(__file__).parent / "sequences.json"
+BEFORE = json.loads(SEQUENCES.read_text())
 FAILS = (4, 11)
 """Trials that fail when they are trained in full."""
 NEVER = 10**9
@@ -117,11 +121,16 @@ def named(cases: Iterable[str]) -> list[Any]:
 def test_the_same_seed_gives_the_same_search_as_before(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few_to_choose_from(monkeypatch, BEFORE[name]["pool"])
-    monkeypatch.setattr(schedulers, "MOST_AT_FIRST", BEFORE[name].get("most_at_first", schedulers.MOST_AT_FIRST))
-    searched = Searched(tmp_path / "run", BEFORE[name])
+    assert steps_of(BEFORE[name], tmp_path, monkeypatch) == BEFORE[name]["steps"].split()
+
+
+def steps_of(case: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Those of a whole search."""
+    few_to_choose_from(monkeypatch, case["pool"])
+    monkeypatch.setattr(schedulers, "MOST_AT_FIRST", case.get("most_at_first", schedulers.MOST_AT_FIRST))
+    searched = Searched(folder / "run", case)
     searched.go_on()
-    assert searched.steps == BEFORE[name]["steps"].split()
+    return searched.steps
 
 
 def marked(sampler: str, scheduler: str) -> Any:
@@ -159,3 +168,18 @@ def test_every_sampler_goes_with_every_scheduler_and_is_resumed_as_if_it_had_not
     starts = whole.queue.problem.start_count
     assert len(whole.run.trials()) > starts, "more than the starting points"
     assert plain or len(whole.run.trials()) > len(records), "some stopped on a lower rung"
+
+
+def main() -> None:
+    """Write the steps of all cases anew."""
+    for name, case in BEFORE.items():
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+            steps = " ".join(steps_of(case, Path(folder), monkeypatch))
+        print(f"{name}: {'as before' if steps == case['steps'] else 'other steps'}", flush=True)
+        case["steps"] = steps
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(case)}" for name, case in BEFORE.items())
+    SEQUENCES.write_text(f"{{\n{lines}\n}}\n")
+
+
+if __name__ == "__main__":
+    main()

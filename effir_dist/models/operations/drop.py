@@ -281,7 +281,7 @@ def _count(value: float, blocks: int) -> int:
     return min(blocks, math.floor(value * blocks + 1e-9) if 0 < value < 1 else int(value))
 
 
-def _counts(limit: int, most: int = 5) -> list[int]:
+def _counts(limit: int, most: int = 3) -> list[int]:
     """Up to `most` numbers from 1 to limit, evenly spread."""
     return sorted({round(limit * (i + 1) / min(limit, most)) for i in range(min(limit, most))})
 

@@ -81,9 +81,14 @@ class FidelityState:
         rates = {rung: self.timed[rung][1] / self.timed[rung][0] for rung in used}
         return [cost * rates.get(rung, 0.0) for rung, cost in enumerate(self.spent)]
 
-    def screened_since_promotion(self) -> int:
-        """Trials that began since one was last promoted to the top."""
-        return len(self.candidates) - max(self.begun.values(), default=0)
+    def screened_since(self, promotions: int) -> int:
+        """Trials that began since the last so many promotions to the top; all, where there were fewer."""
+        return len(self.candidates) - (sorted(self.begun.values())[-promotions] if promotions <= len(self.begun) else 0)
+
+    @property
+    def below_top(self) -> int:
+        """Trials that run below the top."""
+        return sum(self.target[trial] < self.top for trial in self.running)
 
     def tell(
         self,

@@ -51,14 +51,14 @@ class Scheduler(Protocol):
 
 
 MOST_AT_FIRST = 4
-"""Plans that are screened between two promotions before a surrogate has data: the first trained trials come early."""
+"""Plans that are screened for a promotion before a surrogate has data: the first trained trials come early."""
 
 
 class Screening:
     """Scores many plans on the lowest rung, and trains those in full that the sampler scores highest."""
 
     def __init__(self, budget: float, most: int = SearchConfig.most_screened, by_seconds: bool = True) -> None:
-        """budget: the share of all cost that the lowest rung may take. most: plans between two promotions. by_seconds:
+        """budget: the share of all cost that the lowest rung may take. most: plans for a promotion. by_seconds:
         whether costs are seconds as measured, once they are known; else FLOPs."""
         self.budget, self.most, self.by_seconds = budget, most, by_seconds
 
@@ -71,12 +71,19 @@ class Screening:
         return Promote(waiting[int(np.argmax(scorer.score(state, waiting)))], state.top) if waiting else None
 
     def _may_screen(self, state: FidelityState) -> bool:
-        """Whether another plan may be screened though a trial waits to be promoted."""
+        """Whether another plan may be screened though a trial waits to be promoted.
+
+        Workers that screen now are soon free for as many promotions, so plans are screened for all of these: else a
+        search of many workers would train the first plans that it screened.
+        """
         most = self.most if len(state.scored(state.top)) >= LEAST_TRAINED else min(self.most, MOST_AT_FIRST)
-        if state.screened_since_promotion() >= most:
+        soon = state.below_top
+        if state.screened_since(soon + 1) >= most * (soon + 1):
             return False
+        if not state.begun:
+            return state.spent[0] <= self.budget * soon * state.cost(next(iter(state.candidates)), state.top)
         spent = (state.seconds_spent() if self.by_seconds else None) or state.spent
-        return spent[0] <= self.budget * sum(spent)
+        return spent[0] <= self.budget * (sum(spent) + soon * spent[-1] / len(state.begun))
 
 
 class Asha:

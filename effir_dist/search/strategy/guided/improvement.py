@@ -127,13 +127,15 @@ class Evidence:
         return found
 
     def by_low(self, points: Points) -> np.ndarray:
-        """[M] the same before enough trials tell what a cheap score is worth: as if it were the quality, but unsure."""
+        """[M] the same before enough trials tell what a cheap score is worth: the quality is taken to follow from it
+        (`_recovered`), but unsure."""
         begun = Points.joined([self.complete, self.running])
         every = Points.joined([points, begun.take(np.flatnonzero(np.isfinite(begun.low)))])
         every = replace(every, costs=self.expected_costs(every), quality=every.low)
         pretended, count = Evidence(every, Points.of([]), lambda: Points.of([]), self.worst), len(points)
-        front = pretended._losses(every.costs[count:], every.low[count:]) if len(every) > count else []
-        mean, deviation = points.low - pretended.worst_quality, np.full(count, every.low.std() / 2 + 1e-9)
+        expected = pretended.worst_quality + _recovered(every.low - pretended.worst_quality)
+        front = pretended._losses(every.costs[count:], expected[count:]) if len(every) > count else []
+        mean, deviation = expected[:count] - pretended.worst_quality, np.full(count, expected.std() / 2 + 1e-9)
         gain = expected_hypervolume_improvement(front, pretended._shares(every.costs[:count]), mean, deviation)
         return np.asarray(gain * self.feasibility(points))
 
@@ -151,6 +153,13 @@ class Evidence:
         """[M, C] costs, where the reference point's are 1. With quality alone there is one cost, 0 for all: the
         hypervolume is then the best quality."""
         return 1 + (costs - self.worst_costs) if costs.shape[1] else np.zeros((len(costs), 1))
+
+
+def _recovered(low: np.ndarray) -> np.ndarray:
+    """[N] what evaluating in full makes of cheap scores above the worst one, where nothing tells yet: it brings back
+    more where more was lost. So a small model is not taken for worthless by what it scores without training."""
+    best = max(float(low.max()), 1e-30)
+    return np.asarray(best * np.sqrt(np.clip(low / best, 0, None)))
 
 
 def _beyond(losses: np.ndarray) -> float:
