@@ -94,7 +94,8 @@ def _lines(runs: list[Run], loaded: list[Loaded], best: pd.DataFrame, page: Path
         for line in _safety_lines(each) + scored_on_lines(run, each.records):
             yield f"{run.name}: {line}" if len(runs) > 1 else line
     if stopped := sum(len(stopped_rungs(run)) for run in runs):
-        yield f"{stopped} more plans were screened on part of the data and not trained in full: rungs.csv"
+        plans = "1 more plan was" if stopped == 1 else f"{stopped} more plans were"
+        yield f"{plans} screened on part of the data and not trained in full: rungs.csv"
     yield from (line for run in runs for line in not_the_trials_fault(run))
 
 
