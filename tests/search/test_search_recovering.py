@@ -48,8 +48,9 @@ def test_a_retriever_is_scored_as_it_is_and_its_front_recovers_in_full(
     run = Run.open(tmp_path / "runs" / "mine")
     check_whole(run)
     assert run.result("0000").steps == 0
-    assert "is a retriever already (model.retriever says so): it is scored as it is" in " ".join(output.split())
-    assert "the search ended: all 3 trials are done; each model of the front had its full recovery" in output
+    said = " ".join(output.split())  # lines are wrapped
+    assert "is a retriever already (model.retriever says so): it is scored as it is" in said
+    assert "the search ended: all 3 trials are done; each model of the front had its full recovery" in said
     assert output.count("starting Ray") == 1
 
 
