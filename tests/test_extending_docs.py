@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 from effir_dist.core import measures
 from effir_dist.models.families.base import Family
 from tests import ROOT
+from tests.docs import pages
 from tests.models import test_families, test_pruning
 from tests.tiny import registered, tiny_checkpoint
 
-PAGE = (ROOT / "docs" / "contributing" / "extending.md").read_text()
-FAMILY, MEASURE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+FAMILY, MEASURE = pages.python(ROOT / "docs" / "contributing" / "extending.md")
 
 
 def test_the_family_of_the_page_prunes_and_is_counted(tmp_path: Path) -> None:

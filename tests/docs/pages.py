@@ -37,6 +37,11 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*found) for found in _FENCE.findall(page.read_text())]
 
 
+def python(page: Path) -> list[str]:
+    """The Python of a page, a text for each block."""
+    return [block.text for block in blocks(page) if block.language == "python"]
+
+
 def prose(page: Path) -> str:
     """A page without its blocks of code."""
     return _FENCE.sub("", page.read_text())

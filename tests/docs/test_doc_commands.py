@@ -111,6 +111,5 @@ def test_a_wrong_command_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
 def test_python_code_compiles(page: Path) -> None:
-    for block in pages.blocks(page):
-        if block.language == "python":
-            compile(block.text, pages.name(page), "exec")
+    for text in pages.python(page):
+        compile(text, pages.name(page), "exec")

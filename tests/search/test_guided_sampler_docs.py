@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import types
 from pathlib import Path
@@ -13,14 +12,13 @@ import pytest
 from optuna.trial import TrialState
 
 from tests import ROOT
+from tests.docs import pages
 from tests.driven import drive, make_run
-
-PAGE = (ROOT / "docs" / "guides" / "guided-sampler.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    return pages.python(ROOT / "docs" / "guides" / "guided-sampler.md")
 
 
 def test_the_examples_for_a_study_of_your_own_run(examples: list[str]) -> None:
