@@ -54,12 +54,12 @@ def address(host: int) -> str:
 def script(*arguments: object) -> str:
     """hosts.sh with these arguments."""
     command = ["bash", str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def on(host: int, command: str, seconds: float = 600) -> str:
+def on(host: int, command: str, seconds: float = 1500) -> str:
     """What a command prints on a host, in the cluster's environment."""
     line = ["bash", str(SCRIPT), "ssh", str(host), f". ~/.effir 2>/dev/null; {command}"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=seconds)
@@ -74,7 +74,7 @@ def start_on(host: int, command: str, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(line, stdout=output, stderr=output)
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 300) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"after {seconds} s still not: {what}"
@@ -123,7 +123,7 @@ def cluster_file(folder: Path, runs: Path, head: int = 1) -> Path:
 def ray(*arguments: str) -> str:
     """Ray's command line, from the repository's folder, as a user calls it."""
     command = [str(BIN / "ray"), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -44,7 +44,7 @@ def run(python: Path, folder: Path, *arguments: object) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
     environment |= {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [python, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+        [python, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

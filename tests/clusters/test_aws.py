@@ -74,7 +74,7 @@ def cluster_file(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 def up(aws: dict[str, str], cluster_file: Path) -> str:
     """What `ray up` printed. It ends at the head's ssh, which the stand-in refuses."""
     command = [str(Path(sys.executable).parent / "ray"), "up", "-y", "--no-config-cache", str(cluster_file)]
-    done = subprocess.run(command, cwd=ROOT, env=aws, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=aws, capture_output=True, text=True, timeout=1200)
     assert done.returncode != 0
     return done.stdout + done.stderr
 
@@ -218,7 +218,7 @@ node = config["available_node_types"]["a100"]["node_config"]
 labels = {{"ray-node-type": "worker", "ray-node-name": "w", "ray-launch-config": "x", "ray-user-node-type": "a100"}}
 provider.create_node(node, labels, 1)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=aws, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=aws, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     (worker,) = [i for i in instances(aws) if tags(i)["ray-node-type"] == "worker"]
     assert worker["InstanceType"] == "p4d.24xlarge"

@@ -117,7 +117,7 @@ def test_the_multi_process_service_is_there_once_its_lines_are_no_comment(
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     try:
         for _ in range(2):
-            subprocess.run(["bash", "-c", "; ".join(told)], env=environment, check=True, timeout=60)
+            subprocess.run(["bash", "-c", "; ".join(told)], env=environment, check=True, timeout=300)
         assert mps.answers(tmp_path / "mps")
         assert (tmp_path / "mps" / "started").read_text() == "started\n"
     finally:

@@ -145,7 +145,7 @@ def test_is_built_once_and_again_for_other_versions(small: Path, tmp_path: Path)
 
 
 def test_two_builders_at_once_agree(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    barrier, build, found = threading.Barrier(2, timeout=30), pydocs.build, []
+    barrier, build, found = threading.Barrier(2, timeout=120), pydocs.build, []
 
     def together(target: Path) -> None:
         build(target)

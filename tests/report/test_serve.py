@@ -33,7 +33,7 @@ def serving(*runs: Run) -> Iterator[int]:
 
 
 def get(port: int, path: str, host: str | None = None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{port}"})
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
@@ -109,7 +109,7 @@ def test_the_page_follows_a_search_and_keeps_what_was_chosen(run: Run, tmp_path:
         seen.page.fill("#filter", "complete")
         assert len(seen.column(0)) == 7
         add_trial(run, other, "0011")
-        seen.page.wait_for_selector("#trials tbody tr:nth-child(8)", timeout=30_000)
+        seen.page.wait_for_selector("#trials tbody tr:nth-child(8)", timeout=120_000)
         assert "0011" in seen.column(0)
         assert [float(text) for text in seen.column(4)] == sorted(map(float, seen.column(4)), reverse=True)
         assert seen.trial == "Trial 0003"
@@ -125,9 +125,9 @@ def test_a_search_without_a_finished_trial_has_a_page_that_fills_itself(run: Run
     with chromium() as browser, serving(empty) as port, opened(browser, f"http://127.0.0.1:{port}/") as seen:
         assert "No trial is complete yet" in seen.page.locator("#front").inner_text()
         add_trial(empty, run, "0000")
-        seen.page.wait_for_selector("#trials tbody tr:nth-child(1)", timeout=30_000)
+        seen.page.wait_for_selector("#trials tbody tr:nth-child(1)", timeout=120_000)
         add_trial(empty, run, "0002")
-        seen.page.wait_for_selector("#trials tbody tr:nth-child(2)", timeout=30_000)
+        seen.page.wait_for_selector("#trials tbody tr:nth-child(2)", timeout=120_000)
         seen.page.mouse.click(*seen.over(seen.points(1).nth(0)))
         assert seen.trial == "Trial 0002"
         assert seen.complaints == []

@@ -47,11 +47,11 @@ def processes(folder: Path) -> list[psutil.Process]:
     return [psutil.Process(int((folder / f"{name}.pid").read_text())) for name in (mps.TOOL, "server")]
 
 
-def ended(found: list[psutil.Process], seconds: float = 60) -> bool:
+def ended(found: list[psutil.Process], seconds: float = 300) -> bool:
     return not psutil.wait_procs(found, timeout=seconds)[1]
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

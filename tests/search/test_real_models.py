@@ -29,7 +29,7 @@ def test_a_search_of_smollm2_ends_with_a_model_that_others_load(tmp_path: Path) 
     needs.backbone("smollm2")
     (tmp_path / "space.yaml").write_text(PLANS + "settings: {prune.width_multiple: 64, score.dtype: float32}\n")
     search = start(tmp_path, "--backbone=smollm2", "--space=space.yaml", "--name=real", *SHORT)
-    output = finish(search, tmp_path, limit=1200)
+    output = finish(search, tmp_path)
     run = Run.open(tmp_path / "runs" / "real")
     assert {"front.csv", "front.png", "report.html"} <= {file.name for file in (run.folder / "report").iterdir()}, (
         output

@@ -50,7 +50,7 @@ def start(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
         )
 
 
-def finish(process: subprocess.Popen[str], cwd: Path, code: int = 0, limit: float = 240) -> str:
+def finish(process: subprocess.Popen[str], cwd: Path, code: int = 0, limit: float = 1200) -> str:
     try:
         process.wait(limit)
     finally:
@@ -73,7 +73,7 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def wait_for(process: subprocess.Popen[str], condition, cwd: Path, seconds: float = 120) -> None:
+def wait_for(process: subprocess.Popen[str], condition, cwd: Path, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, (cwd / "output").read_text()

@@ -62,13 +62,13 @@ def test_a_bare_model_is_tuned_first_and_nothing_is_lost_by_kills_in_every_stage
     process = start(tmp_path, *arguments(tmp_path, checkpoints["llama"], collection), *own)
     seen: dict[str, bytes] = {}
     for moment in ("trials/0000/log", "importance/log", "trials/0002/log", "trials/0004/log"):
-        wait_for(process, (path / moment).exists, tmp_path, 400)
+        wait_for(process, (path / moment).exists, tmp_path)
         kill_tree(process)
         records = {p.parent.name: p.read_bytes() for p in path.glob("trials/*/result.json")}
         assert seen.items() <= records.items()
         seen = records
         process = start(tmp_path, "--resume", "runs/mine")
-    output = finish(process, tmp_path, limit=400)
+    output = finish(process, tmp_path)
     run = Run.open(path)
     check_whole(run)
     assert run.result("0000").steps == 8
@@ -77,7 +77,7 @@ def test_a_bare_model_is_tuned_first_and_nothing_is_lost_by_kills_in_every_stage
 
     whole = tmp_path / "whole"
     whole.mkdir()
-    finish(start(whole, *arguments(whole, checkpoints["llama"], collection), *own), whole, limit=400)
+    finish(start(whole, *arguments(whole, checkpoints["llama"], collection), *own), whole)
     there = whole / "runs" / "mine"
     for record in run.results():
         other = json.loads((there / "trials" / record.trial / "trial.json").read_text())
@@ -93,7 +93,7 @@ def test_two_workers_give_the_scores_of_one(tmp_path: Path, checkpoints: dict[st
         folder.mkdir()
         own = ["--workers-per-trial", workers, "--cpus-per-trial", workers, *SETTINGS, *EXACT, "train.zero_stage=2"]
         own += ["--trials", "2"]
-        finish(start(folder, *arguments(folder, checkpoints["llama"], collection), *own), folder, limit=600)
+        finish(start(folder, *arguments(folder, checkpoints["llama"], collection), *own), folder)
         run = Run.open(folder / "runs" / "mine")
         found.append({r.trial: (r.spec.key, r.values["ndcg_at_10"]) for r in run.results() if r.trial < "0003"})
     one, two = found

@@ -41,7 +41,7 @@ def test_asha_killed_while_a_promoted_trial_trains_loses_nobody(
     def promoted() -> bool:
         return any(spec.rung == 1 and not Run(path).reached(spec) for spec in specs(path))
 
-    wait_for(process, promoted, tmp_path, 400)
+    wait_for(process, promoted, tmp_path)
     before = {spec.trial: spec.rung or 0 for spec in specs(path)}
     kill_tree(process)
     scored = {

@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray._raylet import GcsClient
@@ -145,13 +147,41 @@ def test_a_trial_fits_one_node_and_the_gpu_is_used(made_up: Cluster, tmp_path: P
     assert {record.spec.gpus for record in run.results()} == {1.0}
 
 
-def test_a_machine_too_busy_for_ray_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(**_: object) -> None:
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """A Ray that never starts, and the processes that it leaves."""
+    left: list[subprocess.Popen[bytes]] = []
+
+    def init(**_: object) -> None:
+        left.append(subprocess.Popen(["sleep", "1000"]))
         raise Exception("The current node timed out during startup. This could happen because ...")
 
-    monkeypatch.setattr(connection.ray, "init", late)
-    with pytest.raises(InputError, match=r"Ray did not start on this machine in the 30 s .*run the command again"):
+    monkeypatch.setattr(connection.ray, "init", init)
+    return left
+
+
+def test_a_machine_too_busy_for_ray_is_said(late: list[subprocess.Popen[bytes]]) -> None:
+    other = subprocess.Popen(["sleep", "1000"])
+    with pytest.raises(InputError, match=r"Ray did not start .* 3 times in the 30 s .*run the command again"):
         connection.cluster(None).__enter__()
+    assert len(late) == 3
+    assert not any(psutil.pid_exists(process.pid) for process in late)
+    assert other.poll() is None, "what is not Ray's goes on"
+    other.kill()
+
+
+def test_ray_is_started_again_where_it_came_too_late(
+    late: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up = connection.ray.init
+
+    def second(**options: object) -> None:
+        if not late:
+            given_up(**options)
+
+    monkeypatch.setattr(connection.ray, "init", second)
+    connection._start_here({})
+    assert [psutil.pid_exists(process.pid) for process in late] == [False]
 
 
 @pytest.mark.parametrize("listens", [False, True])

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import ray
 from ray import PlacementGroupID
 from ray._private import parameter
@@ -21,6 +22,8 @@ from effir_dist.search.cluster.resources import local_gpus
 
 ANSWER_SECONDS = 10.0
 """For which a cluster that is to be joined is waited for."""
+STARTS = 3
+"""Of a local Ray, where the machine is so busy that one is not enough."""
 OBJECT_STORE_BYTES = 256 << 20
 """Of a local Ray: nothing large passes through it, so it takes no more of the machine's memory."""
 MOST_PRELOADED = 8
@@ -52,17 +55,34 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
 
 
 def _start_here(options: dict[str, Any]) -> None:
-    """Start Ray on this machine. Raises InputError where it does not start in the 30 s that Ray gives itself."""
-    try:
-        with _without_monitors():
-            ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=_settings(), **options)
-    except Exception as error:  # Ray raises no narrower one
-        if "timed out during startup" not in str(error):
-            raise
-        raise InputError(
-            "Ray did not start on this machine in the 30 s that it gives itself; stop what keeps the machine busy and "
-            "run the command again (a search goes on with --resume)"
-        ) from None
+    """Start Ray on this machine. Raises InputError where it does not start, each time in the 30 s that it gives itself;
+    a first start reads gigabytes of programs from the disk, which the next one finds in memory."""
+    for _ in range(STARTS):
+        others = {process.pid for process in _children()}
+        try:
+            with _without_monitors():
+                ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=_settings(), **options)
+            return
+        except Exception as error:  # Ray raises no narrower one
+            if "timed out during startup" not in str(error):
+                raise
+        _end([process for process in _children() if process.pid not in others])
+    raise InputError(
+        f"Ray did not start on this machine, {STARTS} times in the 30 s that it gives itself; stop what keeps the "
+        "machine busy and run the command again (a search goes on with --resume)"
+    )
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """What a start that Ray gave up has left: Ray itself ends it only with this process."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes)
 
 
 @contextlib.contextmanager
