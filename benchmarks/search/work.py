@@ -37,7 +37,7 @@ from effir_dist.models.pruning import count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.preparation import calibration_texts, token_cache
-from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
+from effir_dist.training.batches import Examples, Teacher, batches, examples_of
 from effir_dist.training.engine import ChunkEncoder, release, start_distributed
 from effir_dist.training.gradcache import backward
 from effir_dist.training.schedule import learning_rate
@@ -113,7 +113,7 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
 
     search, test = (read(args.data, config.data, seed) for read in (roles.search_collection, roles.test_collection))
     teacher = None
-    if distils_itself(config.train):
+    if config.train.distils_itself:
         texts = (examples.queries, examples.passages)
         teacher = Teacher(*(encoder.encode_tokens(tokens, config.score.batch_tokens) for tokens in texts))
     return Bench(config, base, examples, scored(search), scored(test), teacher)

@@ -90,12 +90,22 @@ class TrainConfig:
 
     def without_effect(self) -> set[str]:
         """Settings that change nothing of a model that is trained with these; `dtype` is also what it is pruned in."""
-        if not self.steps and not self.epochs:
+        if not self.trains:
             return {name for name in vars(self) if name != "dtype"}
         scaled = self.distill_scores or (self.teacher and self.distill_similarities)
         switches = {"epochs": not self.steps, "lora_alpha": self.lora_rank, "teacher_temperature": scaled}
         switches["recovery"] = self.recovers
         return {"checkpoint_minutes", "checkpoint_steps", *(name for name, used in switches.items() if not used)}
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return bool(self.steps or self.epochs)
+
+    @property
+    def distils_itself(self) -> bool:
+        """Whether a training needs the embeddings of the unpruned model, or of `teacher`."""
+        return self.trains and (self.distill_similarities > 0 or self.distill_embeddings > 0)
 
     @property
     def recovers(self) -> bool:

@@ -90,7 +90,7 @@ def teacher_of(config: RunConfig, space: Space, source: pretrained.Source) -> Te
     if wanted is None:
         raise InputError(
             f"train.teacher is {config.train.teacher}, and no trial distils from it; set train.distill_similarities or "
-            "train.distill_embeddings above 0"
+            "train.distill_embeddings above 0, and train.steps or train.epochs"
         )
     found = find_teacher(config)
     if wanted.distill_embeddings:

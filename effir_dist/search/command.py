@@ -123,7 +123,7 @@ def _check_without_model(config: RunConfig, found: Space, source: pretrained.Sou
     checks.check(found, config, source.config)
     gpu_share.check(source.config, config)
     warnings = [*pairs.check(config.data, seed, scored), *checks.sharing_warnings(source.config, config)]
-    if train.steps or train.epochs:
+    if train.trains:
         count_steps(train, pairs.check_training(config.data, seed), config.resources.workers_per_trial)
     if config.prune.calibration_file and not any(beir.lines(Path(config.prune.calibration_file))):
         raise InputError(f"prune.calibration_file has no text in {config.prune.calibration_file}; it needs a line")

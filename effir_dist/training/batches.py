@@ -83,11 +83,6 @@ class Teacher:
         return bool(np.allclose(np.linalg.norm(some, axis=1), 1, atol=1e-2))
 
 
-def distils_itself(config: TrainConfig) -> bool:
-    """Whether a training needs a `Teacher`."""
-    return config.distill_similarities > 0 or config.distill_embeddings > 0
-
-
 def distinct(pairs: TrainingPairs, hard_negatives: bool) -> tuple[Sequence[str], Sequence[str]]:
     """Every query once, and every passage once. Positives come first: without hard negatives the passages are those."""
     hard = [_hard(pairs).flat] if hard_negatives else []

@@ -19,7 +19,7 @@ from effir_dist.core.settings import TrainConfig
 from effir_dist.models.encoder import Encoder, pad_rows, resolve_dtype
 from effir_dist.models.grouping import filled, least_padding, split, within
 from effir_dist.models.kernels import packed
-from effir_dist.training.batches import Batch, Examples, Teacher, distils_itself
+from effir_dist.training.batches import Batch, Examples, Teacher
 from effir_dist.training.losses import Targets, not_negatives
 from effir_dist.training.memory import MOST_SCORES, lora_parameters
 from effir_dist.training.step_cost import Model, device_of, grouping
@@ -140,7 +140,7 @@ class Collator:
 
     def _targets(self, batch: Batch, rows: np.ndarray) -> list[Targets]:
         passages, size = batch.passages.ravel(), batch.passages.shape[1]
-        known = self.teacher if distils_itself(self.config) else None
+        known = self.teacher if self.config.distils_itself else None
         known_passages = _floats(known.passages[passages]) if known else None
         count = max(1, MOST_SCORES // len(passages))
         found = []

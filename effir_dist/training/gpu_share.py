@@ -75,7 +75,7 @@ def line(gpus: float, capacity: float) -> str:
 def summary(model: ModelDict, config: RunConfig) -> list[str]:
     """Lines for `--dry-run`: what a trial takes of a GPU, and how many share one."""
     resources = config.resources
-    if not (config.train.steps or config.train.epochs):
+    if not config.train.trains:
         return []
     dtype, capacity = memory.dtype_of(config), memory.capacity_of(config)
     found = memory.predict(model, config, dtype)
@@ -135,7 +135,7 @@ class _Fit:
     def of(model: ModelDict, config: RunConfig) -> _Fit | None:
         """None where none trains, shares a GPU, or knows its memory."""
         capacity = memory.capacity_of(config)
-        if not capacity or config.resources.on_a_gpu == 1 or not (config.train.steps or config.train.epochs):
+        if not capacity or config.resources.on_a_gpu == 1 or not config.train.trains:
             return None
         dtype = memory.dtype_of(config)
         return _Fit(model, config, memory.predict(model, config, dtype), dtype, capacity)

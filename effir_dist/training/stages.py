@@ -44,5 +44,5 @@ def recovers_in_full(config: RunConfig, steps: int | None = None) -> bool:
     if not (train.recovers and config.search.full_recovery):
         return False
     if steps is None:
-        return bool(train.steps or train.epochs) and train.recovery < 1
+        return train.trains and train.recovery < 1
     return steps > recovery_steps(train, steps)

@@ -22,7 +22,7 @@ from effir_dist.evaluate import ranks
 from effir_dist.models.encoder import Encoder, default_device
 from effir_dist.models.kernels import attention, packed
 from effir_dist.models.kernels.trained_blocks import trained_blocks
-from effir_dist.training.batches import Examples, Teacher, batches, distils_itself, examples_of
+from effir_dist.training.batches import Examples, Teacher, batches, examples_of
 from effir_dist.training.collate import CollatedBatch, Collator, collated
 from effir_dist.training.engine import TrainingDiverged, running_engine, start_distributed
 from effir_dist.training.engine import step as step_engine
@@ -228,7 +228,7 @@ def train(
     if steps == 0:
         encoder.to(default_device()).eval()
         return TrainOutcome(0, 0.0, 0.0, math.nan)
-    if teacher is None and distils_itself(config):
+    if teacher is None and config.distils_itself:
         raise ValueError("distillation from the unpruned model needs its embeddings: pass teacher")
     end = min(until or steps, steps)
     if end < steps and checkpoints is None:

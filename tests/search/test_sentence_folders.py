@@ -73,7 +73,8 @@ def test_trial_0000_without_training_scores_what_evaluate_scores(folder: Path, d
 
 
 def test_a_pruned_and_trained_trial_keeps_its_dense_layers(folder: Path, data: Path, tmp_path: Path) -> None:
-    changes = {"train.epochs": 1, "train.batch_size": 2, "train.learning_rate": 1e-3}
+    changes = {"train.epochs": 1, "train.batch_size": 2, "train.learning_rate": 1e-3, "train.order": "prune_then_tune"}
+    changes["train.distill_embeddings"] = 0
     run, config = make_run(folder, data, tmp_path, **changes)
     plan = make_plan(base_encoder(config).model_config, [1], [2])
     record = run_trial(run, config, TrialSpec(0, {}, {}, plan), quiet)

@@ -127,7 +127,8 @@ def test_a_bare_teacher_has_its_familys_prompts_and_the_models_lengths(
 
 
 def configured(collection: Path, model: Path, *more: str) -> tuple[RunConfig, Space, pretrained.Source]:
-    given = ["--model", str(model), "--data", str(collection), "train.steps=2", "train.batch_size=4", *more]
+    paper = ["train.order=prune_then_tune", "train.distill_embeddings=0"]
+    given = ["--model", str(model), "--data", str(collection), "train.steps=2", "train.batch_size=4", *paper, *more]
     return command.configure(command.parser().parse_intermixed_args(given))[:3]
 
 

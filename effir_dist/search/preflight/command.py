@@ -122,7 +122,7 @@ def _gpu_bytes(asked: Asked, takes: Resources | None) -> float:
         return 0.0
     config, model = asked.config, asked.source.config
     dtype, found = memory.dtype_of(config), [0.0]
-    if config.train.steps or config.train.epochs:
+    if config.train.trains:
         found.append(max(1, int(takes.workers / takes.gpus)) * memory.predict(model, config, dtype).peak)
     gated, trained = gate_memory.asked(config, rankings(asked.space, config))
     if gated:

@@ -51,7 +51,7 @@ def two_steps(config: RunConfig) -> RunConfig:
     """The run's settings with two steps of training and little data. What a step takes stays as it is."""
     data, train = config.data, config.train
     small: Json = {
-        "train.steps": 2 if train.steps or train.epochs else 0,
+        "train.steps": 2 if train.trains else 0,
         "data.max_train_pairs": _least(data.max_train_pairs, 4 * train.batch_size),
         "data.max_queries": _least(data.max_queries, 16),
         "data.max_documents": _least(data.max_documents, 256),

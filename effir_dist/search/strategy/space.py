@@ -174,9 +174,9 @@ def needs_scores(space: Space, config: RunConfig) -> bool:
 
 def teacher_settings(space: Space, config: RunConfig) -> TrainConfig | None:
     """The most that a trial may ask of the unpruned model as its teacher; None where none asks."""
-    names = ("train.distill_similarities", "train.distill_embeddings", "train.hard_negatives")
-    most = {name: _reach(space, config, name) for name in names}
-    return replace(config, most).train if any(most[name] for name in names[:2]) else None
+    names = ("steps", "epochs", "distill_similarities", "distill_embeddings", "hard_negatives")
+    most = replace(config, {f"train.{name}": _reach(space, config, f"train.{name}") for name in names}).train
+    return most if most.distils_itself else None
 
 
 def grid_size(space: Space) -> int:

@@ -30,7 +30,7 @@ from effir_dist.runs.trial_spec import BASE
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.out_of_memory import tried_with_less
 from effir_dist.search.trial.start import base_of
-from effir_dist.training.batches import Teacher, distils_itself, distinct, examples_of
+from effir_dist.training.batches import Teacher, distinct, examples_of
 from effir_dist.training.engine import start_distributed
 from effir_dist.training.schedule import count_steps
 from effir_dist.training.stages import stage_training
@@ -174,7 +174,7 @@ def load_teacher(run: Run, train: TrainConfig, stage: str = "") -> Teacher | Non
 
     From a disk they are read as they are needed, from a bucket at once, into memory.
     """
-    if not distils_itself(train):
+    if not train.distils_itself:
         return None
     paths = [run.importance_folder / name for name in (OUTSIDE if stage == BASE else TEACHER)]
     if is_remote(run.folder):
