@@ -240,7 +240,8 @@ def _loading_notes(encoder: Encoder, plain: bool, trust: str, onnx: bool) -> lis
     elif not plain and block_configs(config, plan):
         notes.append(
             "vLLM: `vllm serve FOLDER --trust-remote-code --runner pooling`; its DeciLMForCausalLM reads "
-            "`block_configs` in config.json. That is checked against a transcription of that code; vLLM was not run."
+            "`block_configs` in config.json. Put the prompts before the texts yourself. A longer text than the model "
+            "takes is refused, unless the request says `truncate_prompt_tokens=-1`."
         )
     return notes
 

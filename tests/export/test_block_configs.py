@@ -1,8 +1,9 @@
 """`block_configs` against what vLLM's DeciLM code reads of it (vllm/model_executor/models/nemotron_nas.py, 2026-11).
 
-vLLM needs a GPU build and does not run here. `deci` below does what that code does with a config and a checkpoint, in
-plain torch: which attributes it reads, which weights it asks for and in which shape, in which order it adds and
-normalises. What it cannot show: vLLM's own kernels, its scheduler, and whether a release changes that code.
+vLLM is no dependency; `python -m benchmarks.vllm_exports` runs it. `deci` below does what that code does with a config
+and a checkpoint, in plain torch: which attributes it reads, which weights it asks for and in which shape, in which
+order it adds and normalises. What it cannot show: vLLM's own kernels, its scheduler, and whether a release changes
+that code.
 """
 
 from __future__ import annotations
