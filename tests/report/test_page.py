@@ -13,6 +13,7 @@ import pytest
 
 from effir_dist.report import command as report_command
 from tests.browser import PHONE, chromium, opened
+from tests.report.test_report import staged
 from tests.synthetic import synthetic_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>bold</b>'\"&amp;<svg onload=alert(2)>"
@@ -55,6 +56,15 @@ def test_it_draws_itself_without_a_complaint_or_a_request(browser: Any, address:
         assert seen.complaints == []
         assert seen.requests == [address]
         assert seen.page.title() == "demo: report of a search"
+
+
+def test_trials_beside_those_asked_for_are_counted_apart(browser: Any, tmp_path: Path) -> None:
+    run = staged(tmp_path / "demo")
+    report_command.main([str(run.folder)])
+    with opened(browser, (run.report_folder / "report.html").resolve().as_uri()) as seen:
+        wanted = run.config["search"]["trials"]
+        parts = str(seen.page.locator("#subtitle").inner_text()).split(" · ")
+        assert parts[1:4] == [f"2 of {wanted} trials", "1 base", "2 full recoveries"]
 
 
 def test_the_table_shows_the_numbers_of_the_csv(browser: Any, address: str, trials: pd.DataFrame) -> None:
@@ -348,7 +358,7 @@ def test_three_objectives_are_said_and_a_constraint_keeps_trials_off_the_front(b
         assert seen.page.locator("#axis").input_value() == "document_speedup"
         note = seen.page.locator("#front-note").inner_text()
         assert "three objectives (document speed-up, index bytes, nDCG@10)" in note
-        assert "Only feasible trials are on a front: those with parameters <= 0.7" in note
+        assert "Only trials with parameters <= 0.7 can be on a front." in note
         seen.page.locator("#filter").fill("front")
         drawn = trials.loc[seen.column(0)]
         assert len(drawn) > 1

@@ -48,13 +48,22 @@ function scoredOn(run, named) {
   return all && named ? `${run.name}: ${all}` : all;
 }
 
+// The trials that were asked for, then those beside them: '12 of 12 trials', '1 base', '8 full recoveries'.
+function counted(trials, wanted) {
+  const kind = (t) => (t.repeat_of ? 'repeat' : !t.stage ? 'own' : t.stage === 'base' ? 'base' : 'recovery');
+  const count = (name) => trials.filter((t) => kind(t) === name).length;
+  const beside = [['base', 'base', 'bases'], ['recovery', 'full recovery', 'full recoveries'], ['repeat', 'repeat', 'repeats']];
+  const more = beside.map(([name, one, many]) => [count(name), one, many]).filter(([n]) => n);
+  return [`${count('own')} of ${wanted} trials`, ...more.map(([n, one, many]) => `${n} ${n > 1 ? many : one}`)];
+}
+
 function drawHeader() {
   const runs = data.runs;
   const one = runs[0];
   byId('title').textContent = runs.length > 1 ? runs.map((run) => run.name).join(' and ') : `Pruned ${one.model} on ${one.data}`;
   const wanted = runs.reduce((sum, run) => sum + (Number(run.wanted) || 0), 0);
   const pending = runs.reduce((sum, run) => sum + run.pending, 0);
-  const parts = [runs.length > 1 ? `${runs.length} runs` : `run ${one.name}`, `${data.trials.length} of ${wanted} trials`];
+  const parts = [runs.length > 1 ? `${runs.length} runs` : `run ${one.name}`, ...counted(data.trials, wanted)];
   if (pending) parts.push(`${pending} under way or waiting`);
   const screened = runs.reduce((sum, run) => sum + run.screened, 0);
   if (screened) parts.push(`${screened} more plans screened on part of the data and not trained in full (rungs.csv)`);
