@@ -53,7 +53,7 @@ def check_texts(tokenizer: Any, config: ModelDict, location: str, texts: Sequenc
     shown = [text[:LONGEST] for text in texts if re.search(r"\w", text)]
     if not shown:
         return []
-    rows = tokenizer(shown, add_special_tokens=False)["input_ids"]
+    rows = tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"]  # no warning that some are long
     _check_ids(rows, shown, config, location)
     unknown = [sum(i == tokenizer.unk_token_id for i in row) / len(row) if row else 1.0 for row in rows]
     share = sum(u * max(1, len(r)) for u, r in zip(unknown, rows, strict=True)) / sum(max(1, len(r)) for r in rows)

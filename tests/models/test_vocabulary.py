@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, tokenization_utils_base
 
 from effir_dist.core.errors import InputError
 from effir_dist.evaluate import command as evaluate
@@ -65,6 +65,15 @@ def test_a_pruned_model_without_its_tokenizer(checkpoints: dict[str, Path], tmp_
         file.unlink()
     with pytest.raises(InputError, match="trial has 5 tokens, and the model's embedding 300"):
         load_encoder(str(tmp_path / "trial"))
+
+
+def test_nothing_is_said_of_texts_that_are_longer_than_the_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda text, *_: said.append(text))
+    tokenizer = words("one", "two")
+    tokenizer.model_max_length = 4
+    assert check_texts(tokenizer, {"vocab_size": 4}, "m", ["one two " * 9]) == []
+    assert said == []
 
 
 def test_ids_beyond_the_embedding() -> None:
