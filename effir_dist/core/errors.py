@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from effir_dist.core.environment import share_the_machine
+from effir_dist.core.wrapping import for_screen
 
 if TYPE_CHECKING:
     import argparse
@@ -78,7 +79,7 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
             main()
             sys.stdout.flush()
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(for_screen(f"error: {error}", sys.stderr), file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

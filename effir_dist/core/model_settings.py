@@ -23,7 +23,7 @@ LIMITS = ("max_train_pairs", *_SCORED)
 @dataclass(frozen=True)
 class ModelConfig:
     """Which retriever is pruned. An empty string or None takes what the model's own folder says, if it is one of
-    sentence-transformers, or else its family's row."""
+    sentence-transformers, or else its family's defaults."""
 
     backbone: str = "minilm"
     """Name of a backbone (effir_dist/models/families)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
+from typing import IO
 
 WIDTH = 80
 """Columns of a terminal that nobody widened."""
@@ -16,3 +18,8 @@ def wrapped(text: str, width: int = WIDTH, indent: str = "") -> str:
         for line in text.splitlines()
     )
     return "\n".join(lines)
+
+
+def for_screen(text: str, screen: IO[str]) -> str:
+    """`text` wrapped where `screen` is a terminal; in a file every line stays one."""
+    return wrapped(text, shutil.get_terminal_size((WIDTH, 24)).columns, "  ") if screen.isatty() else text

@@ -177,7 +177,7 @@ def folder() -> Path:
     target = built_folder()
     if target.is_dir():
         return target
-    print("building the data set pydocs from installed packages (once, about half a minute)", file=sys.stderr)
+    print("building the data set pydocs from installed packages (once)", file=sys.stderr)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="pydocs-building-") as temporary:

@@ -13,6 +13,7 @@ from effir_dist.core.errors import InputError, check_least, command
 from effir_dist.core.measures import MEASURES, METRICS
 from effir_dist.core.output import add_quiet, silenced
 from effir_dist.core.values import Json
+from effir_dist.core.wrapping import for_screen
 from effir_dist.evaluate.comparison import differences
 from effir_dist.evaluate.encode import add_options
 from effir_dist.models import own_code
@@ -111,7 +112,7 @@ def _load(model: str, dtype: str, arguments: argparse.Namespace) -> tuple[Retrie
     changed = {f"max_{kind}_length": tokens for kind, tokens in given.items() if tokens is not None}
     encoder.settings = dataclasses.replace(encoder.settings, **changed)
     of = origins(changed, encoder.declared)
-    print(told(encoder.settings, of, encoder.declared), file=sys.stderr, flush=True)
+    print(for_screen(told(encoder.settings, of, encoder.declared), sys.stderr), file=sys.stderr, flush=True)
     return encoder, {f"max_{kind}_length": getattr(encoder.settings, f"max_{kind}_length") for kind in KINDS}
 
 
@@ -138,7 +139,8 @@ def _load_other(
     """A folder that sentence-transformers can load and we cannot."""
     from effir_dist.models.sentence_models import SentenceModel
 
-    print(f"sentence-transformers itself encodes with {model}, as {reason}", file=sys.stderr, flush=True)
+    why = for_screen(f"sentence-transformers itself encodes with {model}, as {reason}", sys.stderr)
+    print(why, file=sys.stderr, flush=True)
     found = SentenceModel(model, dtype)
     for kind, tokens in given.items():
         if tokens is not None:

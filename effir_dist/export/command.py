@@ -15,6 +15,7 @@ from effir_dist.core.files import TEMPORARY, disk_errors, write_json_atomic, wri
 from effir_dist.core.measures import MEASURES, QUALITY, SIZE, SIZE_SHARE
 from effir_dist.core.storage import is_remote, names, place, read_locally
 from effir_dist.core.values import Json
+from effir_dist.core.wrapping import for_screen
 from effir_dist.export.hub import push
 from effir_dist.export.selection import best, by_id, safe
 from effir_dist.runs.records import TrialRecord
@@ -63,7 +64,7 @@ def main() -> None:
         export(run, record, out, arguments.onnx, arguments.int8)
     size, share, quality = (MEASURES[name].text(record.value(name)) for name in (SIZE, SIZE_SHARE, QUALITY))
     facts = f"{size} {MEASURES[SIZE].label} ({share}), {MEASURES[QUALITY].label} {quality}"
-    print(f"wrote trial {record.trial} of {run.name} to {out}: {facts}", flush=True)
+    print(for_screen(f"wrote trial {record.trial} of {run.name} to {out}: {facts}", sys.stdout), flush=True)
     if arguments.push_to_hub:
         print(f"uploaded to {push(out, arguments.push_to_hub)}")
 

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     registry.list_in(p)
     p.add_argument("--backbone", metavar="NAME", default="minilm", help="a name of the list below (default: minilm)")
-    p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint or a hub id instead")
+    p.add_argument("--model", metavar="PATH", default="", help="a local checkpoint, a hub id, or such a name")
     what = "BEIR-format folder, or a name such as beir:scifact: texts of its training corpus are taken"
     own_code.add_option(p)
     p.add_argument("--data", "--train-data", metavar="DIR", default="pydocs", help=what)
@@ -58,6 +58,8 @@ def main() -> None:
     from effir_dist.models.vocabulary import check_encoder
 
     args = parser().parse_args()
+    if registry.is_backbone(args.model):
+        args.backbone, args.model = args.model, ""
     texts = calibration_texts(args)
     encoder = _load(args)
     check_encoder(encoder, args.model or args.backbone, texts)
@@ -66,7 +68,8 @@ def main() -> None:
     orders = {kind: importance.drop_order(kind) for kind in KINDS}
     table = order_table(importance, orders)
     print(f"{args.model or args.backbone}: {len(texts)} texts, {args.distance} per {args.granularity}")
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print("importance, and the place in the order of dropping (1: first)")
+    print(shown(table))
     _write(args.out, table, heat_map(orders, args.model or args.backbone))
 
 
@@ -106,6 +109,12 @@ def order_table(importance: Importance, orders: dict[str, list[int]]) -> pd.Data
         columns[f"{kind}_importance"] = getattr(importance, kind)
         columns[f"{kind}_drop"] = [orders[kind].index(block) + 1 for block in range(len(importance.mlp))]
     return pd.DataFrame(columns)
+
+
+def shown(table: pd.DataFrame) -> str:
+    """The table of `order_table` for a terminal of 80 columns."""
+    heads = {f"{kind}_importance": TITLES[kind] for kind in KINDS} | {f"{kind}_drop": "drop" for kind in KINDS}
+    return table.rename(columns=heads).to_string(index=False, float_format=lambda value: f"{value:.4f}")
 
 
 def heat_map(orders: dict[str, list[int]], name: str) -> Figure:

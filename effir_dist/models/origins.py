@@ -1,4 +1,4 @@
-"""Which of a retriever's settings came from where: the user's settings, its own folder, or its family's row."""
+"""Which of a retriever's settings came from where: the user's settings, its own folder, or its family."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.pretrained import Source
 from effir_dist.models.sentence_folder import SentenceFolder
 
-SETTINGS, FOLDER, ROW, DEFAULTS = "the settings", "its folder", "its family's row", "the defaults"
+SETTINGS, FOLDER, ROW, DEFAULTS = "the settings", "its folder", "its family's defaults", "the defaults"
 LENGTHS = ("max_query_length", "max_document_length")
 OF_ROW = ("pooling", "query_prompt", "document_prompt")
 NAMES = (*OF_ROW, *LENGTHS, "dimension", "normalize", "similarity", "include_prompt")
@@ -41,7 +41,7 @@ def retriever_text(config: ModelConfig, source: Source) -> str:
 def _retriever(config: ModelConfig, source: Source) -> tuple[bool, str]:
     row = None if config.path else BACKBONES.get(source.name)
     if row and row.retriever:
-        found, why = True, "by its family's row"
+        found, why = True, "a named embedding model"
     elif source.declared:
         found, why = True, "a sentence-transformers folder"
     else:

@@ -24,6 +24,7 @@ from effir_dist.core.measures import MEASURES, QUALITY
 from effir_dist.core.output import Streams, silenced
 from effir_dist.core.settings import RunConfig
 from effir_dist.core.storage import is_remote, place
+from effir_dist.core.wrapping import for_screen
 from effir_dist.data import beir, pairs, roles, sets
 from effir_dist.importance.store import has_importance, has_outside
 from effir_dist.models import pretrained
@@ -73,7 +74,7 @@ def dry_run_text(args: argparse.Namespace) -> str:
     config = settled(asked)
     about = _about(config, source, origins_of(asked))
     if not (model.path or source.declared or Path(source.location).is_dir()):
-        about += f"; what {source.location} itself says goes over that row, and is read when a search starts"
+        about += f"; what {source.location} itself says goes over these defaults, and is read when a search starts"
     return dry_run.text(asked.space, config, source.config, source.name, tflops=args.tflops, about=about)
 
 
@@ -199,7 +200,7 @@ def main() -> None:
 def _run_or_check(args: argparse.Namespace, streams: Streams) -> None:
     """What the command line asks for."""
     if args.dry_run:
-        print(dry_run_text(args), file=streams.out)
+        print(for_screen(dry_run_text(args), streams.out), file=streams.out)
         return
     if args.resume:
         run, config, found, source = open_run(args)
@@ -244,7 +245,8 @@ def _run(
             console = console_on(screen, args.quiet)
             errors = console_on(streams.err) if args.quiet else console
             for warning in warnings:
-                errors.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+                text = for_screen(f"warning: {warning}", errors.file)
+                errors.print(text, markup=False, highlight=False, soft_wrap=True)
             _search(run, config, found, source, args, console, errors)
     except KeyboardInterrupt:  # the user's; where the lease was lost, `locked` says so instead
         print(f"interrupted; nothing finished is lost: --resume {run.folder}", file=streams.err)

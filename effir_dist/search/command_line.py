@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     registry.list_in(p)
     p.add_argument("--backbone", metavar="NAME", help="what to prune: a name of the list below (default: minilm)")
-    p.add_argument("--model", metavar="PATH", help="a local checkpoint or another hub id, instead of the backbone's")
+    p.add_argument("--model", metavar="PATH", help="a local checkpoint, a hub id, or a backbone's name")
     what = "run code that comes with the model, once, to see that it computes what the model's family does"
     p.add_argument("--trust-remote-code", action="store_const", const=True, help=what)
     what = (
@@ -96,6 +96,8 @@ def seconds(text: str) -> float:
 def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of a command line by dotted name; key=value over flags."""
     values = {setting: getattr(args, flag) for flag, setting in FLAGS.items() if getattr(args, flag) is not None}
+    if registry.is_backbone(values.get("model.path", "")):
+        values["model.backbone"] = values.pop("model.path")
     if args.time_budget is not None:
         values["search.time_budget"] = seconds(args.time_budget)
     return {**values, **config_module.parse_overrides(args.overrides)}

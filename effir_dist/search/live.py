@@ -296,9 +296,11 @@ class LiveView:
         lines = {"now": ": ".join(filter(None, (now.brief, ", ".join(counts))))}
         if later:
             lines["next"] = ", ".join(step.brief for step in later)
+        lines["page"] = self._steps[-1].writes
         return [
             Text.assemble((f"{name:4} ", "dim"), text, no_wrap=True, overflow="ellipsis")
             for name, text in lines.items()
+            if text
         ]
 
     def _progress(self, failed: int) -> RenderableType:
@@ -306,11 +308,11 @@ class LiveView:
         counts += [f"{failed} failed"] if failed else []
         left = self.seconds_left() if len(self._records) < self.total else None
         times = duration(self._clock() - self._started)
-        times += f", about {duration(left, coarse=True)} left" if left is not None else ""
+        times += f", {duration(left, coarse=True)} of trials left" if left is not None else ""
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
-        bar = ProgressBar(total=self.total, completed=len(self._records), width=max(8, self.console.width // 6))
+        bar = ProgressBar(total=self.total, completed=len(self._records), width=max(8, self.console.width // 8))
         saved = f"  {self._saved} reused" if self._saved else ""
         grid.add_row(bar, Text(f"{', '.join(counts)}  {times}{saved}"))
         return grid

@@ -22,6 +22,8 @@ class Step:
     """The same in a few words."""
     trials: int = 0
     """How many are to be trained; 0 where that is not what it is about."""
+    writes: str = ""
+    """The file that a user opens then."""
 
 
 def steps_of(
@@ -43,7 +45,7 @@ def steps_of(
         Step("held_out", "score the front's models on the held-out data", "held-out scores"): bool(
             config.data.held_out
         ),
-        Step("report", f"write the page {page}", f"the page {page}"): True,
+        Step("report", f"write the page {page}", "the page", writes=page): True,
     }
     return tuple(step for step, wanted in found.items() if wanted)
 

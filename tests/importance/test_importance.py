@@ -162,7 +162,9 @@ def test_the_command_writes_scores_and_heat_map(
     np.testing.assert_allclose(table["mlp_importance"], scores.mlp, atol=1e-6)
     assert sorted(table["attention_drop"]) == [1, 2, 3, 4]
     assert (tmp_path / "out" / "importance.png").read_bytes().startswith(b"\x89PNG")
-    assert "mlp_importance" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "block    MLP  drop  attention  drop  whole block  drop" in out
+    assert max(map(len, out.splitlines()[:-2])) <= 80, "all but the paths"
     (tmp_path / "texts").write_text("\n \n")
     with pytest.raises(SystemExit) as stopped:
         importance_command.main()

@@ -1,4 +1,4 @@
-"""What a search takes from the settings, from the model's own folder and from its family's row, and how it says so."""
+"""What a search takes from the settings, from the model's own folder and from its family, and how it says so."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from effir_dist.models.origins import is_retriever, retriever_text
 from effir_dist.models.pretrained import Source
 from effir_dist.models.sentence_folder import SentenceFolder
 from effir_dist.search import command
-from effir_dist.search.command_line import parser
+from effir_dist.search.command_line import parser, settings
 from effir_dist.search.configuration import Asked, as_it_was, asked_of, model_text, origins_of, settled
 
 CONFIG = {
@@ -36,6 +36,15 @@ FOLDER = dataclasses.replace(BARE, declared=DECLARED)
 
 def asked(source: Source, *arguments: str) -> Asked:
     return asked_of(parser().parse_intermixed_args(["--model", "/nowhere", *arguments]), source)
+
+
+def test_a_model_may_be_named_as_a_backbone_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = parser().parse_intermixed_args(["--model", "minilm"])
+    assert settings(named) == {"model.backbone": "minilm"}
+    (tmp_path / "minilm").mkdir()
+    assert settings(named) == {"model.path": "minilm"}, "a folder of that name comes first"
+    assert settings(parser().parse_intermixed_args(["--model", "org/minilm"])) == {"model.path": "org/minilm"}
 
 
 def test_settings_go_over_the_folder_and_the_folder_over_the_row() -> None:
@@ -70,12 +79,12 @@ def test_a_dry_run_and_the_run_itself_say_where_values_came_from(
     kept = run.config["model"]
     names = ("pooling", "query_prompt", "similarity", "normalize")
     assert [kept[name] for name in names] == ["mean", "q: ", "cosine", True]
-    assert run.extra["model_from"]["pooling"] == "its family's row"
+    assert run.extra["model_from"]["pooling"] == "its family's defaults"
     resumed = parser().parse_intermixed_args(["--resume", str(run.folder)])
     assert said in command.dry_run_text(resumed)
     assert command.open_run(resumed)[1] == command.configure(args)[0]
     named = parser().parse_intermixed_args(["--backbone", "bge-small-en-v1.5"])
-    assert "; what BAAI/bge-small-en-v1.5 itself says goes over that row" in command.dry_run_text(named)
+    assert "; what BAAI/bge-small-en-v1.5 itself says goes over these defaults" in command.dry_run_text(named)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,7 @@ def test_a_bare_checkpoint_takes_its_familys_row() -> None:
     model = config.model
     assert (model.pooling, model.query_prompt, model.max_query_length) == ("mean", "", 64), "of search_spaces/bert.yaml"
     assert (model.similarity, model.normalize, model.dimension) == ("cosine", True, 0)
-    assert "by its family's row: mean pooling, no query prompt" in model_text(config, BARE, origins_of(found))
+    assert "by its family's defaults: mean pooling, no query prompt" in model_text(config, BARE, origins_of(found))
 
 
 def test_a_familys_space_gives_way_to_the_folder_and_a_space_of_the_users_does_not(tmp_path: Path) -> None:

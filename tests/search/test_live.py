@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -191,7 +192,7 @@ def test_the_picture_holds_all_a_user_asks_for() -> None:
     clock.now = 22.0
     text = picture(shown)
     for piece in (
-        "4/14 trials, 1 running, 1 failed  22s, about 6m left  1 reused",
+        "4/14 trials, 1 running, 1 failed  22s, 6m of trials left  1 reused",
         "0001   -2 MLP (3,4)    0.8       -   79 %   0.6000       40",
         "hypervolume 0.1",
         "train 34/120 loss 1.250  22s",
@@ -306,7 +307,8 @@ def test_it_says_what_happens_now_and_next_and_where_the_page_will_be() -> None:
     shown.trial_finished(record(0, 0.66))
     lines = [line.rstrip() for line in picture(shown).splitlines()]
     assert "now  screen plans, train the best: 1 of 12 trained" in lines
-    assert "next full recoveries, test scores, the page runs/quickstart/report/report.html" in lines
+    assert "next full recoveries, test scores, the page" in lines
+    assert "page runs/quickstart/report/report.html" in lines
     shown.expect_recoveries(2)
     assert "now  full recoveries\n" in picture(shown)
     shown.begin("search")
@@ -368,9 +370,12 @@ def drawn(on_terminal: bool, monkeypatch: pytest.MonkeyPatch, **environment: str
         with LiveView(console_on(screen), "minilm on pydocs", 14) as shown:
             searching(shown)
             shown.trial_finished(record(0, 0.66))
-        screen.flush()
-        text = os.read(reading, 1 << 16).decode()
+    written = b""
+    with contextlib.suppress(OSError):  # what a terminal without a writer says at its end
+        while part := os.read(reading, 1 << 16):
+            written += part
     os.close(reading)
+    text = written.decode()
     assert "0.6600" in text
     return text
 

@@ -94,7 +94,7 @@ def test_dry_run_and_importance_take_the_folder(
     given = ["--model", folder, "--data", data, "--samples", 4, "--granularity", "pooled", "--out", tmp_path]
     monkeypatch.setattr(sys, "argv", ["importance", *map(str, given)])
     importance_command.main()
-    assert "mlp_importance" in capsys.readouterr().out
+    assert "whole block  drop" in capsys.readouterr().out
 
 
 def test_a_model_that_we_cannot_load_is_evaluated_by_sentence_transformers(

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 from effir_dist.core.errors import InputError, suggest
 from effir_dist.models import families
@@ -57,6 +58,11 @@ def backbone(name: str) -> Backbone:
     if key not in BACKBONES:
         raise InputError(f"unknown backbone {name!r}; known: {names()} (or pass --model PATH)")
     return BACKBONES[key]
+
+
+def is_backbone(name: str) -> bool:
+    """Whether `--model` means a backbone by its name; a folder of that name comes first."""
+    return (name in BACKBONES or name in SHORT_NAMES) and not Path(name).is_dir()
 
 
 class _LineByLine(argparse.HelpFormatter):
