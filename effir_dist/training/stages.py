@@ -10,6 +10,10 @@ from dataclasses import replace
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.runs.records import BASE, FULL_RECOVERY
 
+FULL_RECOVERY_RATE = 0.5
+"""A full recovery's learning rate, as a share of `train.learning_rate`: its model was trained to a rate of 0 before. At
+the whole rate models near the unpruned one lose (docs/experiments.md)."""
+
 
 def tunes_base(config: RunConfig) -> bool:
     """Whether the model that all trials start from is tuned first. config: of a search, which has settled
@@ -32,7 +36,8 @@ def stage_training(config: RunConfig, stage: str, steps: int) -> TrainConfig:
         return train
     recovery = recovery_steps(train, steps)
     own = {BASE: steps if tunes_base(config) else 0, FULL_RECOVERY: steps - recovery}.get(stage, recovery)
-    found = replace(train, steps=own, epochs=train.epochs if own else 0.0)
+    rate = train.learning_rate * (FULL_RECOVERY_RATE if stage == FULL_RECOVERY else 1)
+    found = replace(train, steps=own, epochs=train.epochs if own else 0.0, learning_rate=rate)
     if stage != BASE or train.teacher:
         return found
     return replace(found, distill_similarities=0.0, distill_embeddings=0.0)

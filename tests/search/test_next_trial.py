@@ -85,7 +85,9 @@ class Searched:
             return None
         spec = self.queue.next(len(self.trained))
         if spec:
-            text = json.dumps(dict(spec.suggested), sort_keys=True)
+            # Processors round in other places, so of a float only what all of them agree on.
+            values = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in spec.suggested.items()}
+            text = json.dumps(values, sort_keys=True)
             digest = "" if spec.trial in self.trained else ":" + hashlib.sha256(text.encode()).hexdigest()[:5]
             self.steps.append(f"{spec.number}" + ("" if spec.rung is None else f">{spec.rung}") + digest)
             self.trained.add(spec.trial)

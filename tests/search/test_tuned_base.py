@@ -95,7 +95,8 @@ def test_a_pruned_trial_starts_from_the_base_and_learns_from_it(
     rest = run_trial(run, config, again, quiet)
     assert (rest.steps, rest.spec.continues) == (6, spec.trial)
     student, pairs = load_encoder(str(run.trial_folder(spec.trial))), training_pairs(config.data, 0)
-    train(student, pairs, replace(config.train, steps=6, seed=1), quiet, teacher=load_teacher(run, config.train))
+    rest_of_it = replace(config.train, steps=6, seed=1, learning_rate=config.train.learning_rate / 2)
+    train(student, pairs, rest_of_it, quiet, teacher=load_teacher(run, config.train))
     np.testing.assert_allclose(encoded(run, again.trial), student.encode(TEXTS), atol=1e-5)
 
 
