@@ -34,7 +34,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def arguments(folders: dict[str, Path], model: Path, *more: str) -> list[str]:
     roles = zip(("--train-data", "--data", "--held-out"), folders.values(), strict=True)
     named = [word for flag, folder in roles for word in (flag, str(folder))]
-    return ["--model", str(model), *named, *OPTIONS, *more]
+    alone = ["train.order=prune_then_tune", "train.distill_embeddings=0"]  # a trial needs no base
+    return ["--model", str(model), *named, *OPTIONS, *alone, *more]
 
 
 def test_each_data_set_has_its_role(
