@@ -37,9 +37,8 @@ def variants(folder: Path) -> tuple[dict[Variant, Sample], pd.DataFrame]:
         run = Run.open(path.parent)
         for record in run.results():
             varied = {k.split(".")[-1]: v for k, v in record.spec.suggested.items() if k not in ("plan", SEED)}
-            name = ", ".join(
-                [str(record.spec.suggested.get("plan", record.spec.stage)), *(f"{k}={v}" for k, v in varied.items())]
-            )
+            plan = str(record.spec.suggested.get("plan", record.spec.stage))
+            name = ", ".join([plan, *(f"{k}={v}" for k, v in varied.items())])
             variant = (run.name.removeprefix(PREFIX), name)
             known = facts.setdefault(variant, {"run": variant[0], "plan": name, "seconds": []})
             known["parameters"] = record.values["parameters"]

@@ -27,6 +27,8 @@ LAYOUTS = tuple({(row.norm_placement, row.fused): name for name, row in FAMILIES
 """A family for each kind of block: tests of what depends on nothing else run over these."""
 POST_NORM = tuple(name for name, row in FAMILIES.items() if row.norm_placement == "post")
 """Families whose dropped sub-layers may leave a norm."""
+WITHOUT_BASE: dict[str, Any] = {"train.order": "prune_then_tune", "train.distill_embeddings": 0}
+"""Settings over a shipped space's, for a trial that is run by itself."""
 _SIZES = {
     "vocab_size": 300,
     "hidden_size": 32,

@@ -19,7 +19,7 @@ from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search import command
 from effir_dist.search.command_line import parser
-from tests.tiny import write_collection
+from tests.tiny import WITHOUT_BASE, write_collection
 
 OPTIONS = ["train.steps=2", "train.batch_size=4", "prune.calibration_texts=4", "data.max_documents=20"]
 
@@ -34,8 +34,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def arguments(folders: dict[str, Path], model: Path, *more: str) -> list[str]:
     roles = zip(("--train-data", "--data", "--held-out"), folders.values(), strict=True)
     named = [word for flag, folder in roles for word in (flag, str(folder))]
-    alone = ["train.order=prune_then_tune", "train.distill_embeddings=0"]  # a trial needs no base
-    return ["--model", str(model), *named, *OPTIONS, *alone, *more]
+    order = [f"{name}={value}" for name, value in WITHOUT_BASE.items()]
+    return ["--model", str(model), *named, *OPTIONS, *order, *more]
 
 
 def test_each_data_set_has_its_role(

@@ -28,7 +28,7 @@ from effir_dist.search.trial.trial import run_trial
 from tests import needs
 from tests.exports import cosines, texts
 from tests.sentence_folders import made, rewritten
-from tests.tiny import write_collection
+from tests.tiny import WITHOUT_BASE, write_collection
 from tests.training.test_training import quiet
 
 needs.module("sentence_transformers")
@@ -73,9 +73,8 @@ def test_trial_0000_without_training_scores_what_evaluate_scores(folder: Path, d
 
 
 def test_a_pruned_and_trained_trial_keeps_its_dense_layers(folder: Path, data: Path, tmp_path: Path) -> None:
-    changes = {"train.epochs": 1, "train.batch_size": 2, "train.learning_rate": 1e-3, "train.order": "prune_then_tune"}
-    changes["train.distill_embeddings"] = 0
-    run, config = make_run(folder, data, tmp_path, **changes)
+    changes = {"train.epochs": 1, "train.batch_size": 2, "train.learning_rate": 1e-3}
+    run, config = make_run(folder, data, tmp_path, **changes, **WITHOUT_BASE)
     plan = make_plan(base_encoder(config).model_config, [1], [2])
     record = run_trial(run, config, TrialSpec(0, {}, {}, plan), quiet)
     saved = load_encoder(str(run.trial_folder("0000")))

@@ -30,7 +30,7 @@ from effir_dist.training.batches import Teacher, distinct
 from effir_dist.training.losses import Targets, distillation, retrieval_loss, unlikeness
 from effir_dist.training.teacher import find_teacher
 from tests import sentence_folders
-from tests.tiny import tiny_checkpoint
+from tests.tiny import WITHOUT_BASE, tiny_checkpoint
 from tests.training.test_distillation import make_run
 from tests.training.test_training import quiet
 
@@ -127,8 +127,8 @@ def test_a_bare_teacher_has_its_familys_prompts_and_the_models_lengths(
 
 
 def configured(collection: Path, model: Path, *more: str) -> tuple[RunConfig, Space, pretrained.Source]:
-    paper = ["train.order=prune_then_tune", "train.distill_embeddings=0"]
-    given = ["--model", str(model), "--data", str(collection), "train.steps=2", "train.batch_size=4", *paper, *more]
+    order = [f"{name}={value}" for name, value in WITHOUT_BASE.items()]
+    given = ["--model", str(model), "--data", str(collection), "train.steps=2", "train.batch_size=4", *order, *more]
     return command.configure(command.parser().parse_intermixed_args(given))[:3]
 
 

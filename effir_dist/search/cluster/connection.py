@@ -58,7 +58,7 @@ def _start_here(options: dict[str, Any]) -> None:
     """Start Ray on this machine. Raises InputError where it does not start, each time in the 30 s that it gives itself;
     a first start reads gigabytes of programs from the disk, which the next one finds in memory."""
     for _ in range(STARTS):
-        others = {process.pid for process in _children()}
+        others = {*psutil.Process().children()}
         try:
             with _without_monitors():
                 ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=_settings(), **options)
@@ -66,18 +66,14 @@ def _start_here(options: dict[str, Any]) -> None:
         except Exception as error:  # Ray raises no narrower one
             if "timed out during startup" not in str(error):
                 raise
-        _end([process for process in _children() if process.pid not in others])
+        _end({*psutil.Process().children()} - others)
     raise InputError(
         f"Ray did not start on this machine, {STARTS} times in the 30 s that it gives itself; stop what keeps the "
         "machine busy and run the command again (a search goes on with --resume)"
     )
 
 
-def _children() -> list[psutil.Process]:
-    return psutil.Process().children()
-
-
-def _end(processes: list[psutil.Process]) -> None:
+def _end(processes: set[psutil.Process]) -> None:
     """What a start that Ray gave up has left: Ray itself ends it only with this process."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
