@@ -162,6 +162,9 @@ class PruneConfig:
     norm(x + F(x)). Without effect on models that normalise what a sub-layer reads."""
     width_multiple: int = 1
     """Widths are multiples of this (8, 64 and 128 suit GPUs). The total stays as near as that allows."""
+    reconstruct_tokens: int = 0
+    """Tokens of training passages, or of `calibration_file`, on which the output matrix of each narrowed MLP is fitted
+    by least squares to what the unpruned model gives there. 0 leaves it as it is, as the paper does."""
     slim_steps: int = 500
     """Steps that train the gates of `slimming`. `taylor` averages gradients over as many batches."""
     slim_lambda: float = 1e-8
@@ -182,6 +185,7 @@ class PruneConfig:
         one_of("prune.granularity", self.granularity, GRANULARITIES)
         one_of("prune.ranking", self.ranking, RANKINGS)
         check(self.width_multiple >= 1, "prune.width_multiple", self.width_multiple, "1 or more")
+        check(self.reconstruct_tokens >= 0, "prune.reconstruct_tokens", self.reconstruct_tokens, "0 (off) or more")
         check(self.slim_steps >= 1, "prune.slim_steps", self.slim_steps, "1 or more")
         check(self.slim_lambda >= 0, "prune.slim_lambda", self.slim_lambda, "0 or more")
         check(self.slim_beta > 0, "prune.slim_beta", self.slim_beta, "above 0")

@@ -58,6 +58,7 @@ def two_steps(config: RunConfig) -> RunConfig:
         "data.held_out": [],
         "prune.calibration_texts": min(config.prune.calibration_texts, 8),
         "prune.slim_steps": min(config.prune.slim_steps, 2),
+        "prune.reconstruct_tokens": min(config.prune.reconstruct_tokens, 256),
         "search.trials": 1,
         "search.scheduler": "plain",
         "search.keep_weights": "all",

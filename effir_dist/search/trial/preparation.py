@@ -137,13 +137,23 @@ def trained_saliency(run: Run, config: RunConfig, rankings: Sequence[str]) -> di
 
 def calibration_texts(config: RunConfig) -> list[str]:
     """A seeded sample of `prune.calibration_file`'s lines, or else of the training pairs' passages."""
-    if config.prune.calibration_file:
-        texts = [line for _, line in lines(Path(config.prune.calibration_file))]
-    else:
-        texts = sorted(set(training_pairs(config.data, config.search.seed).positives))
+    texts = _calibration_pool(config)
     count = min(config.prune.calibration_texts, len(texts))
     chosen = np.random.default_rng(config.search.seed).choice(len(texts), count, replace=False)
     return [texts[i] for i in sorted(chosen)]
+
+
+def reconstruction_texts(config: RunConfig) -> list[str]:
+    """All of those in a seeded random order, at most as many as `prune.reconstruct_tokens`."""
+    texts = _calibration_pool(config)
+    order = np.random.default_rng(config.search.seed).permutation(len(texts))
+    return [texts[i] for i in order[: config.prune.reconstruct_tokens]]
+
+
+def _calibration_pool(config: RunConfig) -> list[str]:
+    if config.prune.calibration_file:
+        return [line for _, line in lines(Path(config.prune.calibration_file))]
+    return sorted(set(training_pairs(config.data, config.search.seed).positives))
 
 
 def prepare_outside(run: Run, config: RunConfig) -> None:

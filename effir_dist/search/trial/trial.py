@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
 from effir_dist.core.config import replace, settings_of
 from effir_dist.core.files import disk_errors, now
 from effir_dist.core.settings import RunConfig, TrainConfig
@@ -14,6 +16,7 @@ from effir_dist.data.pairs import training_pairs
 from effir_dist.evaluate import ranks
 from effir_dist.evaluate.evaluation import speeds
 from effir_dist.evaluate.speed import Speed, measure
+from effir_dist.importance.reconstruction import prune_and_reconstruct
 from effir_dist.importance.store import load_saliency
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
@@ -23,13 +26,14 @@ from effir_dist.models.encoder import (
     prune_encoder,
     resolve_dtype,
 )
+from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import BASE, RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
 from effir_dist.search.trial.costs import Clock, hosts, release_memory
 from effir_dist.search.trial.out_of_memory import OUT_OF_MEMORY, failure_reason, in_less_memory
 from effir_dist.search.trial.outcome import failed_record
-from effir_dist.search.trial.preparation import load_teacher, low_data, token_cache
+from effir_dist.search.trial.preparation import load_teacher, low_data, reconstruction_texts, token_cache
 from effir_dist.search.trial.scoring import means, score_all, search_collections
 from effir_dist.search.trial.start import starting_encoder
 from effir_dist.training import preemption
@@ -135,7 +139,7 @@ def _trained(
     encoder = starting_encoder(run, config, spec)
     neurons = load_saliency(run)[plan.ranking] if plan.widths and not spec.continues else None
     if config.train.order != "tune_then_prune" and not spec.continues:
-        prune_encoder(encoder, plan, neurons)
+        _prune(encoder, plan, neurons, config)
     outcome = TrainOutcome(0, 0.0, 0.0, math.nan)
     if share:
         pairs = training_pairs(config.data, config.search.seed)
@@ -148,10 +152,20 @@ def _trained(
         clock.train_begins()
         outcome = train(encoder, pairs, training, report, token_cache(), teacher, checkpoints, until)
     if config.train.order == "tune_then_prune":
-        prune_encoder(encoder, plan, neurons)
+        _prune(encoder, plan, neurons, config)
     release_memory()
     report({"phase": "score"})
     return cast(encoder.to(default_device()), resolve_dtype(config.score.dtype)).eval(), outcome
+
+
+def _prune(encoder: Encoder, plan: PruningPlan, neurons: np.ndarray | None, config: RunConfig) -> None:
+    """Prune a model that has the weights it is to be pruned with, in place."""
+    tokens = config.prune.reconstruct_tokens
+    if not (tokens and plan.widths):
+        prune_encoder(encoder, plan, neurons)
+        return
+    encoder.to(default_device())
+    prune_and_reconstruct(encoder, plan, neurons, reconstruction_texts(config), tokens)
 
 
 def _lesson(run: Run, training: TrainConfig, spec: TrialSpec, encoder: Encoder) -> tuple[TrainConfig, Teacher | None]:
