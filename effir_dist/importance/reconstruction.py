@@ -62,7 +62,7 @@ def prune_and_reconstruct(
 
 def _batch(encoder: Encoder, texts: Sequence[str], most: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask [B, T] of the first texts with at most so many tokens, at least one text."""
-    found = encoder.tokenize(list(texts[:most]), "document")
+    found = encoder.tokenize(list(texts), "document")
     count = int(np.searchsorted(np.cumsum(found.lengths), most, side="right"))
     return pad(found, np.arange(max(1, count)), encoder.pad_id, encoder.device)
 

@@ -144,10 +144,10 @@ def calibration_texts(config: RunConfig) -> list[str]:
 
 
 def reconstruction_texts(config: RunConfig) -> list[str]:
-    """All of those in a seeded random order, at most as many as `prune.reconstruct_tokens`."""
+    """Some of the same, in a seeded random order: as many as make `prune.reconstruct_tokens` tokens of four each."""
     texts = _calibration_pool(config)
     order = np.random.default_rng(config.search.seed).permutation(len(texts))
-    return [texts[i] for i in order[: config.prune.reconstruct_tokens]]
+    return [texts[i] for i in order[: -(-config.prune.reconstruct_tokens // 4)]]
 
 
 def _calibration_pool(config: RunConfig) -> list[str]:
