@@ -64,6 +64,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     if kind.distil:
         # Only what is trained on, so that a process has the teacher's embeddings of it in seconds.
         found = {"train.distill_embeddings": kind.distil, "data.max_train_pairs": args.stops[-1] * args.batch}
+    if args.reconstruct:
+        found["prune.reconstruct_tokens"] = args.reconstruct
     return {
         "model.backbone": args.backbone,
         "model.path": args.model or _tuned(args.backbone),
@@ -110,6 +112,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--documents", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--others", type=int, help="plans beside the paper's and the grid")
+    parser.add_argument("--reconstruct", type=int, default=0, help="prune.reconstruct_tokens")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="of a scoring batch; 16384 suits a GPU")
     args = parser.parse_args(argv)
     for name, value in vars(KINDS[args.backbone]).items():

@@ -24,6 +24,7 @@ from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import Collection
 from effir_dist.evaluate.evaluation import evaluate_embeddings
 from effir_dist.importance.ranking import calibrate
+from effir_dist.importance.reconstruction import prune_and_reconstruct
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
     Encoder,
@@ -36,7 +37,7 @@ from effir_dist.models.encoder import (
 from effir_dist.models.pruning import count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
 from effir_dist.search.trial.costs import release_memory
-from effir_dist.search.trial.preparation import calibration_texts, token_cache
+from effir_dist.search.trial.preparation import calibration_texts, reconstruction_texts, token_cache
 from effir_dist.training.batches import Examples, Teacher, batches, examples_of
 from effir_dist.training.engine import ChunkEncoder, release, start_distributed
 from effir_dist.training.gradcache import backward
@@ -73,6 +74,8 @@ class Bench:
     test: Scored
     teacher: Teacher | None = None
     """Embeddings of the training texts by the unpruned model, where plans recover with it."""
+    texts: Sequence[str] = ()
+    """What output matrices of narrowed MLPs are fitted on, where they are."""
 
     def encoder(self) -> Encoder:
         """The unpruned model, new."""
@@ -116,7 +119,8 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
     if config.train.distils_itself:
         texts = (examples.queries, examples.passages)
         teacher = Teacher(*(encoder.encode_tokens(tokens, config.score.batch_tokens) for tokens in texts))
-    return Bench(config, base, examples, scored(search), scored(test), teacher)
+    texts = reconstruction_texts(config) if config.prune.reconstruct_tokens else ()
+    return Bench(config, base, examples, scored(search), scored(test), teacher, texts)
 
 
 def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
@@ -223,7 +227,11 @@ def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int],
     found: dict[str, Any] = {"key": point.key, "parameters": parameters, "device": device_name()}
     found["parameters_fraction"] = round(parameters / count_parameters(config), 8)
     found["moving_share"] = round(moving_share(config, plan), 8)
-    encoder = prune_encoder(bench.encoder(), plan, neurons)
+    encoder, tokens = bench.encoder(), bench.config.prune.reconstruct_tokens
+    if tokens:
+        prune_and_reconstruct(encoder, plan, neurons, bench.texts, tokens)
+    else:
+        prune_encoder(encoder, plan, neurons)
     steps = fit(encoder, bench.examples, bench.config.train, stops, bench.teacher) if tuned else iter(())
     batch_tokens = bench.config.score.batch_tokens
     try:
