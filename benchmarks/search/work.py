@@ -31,7 +31,6 @@ from effir_dist.models.encoder import (
     build_encoder,
     default_device,
     make_settings,
-    prune_encoder,
     resolve_dtype,
 )
 from effir_dist.models.pruning import count_parameters, moving_share
@@ -75,7 +74,7 @@ class Bench:
     teacher: Teacher | None = None
     """Embeddings of the training texts by the unpruned model, where plans recover with it."""
     texts: Sequence[str] = ()
-    """What output matrices of narrowed MLPs are fitted on, where they are."""
+    """What output matrices of narrowed MLPs are fitted on; none where they are not."""
 
     def encoder(self) -> Encoder:
         """The unpruned model, new."""
@@ -119,8 +118,7 @@ def load(args: argparse.Namespace, values: dict[str, Any]) -> Bench:
     if config.train.distils_itself:
         texts = (examples.queries, examples.passages)
         teacher = Teacher(*(encoder.encode_tokens(tokens, config.score.batch_tokens) for tokens in texts))
-    texts = reconstruction_texts(config) if config.prune.reconstruct_tokens else ()
-    return Bench(config, base, examples, scored(search), scored(test), teacher, texts)
+    return Bench(config, base, examples, scored(search), scored(test), teacher, reconstruction_texts(config))
 
 
 def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
@@ -227,11 +225,8 @@ def row(bench: Bench, point: plans.Point, neurons: np.ndarray, stops: list[int],
     found: dict[str, Any] = {"key": point.key, "parameters": parameters, "device": device_name()}
     found["parameters_fraction"] = round(parameters / count_parameters(config), 8)
     found["moving_share"] = round(moving_share(config, plan), 8)
-    encoder, tokens = bench.encoder(), bench.config.prune.reconstruct_tokens
-    if tokens:
-        prune_and_reconstruct(encoder, plan, neurons, bench.texts, tokens)
-    else:
-        prune_encoder(encoder, plan, neurons)
+    tokens = bench.config.prune.reconstruct_tokens
+    encoder = prune_and_reconstruct(bench.encoder(), plan, neurons, bench.texts, tokens)
     steps = fit(encoder, bench.examples, bench.config.train, stops, bench.teacher) if tuned else iter(())
     batch_tokens = bench.config.score.batch_tokens
     try:

@@ -43,7 +43,8 @@ def prune_and_reconstruct(
     tokens: int,
     ridge: float = RIDGE,
 ) -> Encoder:
-    """Prune an encoder in place, and fit the output matrices (and biases) of its narrowed MLPs; returns it.
+    """Prune an encoder in place, and fit the output matrices (and biases) of its narrowed MLPs, unless `tokens` is 0;
+    returns it.
 
     The first texts that make `tokens` tokens, at least one, pass the model as documents in one batch: once whole, and
     once pruned, where each narrowed MLP is fitted before its output goes on. So later ones are fitted to what the model
@@ -51,7 +52,7 @@ def prune_and_reconstruct(
     lost, too; where a norm stands between (`sandwich`, `res_post`), to what it gave itself. neurons: [L, F] saliency.
     """
     narrow = [block for block, _ in plan.widths]
-    if not narrow:
+    if not (narrow and tokens):
         return prune_encoder(encoder, plan, neurons)
     ids, mask = _batch(encoder, texts, tokens)
     known = _observed(encoder, narrow, ids, mask)

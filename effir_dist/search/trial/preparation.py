@@ -145,6 +145,8 @@ def calibration_texts(config: RunConfig) -> list[str]:
 
 def reconstruction_texts(config: RunConfig) -> list[str]:
     """Some of the same, in a seeded random order: as many as make `prune.reconstruct_tokens` tokens of four each."""
+    if not config.prune.reconstruct_tokens:
+        return []
     texts = _calibration_pool(config)
     order = np.random.default_rng(config.search.seed).permutation(len(texts))
     return [texts[i] for i in order[: -(-config.prune.reconstruct_tokens // 4)]]

@@ -23,7 +23,6 @@ from effir_dist.models.encoder import (
     Encoder,
     cast,
     default_device,
-    prune_encoder,
     resolve_dtype,
 )
 from effir_dist.models.pruning import PruningPlan
@@ -161,10 +160,8 @@ def _trained(
 def _prune(encoder: Encoder, plan: PruningPlan, neurons: np.ndarray | None, config: RunConfig) -> None:
     """Prune a model that has the weights it is to be pruned with, in place."""
     tokens = config.prune.reconstruct_tokens
-    if not (tokens and plan.widths):
-        prune_encoder(encoder, plan, neurons)
-        return
-    encoder.to(default_device())
+    if tokens and plan.widths:
+        encoder.to(default_device())
     prune_and_reconstruct(encoder, plan, neurons, reconstruction_texts(config), tokens)
 
 
