@@ -217,6 +217,12 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
     return hooks + (_between(block, row, sums, attended) if mlp and attention else [])
 
 
+def stream_reader(row: Family) -> str:
+    """The module of a block whose input is the stream that the MLP reads: its norm, or where none is before it, the
+    MLP."""
+    return row.mlp[0] if row.norm_placement in ("post", "res_post") else row.mlp[1]
+
+
 def _between(block: Any, row: Family, sums: _Sums, attended: Callable[[torch.Tensor], None]) -> list[Any]:
     """Hooks that call `attended` with the stream behind a block's attention, where an MLP follows or stands beside."""
     if row.norm_placement == "post":
@@ -228,8 +234,7 @@ def _between(block: Any, row: Family, sums: _Sums, attended: Callable[[torch.Ten
             parts[0].register_forward_hook(lambda _m, _a, output: attended(sums.seen["in"] + _first(output))),
             parts[1].register_forward_hook(lambda _m, _a, output: sums.seen.update(mlp=_first(output))),
         ]
-    reads = row.mlp[0] if row.norm_placement == "res_post" else row.mlp[1]
-    return [block.get_submodule(reads).register_forward_pre_hook(lambda _m, args: attended(args[0]))]
+    return [block.get_submodule(stream_reader(row)).register_forward_pre_hook(lambda _m, args: attended(args[0]))]
 
 
 def _first(output: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from effir_dist.importance.ranking import stream_reader
 from effir_dist.models.encoder import pad, prune_encoder
 from effir_dist.models.families.base import Family
 from effir_dist.models.families.registry import family
@@ -122,7 +123,7 @@ def _passed(
     try:
         for block in blocks:
             own = _blocks(encoder, row)[block]
-            hooks.append(own.get_submodule(_reader(row)).register_forward_pre_hook(read(block)))
+            hooks.append(own.get_submodule(stream_reader(row)).register_forward_pre_hook(read(block)))
             hooks.append(hooked(block, own.get_submodule(row.mlp_out)))
         with torch.no_grad():
             encoder(ids, mask)
@@ -133,12 +134,6 @@ def _passed(
 
 def _blocks(encoder: Encoder, row: Family) -> Any:
     return encoder.backbone.get_submodule(row.blocks)
-
-
-def _reader(row: Family) -> str:
-    """The module of a block whose input is the stream that the MLP reads: its norm, or where none is before it, the
-    MLP."""
-    return row.mlp[0] if row.norm_placement in ("post", "res_post") else row.mlp[1]
 
 
 def _fit(matrix: torch.nn.Linear, inputs: torch.Tensor, wanted: torch.Tensor, ridge: float) -> None:

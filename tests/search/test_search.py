@@ -164,6 +164,7 @@ def test_killed_at_random_moments_two_at_a_time(
         records = {p.parent.name: p.read_bytes() for p in run.glob("trials/*/result.json")}
         assert seen.items() <= records.items()
         seen = records
+        assert run.is_dir()
         process = start(tmp_path, "--resume", "runs/mine")
     finish(process, tmp_path)
     records = {p.parent.name: json.loads(p.read_text()) for p in run.glob("trials/*/result.json")}

@@ -159,10 +159,10 @@ def _trained(
 
 def _prune(encoder: Encoder, plan: PruningPlan, neurons: np.ndarray | None, config: RunConfig) -> None:
     """Prune a model that has the weights it is to be pruned with, in place."""
-    tokens = config.prune.reconstruct_tokens
-    if tokens and plan.widths:
+    tokens = config.prune.reconstruct_tokens if plan.widths else 0
+    if tokens:
         encoder.to(default_device())
-    prune_and_reconstruct(encoder, plan, neurons, reconstruction_texts(config), tokens)
+    prune_and_reconstruct(encoder, plan, neurons, reconstruction_texts(config) if tokens else [], tokens)
 
 
 def _lesson(run: Run, training: TrainConfig, spec: TrialSpec, encoder: Encoder) -> tuple[TrainConfig, Teacher | None]:
