@@ -283,19 +283,39 @@ def test_seconds_that_are_not_known_yet_are_taken_as_those_that_are() -> None:
     assert state.seconds_spent() == pytest.approx([15.0, 70.0])
 
 
-def test_without_a_surrogate_screening_promotes_by_rank() -> None:
-    """Optuna's samplers have no model of candidates."""
-    state, scorer = FidelityState(2), ByRank()
-    for i, (share, score) in enumerate([(1.0, 0.9), (0.6, 0.5), (0.7, 0.4), (0.5, 0.6)]):
+def waiting_trials(*found: tuple[float, float]) -> FidelityState:
+    """Trials that were screened: share of the unpruned model's size and cheap score of each."""
+    state = FidelityState(2)
+    for i, (share, score) in enumerate(found):
         state.begin(str(i), 0, Candidate((share,), (share,), (0.0, 0.9), (0.01, 0.1)))
         state.tell(str(i), 0, score)
+    return state
+
+
+def promote_all(state: FidelityState, exhausted: bool = False) -> tuple[list[str], Propose | Promote | None]:
+    """The trials that are promoted before anything else is done, and that."""
     promoted = []
-    while isinstance(action := Screening(0.001).next(state, scorer), Promote):
+    while isinstance(action := Screening(0.001).next(state, ByRank(), exhausted), Promote):
         promoted.append(action.trial)
         state.begin(action.trial, action.rung)
-    assert promoted == ["0", "3", "1", "2"]
+    return promoted, action
+
+
+def test_without_a_surrogate_screening_promotes_by_rank() -> None:
+    """Optuna's samplers have no model of candidates."""
+    state = waiting_trials((1.0, 0.9), (0.6, 0.5), (0.7, 0.7), (0.5, 0.4))
+    promoted, action = promote_all(state)
+    assert promoted == ["0", "2", "1", "3"]
     assert action == Propose(0), "where nobody waits, a new plan is screened though the budget is spent"
-    assert Screening(0.001).next(state, scorer, exhausted=True) is None
+    assert promote_all(state, exhausted=True) == ([], None)
+
+
+def test_a_plan_that_is_hopeless_untrained_is_not_trained_for_want_of_another() -> None:
+    found = [(1.0, 0.9), (0.7, 0.7), (0.7 - 1e-5, 0.1), (0.5, 0.01), (0.8, 0.3)]
+    assert promote_all(waiting_trials(*found)) == (["0", "1"], Propose(0)), "small, but as bad as nothing"
+    promoted, _ = promote_all(waiting_trials(*found, (0.75, 0.2)))
+    assert len(promoted) == 3, "one of four is the best of them"
+    assert sorted(promote_all(waiting_trials(*found), exhausted=True)[0]) == ["0", "1", "2", "3", "4"]
 
 
 def test_workers_beside_each_other_do_not_train_the_same_corner() -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from effir_dist.core.settings import SearchConfig
+from effir_dist.runs.pareto import hypervolume_losses
 from effir_dist.search.strategy.fidelity import FidelityState
 from effir_dist.search.strategy.guided.surrogate import LEAST_TRAINED
 
@@ -52,6 +53,10 @@ class Scheduler(Protocol):
 
 MOST_AT_FIRST = 4
 """Plans that are screened for a promotion before a surrogate has data: the first trained trials come early."""
+CHOICE = 4
+"""Plans that wait for a promotion of which one may be the best of them, though it is not good."""
+LEAST_ADDED = 0.01
+"""Of the hypervolume of all scores on the lowest rung: what a plan adds that is good enough without a choice."""
 
 
 class Screening:
@@ -66,9 +71,22 @@ class Screening:
         if baseline := state.waiting_baseline():
             return Promote(baseline, state.top)
         waiting = state.waiting()
-        if not exhausted and (not waiting or self._may_screen(state)):
+        if not exhausted and (not self._promising(state, waiting) or self._may_screen(state)):
             return Propose(0)
         return Promote(waiting[int(np.argmax(scorer.score(state, waiting)))], state.top) if waiting else None
+
+    def _promising(self, state: FidelityState, waiting: Sequence[str]) -> bool:
+        """Whether one of the trials that wait adds to the front of the lowest rung, or they are so many that there is a
+        choice: a plan that is hopeless without training is not trained for want of another. Plans that violate a
+        constraint make half a choice."""
+        found = {trial: state.losses(trial, 0) for trial in state.scored(0) if state.feasible(trial)}
+        own = [trial for trial in waiting if trial in found]
+        if len(own) >= CHOICE or len(waiting) >= 2 * CHOICE:
+            return True
+        reference = [*(max(1.0, *share) for share in list(zip(*found.values(), strict=True))[:-1]), 0.0]
+        whole = hypervolume_losses([*found.values()], reference)
+        rest = [hypervolume_losses([at for each, at in found.items() if each != trial], reference) for trial in own]
+        return any(whole - without > LEAST_ADDED * whole for without in rest)
 
     def _may_screen(self, state: FidelityState) -> bool:
         """Whether another plan may be screened though a trial waits to be promoted.

@@ -140,7 +140,8 @@ def starting_points(space: Space, config: RunConfig, blocks: int, importance: Im
         names = ["plan", *space.parameters]
         return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
     base = _unpruned(space, config, blocks)
-    points = [base, *({**base, **start} for part in space.parts for start in part.starts(blocks, importance))]
+    # Widths before drops: the order of importance, by which layers are dropped here, is a bad guide for some models.
+    points = [base, *({**base, **start} for part in reversed(space.parts) for start in part.starts(blocks, importance))]
     usual = [values for part in space.parts if (values := part.usual(blocks, importance))]
     if len(usual) > 1:
         points.append({**base, **{name: value for values in usual for name, value in values.items()}})
