@@ -86,6 +86,8 @@ class BadWire:
             time.sleep(1.0)
         server = socket.create_connection(("127.0.0.1", self.port))
         limits = {"cut answer": (None, 60), "cut request": (300, None)}.get(fault, (None, None))
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else parts of a request wait 40 ms for others
         for source, target, limit in ((client, server, limits[0]), (server, client, limits[1])):
             threading.Thread(target=self._pump, args=(source, target, limit), daemon=True).start()
 

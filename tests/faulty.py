@@ -136,6 +136,7 @@ def _said(value: dict[str, Any]) -> Answer:
 def _handler(store: FaultyStore) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are sent apart; else each answer takes 40 ms
 
         def _serve(self) -> None:
             body, fault = self._body(), store.next_fault()

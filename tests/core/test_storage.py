@@ -61,10 +61,22 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fa
     monkeypatch.setattr(storage, "ANSWER_SECONDS", 0.5)
     quick = types.SimpleNamespace(sleep=functools.partial(asyncio.sleep, 0.001))
     monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=lambda _: quick.sleep()))
-    s3fs.S3FileSystem.clear_instance_cache()
-    gcsfs.GCSFileSystem.clear_instance_cache()
     found.scheme = request.param
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_clients() -> Iterator[None]:
+    """No client of other tests is met here, nor one of these, with their short waits, afterwards."""
+    import gcsfs
+    import s3fs
+
+    kinds = s3fs.S3FileSystem, gcsfs.GCSFileSystem
+    for kind in kinds:
+        kind.clear_instance_cache()
+    yield
+    for kind in kinds:
+        kind.clear_instance_cache()
 
 
 @pytest.fixture

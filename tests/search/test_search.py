@@ -151,11 +151,11 @@ def test_killed_at_random_moments_two_at_a_time(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
 ) -> None:
     arguments = ["--model", str(checkpoints["llama"]), "--data", str(collection), "--space", str(space)]
-    options = ["--name", "mine", "--trials", "9", "--max-concurrent", "2", *OPTIONS]
+    options = ["--name", "mine", "--trials", "7", "--max-concurrent", "2", *OPTIONS]
     run, rng = tmp_path / "runs" / "mine", random.Random(0)
     process, seen = start(tmp_path, *arguments, *options), {}
     wait_for(process, (run / "config.yaml").exists, tmp_path)  # before that there is nothing to go on with
-    for _ in range(5):
+    for _ in range(3):
         deadline = time.monotonic() + rng.uniform(6, 22)
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
@@ -168,24 +168,11 @@ def test_killed_at_random_moments_two_at_a_time(
         process = start(tmp_path, "--resume", "runs/mine")
     finish(process, tmp_path)
     records = {p.parent.name: json.loads(p.read_text()) for p in run.glob("trials/*/result.json")}
-    assert sorted(records) == [f"{i:04d}" for i in range(9)]
-    assert len({record["key"] for record in records.values()}) == 9
+    assert sorted(records) == [f"{i:04d}" for i in range(7)]
+    assert len({record["key"] for record in records.values()}) == 7
     assert all((run / "trials" / trial / "result.json").read_bytes() == old for trial, old in seen.items())
     study = optuna.load_study(study_name="mine", storage=f"sqlite:///{run / 'study.db'}")
     assert sorted(t.user_attrs["trial"] for t in study.trials) == sorted(records)
-
-
-@pytest.mark.slow
-def test_a_trial_of_two_workers_gives_the_scores_of_one(
-    tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
-) -> None:
-    arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space), "--trials", "2"]
-    for name, workers in (("one", "1"), ("two", "2")):
-        options = ["--name", name, "--workers-per-trial", workers, "--cpus-per-trial", workers, *OPTIONS]
-        finish(start(tmp_path, *arguments, *options, *EXACT, "train.zero_stage=2"), tmp_path)
-    one, two = (pd.read_csv(tmp_path / f"runs/{name}/report/trials.csv") for name in ("one", "two"))
-    assert list(one["dropped_mlp"].fillna("")) == list(two["dropped_mlp"].fillna(""))
-    assert list(one["ndcg_at_10"]) == pytest.approx(list(two["ndcg_at_10"]), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -223,6 +210,7 @@ def test_a_run_that_began_here_goes_on_in_a_bucket(
     assert front["test_ndcg_at_10"].notna().all()
 
 
+@pytest.mark.slow
 def test_the_time_budget_ends_a_search_that_can_be_resumed(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
 ) -> None:
@@ -234,7 +222,7 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     assert "error: no trial of runs/mine finished before its search ended" in output.splitlines()[-1]
     assert "--resume runs/mine --time-budget LONGER" in output.splitlines()[-1]
 
-    for budget in (20, 60, 180, 540):  # what a trial takes on a busy machine nobody knows
+    for budget in (10, 60, 180, 540):  # what a trial takes on a busy machine nobody knows
         started, process = time.monotonic(), start(tmp_path, "--resume", "runs/mine", "--time-budget", f"{budget}s")
         if process.wait() == 0:
             break
@@ -244,6 +232,7 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     assert "search.time_budget" in (run / "config.yaml").read_text().split("ended:")[1]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_search_and_room_lets_it_go_on(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path
 ) -> None:
