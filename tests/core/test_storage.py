@@ -49,7 +49,6 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fa
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # as `place` has it; read when gcsfs is imported
     import gcsfs
     import gcsfs.retry
-    import s3fs
 
     found = request.getfixturevalue(request.param)
     for name, value in CREDENTIALS.items():
