@@ -30,6 +30,7 @@ from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
 from effir_dist.search.live import LiveView
 from effir_dist.search.steps import steps_of
+from effir_dist.search.strategy.next_trial import has_rungs
 from effir_dist.search.strategy.recovering import Recovered, has_base
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats
 from effir_dist.search.strategy.space import Space, rankings, teacher_settings
@@ -69,7 +70,8 @@ def search(
         raise InputError("search.gpu_hours counts GPUs, and a trial takes none here; use --time-budget, or set it to 0")
     course = _Course(run, config, space, model_config, resources, view, storage, work, AliveHosts(resources, may_come))
     tunes, ranks = tunes_base(config) and not has_base(run), not has_importance(run)
-    view.will_do(steps_of(run, config, repeat=repeat, tunes=tunes, ranks=ranks, recovers=course.recovers_in_full))
+    rungs, recovers = has_rungs(config, space), course.recovers_in_full
+    view.will_do(steps_of(run, config, repeat=repeat, rungs=rungs, tunes=tunes, ranks=ranks, recovers=recovers))
     driver = course.tune_base(repeat) if tunes else course.search(repeat)
     view.message(f"the search ended: {driver.why}")
     if not repeat:

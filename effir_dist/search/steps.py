@@ -27,19 +27,27 @@ class Step:
 
 
 def steps_of(
-    run: Run, config: RunConfig, *, repeat: int = 0, tunes: bool = False, ranks: bool = True, recovers: bool = False
+    run: Run,
+    config: RunConfig,
+    *,
+    repeat: int = 0,
+    rungs: bool = True,
+    tunes: bool = False,
+    ranks: bool = True,
+    recovers: bool = False,
 ) -> tuple[Step, ...]:
     """The steps of a search that begins or goes on; the last writes the page.
 
-    repeat: as `course.search` has it. tunes, ranks: whether the base is to be tuned, and layers are to be measured.
-    recovers: whether the front's models are trained in full at the end.
+    repeat: as `course.search` has it. rungs: whether trials are scored on the way to full training. tunes, ranks:
+    whether the base is to be tuned, and layers are to be measured. recovers: whether the front's models are trained in
+    full at the end.
     """
     page = str(run.report_folder / "report.html")
     found = {
         Step("base", "tune the model from which all trials start (the base)", "tune the base"): tunes,
         Step("rank", "measure the importance of layers and neurons", "measure importance"): ranks,
         Step("repeat", f"train the front's plans again with {repeat} more seeds", "repeat the front"): bool(repeat),
-        _search(config): not repeat,
+        _search(config, rungs): not repeat,
         Step("recover", "train the front's models for the rest of their steps", "full recoveries"): recovers,
         Step("test", "score the front's models on the test queries", "test scores"): bool(config.data.test_split),
         Step("held_out", "score the front's models on the held-out data", "held-out scores"): bool(
@@ -50,8 +58,8 @@ def steps_of(
     return tuple(step for step, wanted in found.items() if wanted)
 
 
-def _search(config: RunConfig) -> Step:
-    trials, scheduler = config.search.trials, config.search.scheduler
+def _search(config: RunConfig, rungs: bool) -> Step:
+    trials, scheduler = config.search.trials, config.search.scheduler if rungs else "plain"
     plans = "1 plan" if trials == 1 else f"{trials} plans"
     text, brief = f"train {plans}", "train plans"
     if scheduler == "screening":

@@ -317,6 +317,13 @@ def test_it_says_what_happens_now_and_next_and_where_the_page_will_be() -> None:
     assert "next" not in picture(shown)
 
 
+def test_what_is_not_screened_is_not_said_to_be() -> None:
+    """Fixed plans are all trained in full, whatever the scheduler."""
+    config = config_module.replace(RunConfig(), {"search.trials": 12})
+    said = {each.name: each.text for each in steps_of(Run(Path("runs/quickstart")), config, rungs=False)}
+    assert said["search"] == "train 12 plans"
+
+
 def test_plain_lines_name_each_step_once_in_80_columns() -> None:
     shown, file, _ = view(terminal=False)
     searching(shown)

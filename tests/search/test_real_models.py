@@ -31,6 +31,7 @@ def test_a_search_of_smollm2_ends_with_a_model_that_others_load(tmp_path: Path) 
     search = start(tmp_path, "--backbone=smollm2", "--space=space.yaml", "--name=real", *SHORT)
     output = finish(search, tmp_path)
     run = Run.open(tmp_path / "runs" / "real")
+    assert "train 1 plan" in output, "a fixed plan is not screened"
     assert {"front.csv", "front.png", "report.html"} <= {file.name for file in (run.folder / "report").iterdir()}, (
         output
     )
