@@ -83,6 +83,8 @@ class Screening:
         own = [trial for trial in waiting if trial in found]
         if len(own) >= CHOICE or len(waiting) >= 2 * CHOICE:
             return True
+        if not own:
+            return False
         reference = [*(max(1.0, *share) for share in list(zip(*found.values(), strict=True))[:-1]), 0.0]
         whole = hypervolume_losses([*found.values()], reference)
         rest = [hypervolume_losses([at for each, at in found.items() if each != trial], reference) for trial in own]
