@@ -283,4 +283,7 @@ class Run:
             if not is_remote(self.folder):  # a bucket has nothing half written
                 for path in self.folder.rglob(f"{TEMPORARY}*"):
                     path.unlink(missing_ok=True)
+                for trial in self.trials():
+                    if not names(self.trial_folder(trial)):  # its number was given to no plan, and would be left out
+                        self.trial_folder(trial).rmdir()
             yield

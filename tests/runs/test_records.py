@@ -83,6 +83,16 @@ def test_finished_pending_and_next_number(run: Run) -> None:
     assert run.next_number() == 11
 
 
+def test_a_driver_killed_before_it_wrote_a_plan_leaves_out_no_number(run: Run) -> None:
+    """The trials of a resumed search have the numbers of an uninterrupted one."""
+    run.write_spec(spec(0))
+    run.trial_folder("0001").mkdir()
+    (run.trial_folder("0001") / f"{TEMPORARY}trial.json-1").write_text('{"num')
+    with run.locked():
+        assert run.next_number() == 1
+    assert run.trials() == ["0000"]
+
+
 def test_trials_sort_by_number_beyond_four_digits(run: Run) -> None:
     for trial in ("10000", "9999"):
         run.write_spec(spec(int(trial)))
