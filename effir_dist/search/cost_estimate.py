@@ -13,7 +13,7 @@ import numpy as np
 from effir_dist.core.errors import InputError
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.data import pairs, roles, sets
-from effir_dist.models.families.base import ModelDict
+from effir_dist.models.families.base import ModelDict, block_count, mlp_width, need
 from effir_dist.models.flops import count_flops
 from effir_dist.runs.sizes import text
 from effir_dist.training.batches import distinct
@@ -111,6 +111,19 @@ def trial_operations(
     if sizes.queries is not None and sizes.documents is not None:
         scoring = sizes.queries * query + sizes.documents * document
     return (None if steps is None else steps * step), scoring
+
+
+def reconstruction_operations(model_config: ModelDict, config: RunConfig) -> float:
+    """Operations of `prune.reconstruct_tokens` in a trial, at most: as if all MLPs were fitted at their whole width F.
+
+    Two passes of n tokens, and of each MLP the products of its neurons' activations with themselves [F, F] and with the
+    outputs [F, D], a Cholesky factor, and two triangular solutions.
+    """
+    tokens, length = config.prune.reconstruct_tokens, config.model.document_length
+    passes = 2 * count_flops(model_config, np.array([length])) * tokens / length
+    width, stream = mlp_width(model_config), need(model_config, "hidden_size")
+    fit = 2 * tokens * width * (width + stream) + width**3 / 3 + 2 * width**2 * stream
+    return passes + block_count(model_config) * fit if tokens else 0.0
 
 
 def steps_of(config: RunConfig, sizes: Sizes, stage: str = "") -> int | None:

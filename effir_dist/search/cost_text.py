@@ -8,7 +8,13 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import BASE, FULL_RECOVERY, TrialRecord
-from effir_dist.search.cost_estimate import Sizes, data_sizes, steps_of, trial_operations
+from effir_dist.search.cost_estimate import (
+    Sizes,
+    data_sizes,
+    reconstruction_operations,
+    steps_of,
+    trial_operations,
+)
 from effir_dist.search.live_text import duration
 from effir_dist.search.strategy.recovering import Recovered
 from effir_dist.search.strategy.stopping import usual_seconds
@@ -38,7 +44,7 @@ def cost_lines(config: RunConfig, model_config: ModelDict, records: list[TrialRe
     lines = [f"predicted cost of {whole}, as if none were pruned and all texts as long as they may be:"]
     for each in stages:
         lines += _training(config, model_config, sizes, each)
-    lines += [*_scoring(config, model_config, sizes), *_of_what(sizes)]
+    lines += [*_reconstruction(config, model_config), *_scoring(config, model_config, sizes), *_of_what(sizes)]
     found = [_operations(config, model_config, sizes, each) for each in stages]
     if None in found:
         return [*lines, f"  the rest is not known: {sizes.reason}" if sizes.reason else "  the rest is not known"]
@@ -79,7 +85,10 @@ def _total(what: str, operations: float, tflops: float, hint: bool = True) -> st
 def _operations(config: RunConfig, model_config: ModelDict, sizes: Sizes, stage: _Stage) -> float | None:
     """Of all trials of a stage; None where that is not known."""
     train, score = trial_operations(model_config, config, sizes, stage.stage)
-    return None if train is None or score is None else stage.count * (train + score)
+    if train is None or score is None:
+        return None
+    fitted = 0.0 if stage.stage else reconstruction_operations(model_config, config)
+    return stage.count * (fitted + train + score)
 
 
 def _of_what(sizes: Sizes) -> list[str]:
@@ -98,6 +107,11 @@ def _training(config: RunConfig, model_config: ModelDict, sizes: Sizes, stage: _
     tokens = config.model.query_length + (1 + sizes.negatives(config)) * config.model.document_length
     shape = f"{steps} steps of {train.batch_size} queries, {train.batch_size * tokens:,} tokens a step"
     return [f"  training {stage.name}: {shape}: {operations_text(found)}"]
+
+
+def _reconstruction(config: RunConfig, model_config: ModelDict) -> list[str]:
+    found, tokens = reconstruction_operations(model_config, config), config.prune.reconstruct_tokens
+    return [f"  reconstructing a trial's MLPs: {tokens:,} tokens: {operations_text(found)}"] if found else []
 
 
 def _scoring(config: RunConfig, model_config: ModelDict, sizes: Sizes) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from effir_dist.core import config as c
@@ -16,8 +17,9 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.models import pretrained
 from effir_dist.models.families import registry
 from effir_dist.models.families.registry import BACKBONES, SHORT_NAMES
+from effir_dist.models.flops import count_flops
 from effir_dist.models.pruning import count_parameters
-from effir_dist.search import command, cost_estimate, dry_run
+from effir_dist.search import command, cost_estimate, cost_text, dry_run
 from effir_dist.search.command_line import parser
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
@@ -67,6 +69,25 @@ def test_adapters_checkpointing_and_hard_negatives_count() -> None:
     assert training({"train.hard_negatives": 1}, none) == plain
     assert training({"train.steps": 0}) is None, "epochs of data of unknown size"
     assert training({"train.steps": 0, "train.epochs": 2.0}, none) == pytest.approx(plain * 6 / 10)
+
+
+def test_reconstruction_is_counted_for_each_trial_and_not_for_the_base(collection: Path) -> None:
+    own = {"data.paths": [str(collection)], "train.steps": 1, "train.batch_size": 4, "search.trials": 3}
+    without = c.replace(RunConfig(), {**own, "train.order": "tune_prune_recover"})
+    config = c.replace(without, {"prune.reconstruct_tokens": 1_000_000})
+    found = cost_estimate.reconstruction_operations(MODEL, config)
+    neurons, outputs = 6 * 2e6 * 1536**2, 6 * 2e6 * 1536 * 384
+    length = config.model.document_length
+    passes = 2e6 / length * count_flops(MODEL, np.array([length]))
+    assert found == pytest.approx(neurons + outputs + passes, rel=0.001)
+    sizes, space = cost_estimate.data_sizes(config), parsed({"width_ratio": {"low": 0.5, "high": 1.0}})
+    parts = [cost_estimate.trial_operations(MODEL, config, sizes, stage) for stage in ("base", "", "", "")]
+    text = dry_run.text(space, config, MODEL, "m")
+    assert f"reconstructing a trial's MLPs: 1,000,000 tokens: {cost_text.operations_text(found)}" in text
+    whole = 3 * found + sum(part or 0.0 for each in parts for part in each)
+    assert f"  in all {cost_text.operations_text(whole)}; " in text
+    assert not cost_estimate.reconstruction_operations(MODEL, without)
+    assert "reconstructing" not in dry_run.text(space, without, MODEL, "m")
 
 
 def test_a_checkpoint_takes_twelve_bytes_a_trained_parameter() -> None:
