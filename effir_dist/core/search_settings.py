@@ -75,7 +75,7 @@ class SearchConfig:
     quality_sets: tuple[str, ...] = ()
     """Names of the data sets whose mean is a trial's quality. By default all of `data.paths`."""
     gpu_hours: float = 0.0
-    """GPU hours of all trials together after which no trial is started; 0 is no limit."""
+    """GPU hours of all trials together; no trial is started that would exceed them. 0 is no limit."""
     patience_trials: int = 0
     """The search ends when this many trials have not raised the hypervolume by `patience_percent`; 0 turns it off."""
     patience_percent: float = 1.0

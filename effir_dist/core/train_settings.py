@@ -55,14 +55,15 @@ class TrainConfig:
     distance by the squared length of the unpruned model's). The unpruned model encodes the training
     texts once a search. The vectors stay in the run's folder, 2 bytes a dimension."""
     teacher: str = ""
-    """A retriever that takes the unpruned model's place in `distill_similarities` and, where its embeddings have the
-    model's dimension, in `distill_embeddings`: a backbone's name, a folder (a checkpoint, sentence-transformers', a
-    trial's, an export) or a hub id. It has its own tokenizer, prompts, lengths and similarity. Empty for none."""
+    """A retriever that teaches in the unpruned model's place: a backbone's name, a folder (a checkpoint,
+    sentence-transformers', a trial's, an export) or a hub id. It has its own tokenizer, prompts, lengths and
+    similarity. `distill_embeddings` needs one of the model's own dimension; a base leaves it out with another. Empty
+    for none."""
     order: str = "prune_then_tune"
     """`prune_then_tune` (the paper), `tune_then_prune` (its control, at the unpruned model's cost), or
-    `tune_prune_recover`: a base is tuned once, unless it is a retriever already (`model.retriever`), and every trial
-    starts from it, is pruned and recovers with the base as its teacher. The distillations then are the recoveries';
-    `teacher` teaches the base."""
+    `tune_prune_recover`. There a base is tuned once, unless it is a retriever already (`model.retriever`), and every
+    trial starts from it, is pruned and recovers with the base as its teacher. The distillations then are the
+    recoveries'; `teacher` teaches the base."""
     recovery: float = 0.25
     """Of `tune_prune_recover`: the share of the training's steps in which a pruned trial recovers, at least one; 1 is
     all of them."""

@@ -22,7 +22,7 @@ from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.space import Space
 from effir_dist.training import gpu_share
 from effir_dist.training.stages import tunes_base
-from effir_dist.training.teacher import TeacherModel, check_dimension, find_teacher, own_teacher
+from effir_dist.training.teacher import Find, TeacherModel, check_dimension, find_teacher, own_teacher
 
 
 def check(space: Space, config: RunConfig, model_config: ModelDict) -> None:
@@ -79,26 +79,28 @@ def sharing_warnings(model_config: ModelDict, config: RunConfig) -> list[str]:
     return found
 
 
-def teacher_of(config: RunConfig, space: Space, source: pretrained.Source) -> TeacherModel | None:
+def teacher_of(
+    config: RunConfig, space: Space, source: pretrained.Source, find: Find = pretrained.find
+) -> TeacherModel | None:
     """The teacher from outside that trials distil from; None where there is none. Raises InputError where it is not
     there or does not fit, or where it is named and nothing is distilled from it."""
     if not config.train.teacher:
         return None
     if config.train.recovers:
-        return _teacher_of_base(config, source)
+        return _teacher_of_base(config, source, find)
     wanted = spaces.teacher_settings(space, config)
     if wanted is None:
         raise InputError(
             f"train.teacher is {config.train.teacher}, and no trial distils from it; set train.distill_similarities or "
             "train.distill_embeddings above 0, and train.steps or train.epochs"
         )
-    found = find_teacher(config)
+    found = find_teacher(config, find)
     if wanted.distill_embeddings:
         check_dimension(found, own_teacher(config, source))
     return found
 
 
-def _teacher_of_base(config: RunConfig, source: pretrained.Source) -> TeacherModel:
+def _teacher_of_base(config: RunConfig, source: pretrained.Source, find: Find) -> TeacherModel:
     """The same where it teaches the base, and the base the trials."""
     train = config.train
     if not tunes_base(config):
@@ -106,7 +108,7 @@ def _teacher_of_base(config: RunConfig, source: pretrained.Source) -> TeacherMod
             f"train.teacher is {train.teacher}, which would teach the base, and {source.name} is a retriever already, "
             "which is not tuned first; leave it out, or set model.retriever=false"
         )
-    found, own = find_teacher(config), own_teacher(config, source)
+    found, own = find_teacher(config, find), own_teacher(config, source)
     if not train.distill_similarities and (not train.distill_embeddings or found.dimension != own.dimension):
         raise InputError(
             f"train.teacher is {train.teacher}, and the base learns nothing from it; set train.distill_similarities "

@@ -19,7 +19,7 @@ from effir_dist.models.operations.narrow import asked_ratio
 from effir_dist.models.pruning import count_parameters
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
-from effir_dist.search.checks import sharing_warnings, spec_of, stand_ins
+from effir_dist.search.checks import sharing_warnings, spec_of, stand_ins, teacher_of
 from effir_dist.search.cost_estimate import teacher_cost
 from effir_dist.search.cost_text import cost_lines, operations_text
 from effir_dist.search.strategy import space as spaces
@@ -113,7 +113,12 @@ def text(
 
 
 def _teachers(space: Space, config: RunConfig, source: pretrained.Source) -> list[str]:
-    """Who teaches, where a trial distils from a retriever, and what its embeddings take before the trials."""
+    """Who teaches, where a trial distils from a retriever, and what its embeddings take before the trials; why not,
+    where a search would refuse it."""
+    try:
+        teacher_of(config, space, source, pretrained.find_row)
+    except InputError as error:
+        return [f"teacher: {error}"]
     wanted, outside = spaces.teacher_settings(space, config), bool(config.train.teacher)
     if not config.train.recovers:
         return _teacher(config, source, wanted, "teacher", outside) if wanted else []
@@ -123,10 +128,7 @@ def _teachers(space: Space, config: RunConfig, source: pretrained.Source) -> lis
 
 def _teacher(config: RunConfig, source: pretrained.Source, wanted: TrainConfig, what: str, outside: bool) -> list[str]:
     """One of them. outside: whether it is `train.teacher`; else the model that trials start from."""
-    try:
-        found = find_teacher(config, pretrained.find_row) if outside else own_teacher(config, source)
-    except InputError as error:
-        return [f"{what}: {error}"]
+    found = find_teacher(config, pretrained.find_row) if outside else own_teacher(config, source)
     count, dtype = count_parameters(found.model_config), memory.dtype_of(config)
     weights = count * (4 if dtype == "float32" else 2) / 1e9
     itself = "the base" if config.train.recovers else "the unpruned model"

@@ -97,5 +97,6 @@ def check_dimension(teacher: TeacherModel, own: TeacherModel) -> None:
     if teacher.dimension != own.dimension:
         raise InputError(
             f"train.distill_embeddings needs a teacher of the model's own dimension: train.teacher {teacher.name} has "
-            f"{teacher.dimension}, {own.name} has {own.dimension}; take train.distill_similarities, where they may"
+            f"{teacher.dimension}, {own.name} has {own.dimension}; set train.distill_embeddings=0 and "
+            "train.distill_similarities above 0, which takes any dimension"
         )

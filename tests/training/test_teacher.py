@@ -144,7 +144,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_the_search(
     error = fails(f"train.teacher={wide}", "train.distill_embeddings=1")
     assert "of the model's own dimension: train.teacher" in error
     assert "has 64" in error
-    assert "has 32; take train.distill_similarities" in error
+    assert "has 32; set train.distill_embeddings=0 and train.distill_similarities above 0" in error
     assert "and no trial distils from it" in fails(f"train.teacher={wide}")
     assert "no checkpoint folder at ./none" in fails("train.teacher=./none", "train.distill_similarities=1")
     assert "unknown backbone 'minilmm'; known: " in fails("train.teacher=minilmm", "train.distill_similarities=1")
@@ -191,6 +191,11 @@ def test_a_dry_run_tells_what_a_teacher_takes(collection: Path, checkpoints: dic
     text = told("train.teacher=e5-mistral-7b-instruct", "train.distill_similarities=1")
     assert "teacher: e5-mistral-7b-instruct, 7,110,660,096 parameters, dimension 4096; 14.2 GB of a GPU" in text
     assert "teacher:" not in told()
+    # What a search refuses.
+    assert "teacher: train.distill_embeddings needs a teacher of" in told(
+        f"train.teacher={wide}", "train.distill_embeddings=1"
+    )
+    assert f"teacher: train.teacher is {wide}, and no trial distils from it" in told(f"train.teacher={wide}")
 
 
 def test_similarities_of_another_kind_have_their_own_temperature() -> None:
