@@ -78,11 +78,8 @@ class _Sums:
     changes: dict[str, np.ndarray]
     """Kind -> [L] sums of distances."""
     activation: np.ndarray
-    """[L, F] sums of the squared input of the MLP's last matrix."""
-    residual: np.ndarray
-    """[L] sums of the squared norm of the residual stream that the MLP reads."""
-    scaled: np.ndarray
-    """[2, L] sums of squares of what an MLP gives, and of that behind its second norm, where it has one."""
+    """[L, F] sums over tokens of the squared input of the MLP's last matrix, relative to the residual stream that the
+    MLP reads, and as much larger or smaller as a norm behind the MLP makes what it gives."""
     distance: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], float]
     tokens: int = 0
     texts: int = 0
@@ -149,8 +146,7 @@ def _observed(encoder: Encoder, texts: Sequence[str], batch_tokens: int, method:
     config, row = encoder.model_config, family(encoder.model_config)
     blocks, width = block_count(config), mlp_width(config)
     changes = {kind: np.zeros(blocks) for kind in KINDS}
-    arrays = np.zeros((blocks, width)), np.zeros(blocks), np.zeros((2, blocks))
-    sums = _Sums(changes, *arrays, _distance(encoder, method))
+    sums = _Sums(changes, np.zeros((blocks, width)), _distance(encoder, method))
     kept = keeps_norms(config, method.keep_norms)
     hooks = [hook for i in range(blocks) for hook in _hooks(encoder, row, i, sums, kept)]
     try:
@@ -189,7 +185,6 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
         sums.add("attention", index, without(behind[0], sums.seen["in"]), stream)
         if not parallel:
             sums.seen["read by mlp"] = stream
-        sums.residual[index] += float(sums.seen["read by mlp"][sums.seen["mask"]].double().pow(2).sum())
 
     def left(_module: Any, _args: Any, output: Any) -> None:
         stream = _first(output)
@@ -201,18 +196,26 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
             attended(stream)
         sums.add("block", index, sums.seen["in"], stream)
 
+    norm_behind = row.norm_placement in ("sandwich", "res_post")
+
+    def squared(stream: torch.Tensor) -> torch.Tensor:
+        """[n, 1]: the squared length of each real token's vector."""
+        return stream[sums.seen["mask"]].float().square().sum(-1, keepdim=True)
+
     def activated(_module: Any, args: tuple[Any, ...]) -> None:
-        real = args[0][sums.seen["mask"]].float()
-        sums.activation[index] += real.pow(2).sum(0).double().cpu().numpy()
+        neurons = args[0][sums.seen["mask"]].float().square() / squared(sums.seen["read by mlp"])
+        sums.seen["neurons"] = neurons
+        if not norm_behind:
+            sums.activation[index] += neurons.sum(0).double().cpu().numpy()
 
     def scaled(_module: Any, args: tuple[Any, ...], output: Any) -> None:
-        mask = sums.seen["mask"]
-        sums.scaled[:, index] += [float(x[mask].double().pow(2).sum()) for x in (args[0], output)]
+        given = squared(args[0]).clamp(min=1e-30)  # 0 where no neuron is active
+        sums.activation[index] += (sums.seen["neurons"] * squared(output) / given).sum(0).double().cpu().numpy()
 
     hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
     if mlp:
         hooks.append(block.get_submodule(row.mlp_out).register_forward_pre_hook(activated))
-    if mlp and row.norm_placement in ("sandwich", "res_post"):
+    if mlp and norm_behind:
         hooks.append(block.get_submodule(row.mlp[-1]).register_forward_hook(scaled))
     return hooks + (_between(block, row, sums, attended) if mlp and attention else [])
 
@@ -271,16 +274,14 @@ def _out_norms(encoder: Encoder, row: Family) -> np.ndarray:
 
 
 def _activation(encoder: Encoder, row: Family, sums: _Sums) -> np.ndarray:
-    """[L, F]: root mean square of what each neuron adds to the residual stream, relative to the stream's own norm.
+    """[L, F]: root mean square over tokens of what each neuron adds to the residual stream, relative to the stream.
 
-    Relative, so that neurons of different blocks compare: streams grow with depth. A norm behind the MLP scales what
-    its neurons give: by as much as it scales all of it.
+    Relative, so that neurons of different blocks compare: streams grow with depth. Relative token by token, as norms
+    read the stream: in an LLM the first token's stream may be a hundred times as long as the others' (massive
+    activations; Sun et al., 2024), and a mean of lengths would hide what a block does to all others. A norm behind the
+    MLP scales what its neurons give: by as much as it scales all of it.
     """
-    given, added = sums.scaled
-    behind = np.sqrt(np.divide(added, given, out=np.ones_like(given), where=given > 0))
-    rms = np.sqrt(sums.activation / sums.tokens) * behind[:, None]
-    stream = np.sqrt(sums.residual / sums.tokens)
-    return (rms * _out_norms(encoder, row) / stream[:, None]).astype(np.float32)
+    return (np.sqrt(sums.activation / sums.tokens) * _out_norms(encoder, row)).astype(np.float32)
 
 
 def _magnitude(encoder: Encoder, row: Family) -> np.ndarray:

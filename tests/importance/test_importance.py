@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,24 @@ def test_a_norm_behind_the_mlp_takes_its_scale_from_its_neurons(name: str, check
     np.testing.assert_allclose(plain.encode(TEXTS), scaled.encode(TEXTS), atol=1e-3)
     found, expected = (calibrate(encoder, TEXTS).saliency["activation"] for encoder in (scaled, plain))
     np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_a_massive_first_token_does_not_hide_what_neurons_do_to_the_others(checkpoints: dict[str, Path]) -> None:
+    """From some block on, an LLM's first token has a stream a hundred times as long as that of the others."""
+    encoder = encoder_of(checkpoints["llama"])
+    plain = calibrate(encoder, TEXTS).saliency["activation"]
+
+    def grows(_module: Any, _args: Any, output: Any) -> Any:
+        stream = output[0] if isinstance(output, tuple) else output
+        stream[:, 0, 0] += 1e4
+        return output
+
+    encoder.backbone.get_submodule(family(encoder.model_config).blocks)[1].register_forward_hook(grows)
+    massive = calibrate(encoder, TEXTS).saliency["activation"]
+    np.testing.assert_allclose(massive[:2], plain[:2], rtol=1e-5)
+    ratios = np.median(massive[2:], axis=1) / np.median(plain[2:], axis=1)
+    assert (ratios > 0.5).all(), "a mean of lengths made it 0.01"
+    assert (ratios < 2).all()
 
 
 def test_a_silent_neuron_ranks_last(checkpoints: dict[str, Path]) -> None:
