@@ -200,7 +200,7 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
 
     def squared(stream: torch.Tensor) -> torch.Tensor:
         """[n, 1]: the squared length of each real token's vector."""
-        return stream[sums.seen["mask"]].float().square().sum(-1, keepdim=True)
+        return stream[sums.seen["mask"]].float().square().sum(-1, keepdim=True).clamp(min=1e-30)  # it is divided by
 
     def activated(_module: Any, args: tuple[Any, ...]) -> None:
         neurons = args[0][sums.seen["mask"]].float().square() / squared(sums.seen["read by mlp"])
@@ -209,8 +209,8 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
             sums.activation[index] += neurons.sum(0).double().cpu().numpy()
 
     def scaled(_module: Any, args: tuple[Any, ...], output: Any) -> None:
-        given = squared(args[0]).clamp(min=1e-30)  # 0 where no neuron is active
-        sums.activation[index] += (sums.seen["neurons"] * squared(output) / given).sum(0).double().cpu().numpy()
+        factor = squared(output) / squared(args[0])
+        sums.activation[index] += (sums.seen["neurons"] * factor).sum(0).double().cpu().numpy()
 
     hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
     if mlp:
