@@ -196,16 +196,15 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
             attended(stream)
         sums.add("block", index, sums.seen["in"], stream)
 
-    norm_behind = row.norm_placement in ("sandwich", "res_post")
-
     def squared(stream: torch.Tensor) -> torch.Tensor:
         """[n, 1]: the squared length of each real token's vector."""
         return stream[sums.seen["mask"]].float().square().sum(-1, keepdim=True).clamp(min=1e-30)  # it is divided by
 
     def activated(_module: Any, args: tuple[Any, ...]) -> None:
         neurons = args[0][sums.seen["mask"]].float().square() / squared(sums.seen["read by mlp"])
-        sums.seen["neurons"] = neurons
-        if not norm_behind:
+        if row.norm_before_sum:
+            sums.seen["neurons"] = neurons
+        else:
             sums.activation[index] += neurons.sum(0).double().cpu().numpy()
 
     def scaled(_module: Any, args: tuple[Any, ...], output: Any) -> None:
@@ -215,7 +214,7 @@ def _hooks(encoder: Encoder, row: Family, index: int, sums: _Sums, keep_norms: b
     hooks = [block.register_forward_pre_hook(entered, with_kwargs=True), block.register_forward_hook(left)]
     if mlp:
         hooks.append(block.get_submodule(row.mlp_out).register_forward_pre_hook(activated))
-    if mlp and norm_behind:
+    if mlp and row.norm_before_sum:
         hooks.append(block.get_submodule(row.mlp[-1]).register_forward_hook(scaled))
     return hooks + (_between(block, row, sums, attended) if mlp and attention else [])
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 RIDGE = 0.1
 """Weight of the distance from the old matrix, in mean squares of the neurons' activations."""
-_NORM_BEHIND = ("sandwich", "res_post")
-"""Norm placements where a norm stands between an MLP and the stream."""
 
 
 @dataclass
@@ -94,7 +92,7 @@ def _fitted(encoder: Encoder, known: dict[int, _Known], ids: torch.Tensor, mask:
         def hook(matrix: torch.nn.Linear, args: tuple[torch.Tensor, ...]) -> None:
             before, goal = known.pop(block), reads.pop(block)
             wanted = before.given.float()
-            if row.norm_placement not in _NORM_BEHIND:
+            if not row.norm_before_sum:
                 factor = getattr(_blocks(encoder, row)[block], "residual_multiplier", 1.0)
                 wanted = wanted + (before.read.float() - goal.float()) / factor
             _fit(matrix, args[0][real].float(), wanted, ridge)

@@ -8,13 +8,7 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import BASE, FULL_RECOVERY, TrialRecord
-from effir_dist.search.cost_estimate import (
-    Sizes,
-    data_sizes,
-    reconstruction_operations,
-    steps_of,
-    trial_operations,
-)
+from effir_dist.search.cost_estimate import Sizes, data_sizes, reconstruction_operations, steps_of, trial_operations
 from effir_dist.search.live_text import duration
 from effir_dist.search.strategy.recovering import Recovered
 from effir_dist.search.strategy.stopping import usual_seconds

@@ -26,7 +26,7 @@ from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.space import Space
 from effir_dist.training import gpu_share, memory
-from effir_dist.training.teacher import find_teacher, own_teacher
+from effir_dist.training.teacher import TeacherModel, own_teacher
 
 
 @dataclass(frozen=True)
@@ -115,24 +115,23 @@ def text(
 def _teachers(space: Space, config: RunConfig, source: pretrained.Source) -> list[str]:
     """Who teaches, where a trial distils from a retriever, and what its embeddings take before the trials; why not,
     where a search would refuse it."""
+    wanted, recovers = spaces.teacher_settings(space, config), config.train.recovers
     try:
-        teacher_of(config, space, source, pretrained.find_row)
+        outside = teacher_of(config, space, source, pretrained.find_row)
+        own = own_teacher(config, source)
     except InputError as error:
         return [f"teacher: {error}"]
-    wanted, outside = spaces.teacher_settings(space, config), bool(config.train.teacher)
-    if not config.train.recovers:
-        return _teacher(config, source, wanted, "teacher", outside) if wanted else []
-    of_base = _teacher(config, source, config.train, "teacher of the base", True) if outside else []
-    return of_base + (_teacher(config, source, wanted, "teacher of the trials", False) if wanted else [])
+    if not recovers:
+        who = f"teacher: {outside.name if outside else 'the unpruned model'}"
+        return _teacher(config, outside or own, wanted, who) if wanted else []
+    of_base = _teacher(config, outside, config.train, f"teacher of the base: {outside.name}") if outside else []
+    return of_base + (_teacher(config, own, wanted, "teacher of the trials: the base") if wanted else [])
 
 
-def _teacher(config: RunConfig, source: pretrained.Source, wanted: TrainConfig, what: str, outside: bool) -> list[str]:
-    """One of them. outside: whether it is `train.teacher`; else the model that trials start from."""
-    found = find_teacher(config, pretrained.find_row) if outside else own_teacher(config, source)
+def _teacher(config: RunConfig, found: TeacherModel, wanted: TrainConfig, who: str) -> list[str]:
+    """One of them. who: how its line begins."""
     count, dtype = count_parameters(found.model_config), memory.dtype_of(config)
     weights = count * (4 if dtype == "float32" else 2) / 1e9
-    itself = "the base" if config.train.recovers else "the unpruned model"
-    who = f"{what}: {found.name if outside else itself}"
     line = f"{who}, {count:,} parameters, dimension {found.dimension}; {weights:,.1f} GB of a GPU for its weights"
     cost = teacher_cost(config, wanted, found)
     if cost is None:

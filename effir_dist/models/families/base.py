@@ -223,6 +223,11 @@ class Family:
                 f"norms_behind, and there alone, got {self.norm_behind_parameters!r}"
             )
 
+    @property
+    def norm_before_sum(self) -> bool:
+        """Whether a norm stands between a sub-layer and the stream that it is added to."""
+        return self.norm_placement in ("sandwich", "res_post")
+
     def _one_of(self, name: str, known: Iterable[str]) -> None:
         value = getattr(self, name)
         if value not in known:
