@@ -48,7 +48,8 @@ class Table:
     neurons: np.ndarray
     """[L, F] of the ranking `plans.RANKING`."""
     work: dict[str, float]
-    """Tokens that pass the model: `train_S` of a training, `score` of the whole collection, `score_small`."""
+    """Tokens that pass the model: `train_S` of a training, `score` of the whole collection, `score_small`; and as many
+    as cost what fitting a plan's matrices does, `reconstruct`, which tables without it lack."""
     top: int
     """Steps of the full training. What was scored on the way there is left out."""
     points: tuple[Point, ...]

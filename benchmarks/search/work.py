@@ -23,7 +23,7 @@ from effir_dist.data import roles, sets
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import Collection
 from effir_dist.evaluate.evaluation import evaluate_embeddings
-from effir_dist.importance.ranking import calibrate
+from effir_dist.importance.ranking import Method, calibrate
 from effir_dist.importance.reconstruction import prune_and_reconstruct
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
@@ -35,6 +35,7 @@ from effir_dist.models.encoder import (
 )
 from effir_dist.models.pruning import count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
+from effir_dist.search.cost_estimate import reconstruction_tokens
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.preparation import calibration_texts, reconstruction_texts, token_cache
 from effir_dist.training.batches import Examples, Teacher, batches, examples_of
@@ -130,7 +131,8 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
         _check_settings(args.out, json.loads(facts_path.read_text())["settings"], told)
     else:
         encoder = bench.encoder()
-        found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
+        method = Method(granularity=bench.config.prune.granularity)
+        found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens, method)
         neurons = found.saliency[plans.RANKING]
         np.savez_compressed(neurons_path, activation=neurons)
         points = table.points(found.importance, table.KINDS[args.backbone], args.others)
@@ -172,6 +174,7 @@ def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
     """Tokens that pass the model, a backward pass counted as two: what a plan's `moving_share` is multiplied with.
 
     train_S: of the steps to S; score and score_small: of one scoring on the search's split. Padding is left out.
+    reconstruct: of fitting the matrices of any plan, at most, as `--dry-run` counts it.
     """
     queries, passages = bench.examples.queries.lengths, bench.examples.passages.lengths
     steps, trained = batches(bench.examples, bench.config.train), 0.0
@@ -183,6 +186,7 @@ def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
             found[f"train_{number}"] = (1 + BACKWARD) * trained
     scored, (small_q, small_d) = bench.search, bench.search.small_rows
     found["score"] = float(scored.queries.lengths.sum() + scored.documents.lengths.sum())
+    found["reconstruct"] = reconstruction_tokens(bench.base.config, bench.config)
     found["score_small"] = float(scored.queries.lengths[small_q].sum() + scored.documents.lengths[small_d].sum())
     return found
 

@@ -11,6 +11,7 @@ from benchmarks.search.emulator import Emulator
 from benchmarks.search.outcomes import Table
 from benchmarks.search.plans import Point
 from benchmarks.search.simulated import run_workers
+from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.pareto import hypervolume, non_dominated
 
 Pair = tuple[float, float]
@@ -98,7 +99,9 @@ class World:
     def cost(self, job: Job) -> float:
         """In full trials of the unpruned model, by FLOPs. Screening trained nothing, so a full training pays all."""
         tokens = self.train + self.score if job.full else self.table.work["score_small"]
-        return self.table.shape(self.table.plan(job.point)).moving * tokens / self.whole
+        plan = self.table.plan(job.point)
+        fitting = self.table.work.get("reconstruct", 0.0) if plan != PruningPlan() else 0.0
+        return (self.table.shape(plan).moving * tokens + fitting) / self.whole
 
     def expected(self, point: Point) -> Pair:
         """Size and what the plan is worth."""

@@ -11,6 +11,9 @@ COMPILE = ("auto", "always", "never")
 DISTANCES = ("cosine", "l2")
 GRANULARITIES = ("token", "pooled")
 RANKINGS = ("slimming", "activation", "magnitude", "taylor", "random")
+RIDGES = (1.0, 0.1, 0.01, 10.0)
+"""Weights of the distance from the old matrix in `prune.reconstruct_tokens`, in mean squares of the matrix's inputs.
+Each matrix takes the one that is best on texts that it was not fitted on; the first, where there are too few texts."""
 SIMILARITIES = ("", "cosine", "dot")
 POOLINGS = ("", "mean", "last", "cls", "max", "weighted_mean")
 BARE_LENGTHS = {"query": 64, "document": 256}
@@ -163,8 +166,9 @@ class PruneConfig:
     width_multiple: int = 1
     """Widths are multiples of this (8, 64 and 128 suit GPUs). The total stays as near as that allows."""
     reconstruct_tokens: int = 0
-    """Tokens of training passages, or of `calibration_file`, on which the output matrix of each narrowed MLP is fitted
-    by least squares to what the unpruned model gives there. 0 leaves it as it is, as the paper does."""
+    """Tokens of training passages, or of `calibration_file`, on which output matrices are fitted by least squares to
+    what the unpruned model gives there: those of narrowed MLPs, and next to each dropped sub-layer that of one that
+    stays. 0 leaves them as they are, as the paper does."""
     slim_steps: int = 500
     """Steps that train the gates of `slimming`. `taylor` averages gradients over as many batches."""
     slim_lambda: float = 1e-8

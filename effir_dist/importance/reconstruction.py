@@ -1,37 +1,42 @@
-"""Least-squares reconstruction: what narrowed MLPs gave before they were narrowed, by the neurons that stay.
+"""Least-squares reconstruction: the weights that stay give what the unpruned model gave, as nearly as they can.
 
-Channel pruning as He et al. (2017) do it: of a narrowed MLP the output matrix is fitted anew on calibration texts. The
-paper's slimming leaves it as it is, and training has to find what a linear system gives at once.
+Channel pruning as He et al. (2017) do it: of a narrowed MLP the output matrix is fitted anew on calibration texts. A
+dropped sub-layer has no matrix left, so the sub-layer before it gets what it gave as well. The paper's coarse-to-fine
+recipe leaves all matrices as they are, and training has to find what a linear system gives at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from effir_dist.core.model_settings import RIDGES
 from effir_dist.importance.ranking import stream_reader
 from effir_dist.models.encoder import pad, prune_encoder
-from effir_dist.models.families.base import Family
+from effir_dist.models.families.base import Family, block_count
 from effir_dist.models.families.registry import family
 from effir_dist.models.pruning import PruningPlan
 
 if TYPE_CHECKING:
     from effir_dist.models.encoder import Encoder
 
-RIDGE = 0.1
-"""Weight of the distance from the old matrix, in mean squares of the neurons' activations."""
+HELD_OUT = 5
+"""One in so many texts is held out to choose between `RIDGES`."""
+
+SubLayer = tuple[int, str]
+"""A block, and `attention` or `mlp`."""
 
 
 @dataclass
 class _Known:
-    """What the unpruned model gives in one block, of n tokens."""
+    """What the unpruned model gives at one sub-layer, of n tokens."""
 
-    read: torch.Tensor  # [n, D] the residual stream that the MLP reads
-    given: torch.Tensor  # [n, D] what its output matrix gives
+    read: torch.Tensor  # [n, D] the residual stream that it reads
+    given: torch.Tensor  # [n, D] what its output matrix gives, and those of the dropped ones that it makes up for
 
 
 def prune_and_reconstruct(
@@ -40,24 +45,51 @@ def prune_and_reconstruct(
     neurons: np.ndarray | None,
     texts: Sequence[str],
     tokens: int,
-    ridge: float = RIDGE,
+    ridges: Sequence[float] = RIDGES,
 ) -> Encoder:
-    """Prune an encoder in place, and fit the output matrices (and biases) of its narrowed MLPs, unless `tokens` is 0;
-    returns it.
+    """Prune an encoder in place, and fit the output matrices (and biases) of the sub-layers that `fitted_sublayers`
+    names, unless `tokens` is 0; returns it.
 
     The first texts that make `tokens` tokens, at least one, pass the model as documents in one batch: once whole, and
-    once pruned, where each narrowed MLP is fitted before its output goes on. So later ones are fitted to what the model
-    before them gives now. An MLP is fitted to the stream [n, D] behind it, and so makes up for what earlier blocks
-    lost, too; where a norm stands between (`sandwich`, `res_post`), to what it gave itself. neurons: [L, F] saliency.
+    once pruned, where each matrix is fitted before its output goes on. So later ones are fitted to what the model
+    before them gives now. A matrix is fitted to the stream [n, D] behind it, or behind the dropped sub-layers that
+    follow it, and so makes up for what earlier blocks lost, too; where a norm stands between (`sandwich`, `res_post`),
+    to what it gave itself. neurons: [L, F] saliency. ridges: weights of the distance from the old matrix, of which the
+    best on held-out texts is taken.
     """
-    narrow = [block for block, _ in plan.widths]
-    if not (narrow and tokens):
+    fits = fitted_sublayers(plan, family(encoder.model_config), block_count(encoder.model_config)) if tokens else {}
+    if not fits:
         return prune_encoder(encoder, plan, neurons)
     ids, mask = _batch(encoder, texts, tokens)
-    known = _observed(encoder, narrow, ids, mask)
+    known = _observed(encoder, fits, ids, mask)
     prune_encoder(encoder, plan, neurons)
-    _fitted(encoder, known, ids, mask, ridge)
+    _fitted(encoder, known, ids, mask, ridges)
     return encoder
+
+
+def fitted_sublayers(plan: PruningPlan, row: Family, blocks: int) -> dict[SubLayer, list[SubLayer]]:
+    """Sub-layers whose output matrix is fitted -> the dropped ones that each makes up for.
+
+    These are the narrowed MLPs, and before each dropped sub-layer the last that stays. Where nothing stays before it,
+    or a norm behind a sum is in the way (`post`), it is the next that stays, which is fitted to the stream behind
+    itself. Where the norm is within the sum (`sandwich`, `res_post`) a sub-layer cannot give what another gave.
+    """
+    found: dict[SubLayer, list[SubLayer]] = {(block, "mlp"): [] for block, _ in plan.widths}
+    if row.norm_before_sum:
+        return found
+    gone = {*((b, "attention") for b in plan.dropped_attention), *((b, "mlp") for b in plan.dropped_mlp)}
+    before: SubLayer | None = None
+    owed = False
+    for each in ((block, kind) for block in range(blocks) for kind in ("attention", "mlp")):
+        if each not in gone:
+            if owed:
+                found.setdefault(each, [])
+            before, owed = each, False
+        elif before is None or row.norm_placement == "post":
+            owed = True
+        else:
+            found.setdefault(before, []).append(each)
+    return found
 
 
 def _batch(encoder: Encoder, texts: Sequence[str], most: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,62 +99,77 @@ def _batch(encoder: Encoder, texts: Sequence[str], most: int) -> tuple[torch.Ten
     return pad(found, np.arange(max(1, count)), encoder.pad_id, encoder.device)
 
 
-def _observed(encoder: Encoder, blocks: Sequence[int], ids: torch.Tensor, mask: torch.Tensor) -> dict[int, _Known]:
-    """What the unpruned model gives in some blocks."""
+def _observed(
+    encoder: Encoder, fits: Mapping[SubLayer, Sequence[SubLayer]], ids: torch.Tensor, mask: torch.Tensor
+) -> dict[SubLayer, _Known]:
+    """What the unpruned model gives at some sub-layers."""
     real = mask.bool()
-    reads: dict[int, torch.Tensor] = {}
-    known: dict[int, _Known] = {}
+    by = {each: one for one, makes_up in fits.items() for each in (one, *makes_up)}
+    reads: dict[SubLayer, torch.Tensor] = {}
+    given: dict[SubLayer, torch.Tensor] = {}
 
-    def given(block: int) -> Callable[..., None]:
+    def add(each: SubLayer) -> Callable[..., None]:
         def hook(_module: Any, _args: Any, output: torch.Tensor) -> None:
-            known[block] = _Known(reads.pop(block), output[real])
+            one, part = by[each], output[real]
+            given[one] = given[one] + part.float() if one in given else part
 
         return hook
 
-    _passed(encoder, blocks, ids, mask, reads, lambda block, matrix: matrix.register_forward_hook(given(block)))
-    return known
+    _passed(encoder, fits, by, ids, mask, reads, lambda each, matrix: matrix.register_forward_hook(add(each)))
+    return {each: _Known(reads[each], given[each]) for each in fits}
 
 
-def _fitted(encoder: Encoder, known: dict[int, _Known], ids: torch.Tensor, mask: torch.Tensor, ridge: float) -> None:
-    """Fit each narrowed MLP of a pruned model, in the order of a pass."""
+def _fitted(
+    encoder: Encoder, known: dict[SubLayer, _Known], ids: torch.Tensor, mask: torch.Tensor, ridges: Sequence[float]
+) -> None:
+    """Fit the output matrices of some sub-layers of a pruned model, in the order of a pass."""
     real, row = mask.bool(), family(encoder.model_config)
-    reads: dict[int, torch.Tensor] = {}
+    held = real.nonzero()[:, 0] % HELD_OUT == HELD_OUT - 1
+    reads: dict[SubLayer, torch.Tensor] = {}
 
-    def fit(block: int) -> Callable[..., None]:
+    def fit(each: SubLayer) -> Callable[..., None]:
         def hook(matrix: torch.nn.Linear, args: tuple[torch.Tensor, ...]) -> None:
-            before, goal = known.pop(block), reads.pop(block)
+            before, now = known.pop(each), reads.pop(each)
             wanted = before.given.float()
             if not row.norm_before_sum:
-                factor = getattr(_blocks(encoder, row)[block], "residual_multiplier", 1.0)
-                wanted = wanted + (before.read.float() - goal.float()) / factor
-            _fit(matrix, args[0][real].float(), wanted, ridge)
+                factor = getattr(_blocks(encoder, row)[each[0]], "residual_multiplier", 1.0)
+                wanted = wanted + (before.read.float() - now.float()) / factor
+            _fit(matrix, args[0][real].float(), wanted, held, ridges)
 
         return hook
 
-    _passed(encoder, [*known], ids, mask, reads, lambda block, matrix: matrix.register_forward_pre_hook(fit(block)))
+    names = [*known]
+    _passed(encoder, names, names, ids, mask, reads, lambda each, m: m.register_forward_pre_hook(fit(each)))
 
 
 def _passed(
     encoder: Encoder,
-    blocks: Sequence[int],
+    readers: Collection[SubLayer],
+    observed: Collection[SubLayer],
     ids: torch.Tensor,
     mask: torch.Tensor,
-    reads: dict[int, torch.Tensor],
-    hooked: Callable[[int, torch.nn.Linear], Any],
+    reads: dict[SubLayer, torch.Tensor],
+    hooked: Callable[[SubLayer, torch.nn.Linear], Any],
 ) -> None:
-    """Pass a batch with hooks on some blocks: `reads` gets the stream [n, D] of the real tokens that their MLPs read,
-    `hooked` sets another one on their output matrices."""
+    """Pass a batch with hooks: `reads` gets the stream [n, D] of the real tokens that each of `readers` reads, `hooked`
+    sets another one on the output matrix of each of `observed`."""
     row, real = family(encoder.model_config), mask.bool()
+    blocks = _blocks(encoder, row)
 
-    def read(block: int) -> Callable[..., None]:
-        return lambda _module, args: reads.update({block: args[0][real]})
+    def read(each: SubLayer) -> Callable[..., None]:
+        def hook(_module: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            reads[each] = (args[0] if args else options["hidden_states"])[real]
+
+        return hook
 
     hooks = []
     try:
-        for block in blocks:
-            own = _blocks(encoder, row)[block]
-            hooks.append(own.get_submodule(stream_reader(row)).register_forward_pre_hook(read(block)))
-            hooks.append(hooked(block, own.get_submodule(row.mlp_out)))
+        for block, kind in readers:
+            module = blocks[block].get_submodule(stream_reader(row) if kind == "mlp" else "")
+            hooks.append(module.register_forward_pre_hook(read((block, kind)), with_kwargs=True))
+        for block, kind in observed:
+            matrix = blocks[block].get_submodule(row.mlp_out if kind == "mlp" else row.attention_out)
+            hooks.append(hooked((block, kind), matrix))
         with torch.no_grad():
             encoder(ids, mask)
     finally:
@@ -134,19 +181,49 @@ def _blocks(encoder: Encoder, row: Family) -> Any:
     return encoder.backbone.get_submodule(row.blocks)
 
 
-def _fit(matrix: torch.nn.Linear, inputs: torch.Tensor, wanted: torch.Tensor, ridge: float) -> None:
-    """Change a linear layer in place, to the least of |wanted - layer(inputs)|^2 + n r |change|^2, where r is `ridge`
-    mean squares of the inputs. inputs [n, K], wanted [n, D]."""
+def _fit(
+    matrix: torch.nn.Linear, inputs: torch.Tensor, wanted: torch.Tensor, held: torch.Tensor, ridges: Sequence[float]
+) -> None:
+    """Change a linear layer in place, to the least of |wanted - layer(inputs)|^2 + n r |change|^2, where r is one of
+    `ridges` in mean squares of the inputs. inputs [n, K], wanted [n, D]; held [n]: the rows on which r is chosen."""
     error = wanted - torch.nn.functional.linear(inputs, matrix.weight.float(), _float(matrix.bias))
     scale = inputs.square().mean().clamp(min=1e-12)  # 0 where no neuron is active
     if matrix.bias is not None:  # one more input, as large as the others
         inputs = torch.cat([inputs, scale.sqrt().expand(len(inputs), 1)], dim=1)
-    system = inputs.T @ inputs
-    system.diagonal().add_(ridge * len(inputs) * scale)
-    change = torch.cholesky_solve(inputs.T @ error, torch.linalg.cholesky(system)).T
+    seen, kept_out = (_System.of(inputs[rows], error[rows]) for rows in (~held, held))
+    best = ridges[0]
+    if len(ridges) > 1 and kept_out.rows and seen.rows:
+        best = min(ridges, key=lambda ridge: kept_out.missed(seen.solved(ridge * scale)))
+    change = (seen + kept_out).solved(best * scale).T
     matrix.weight.add_(change[:, : matrix.in_features].to(matrix.weight.dtype))
     if matrix.bias is not None:
         matrix.bias.add_((change[:, -1] * scale.sqrt()).to(matrix.bias.dtype))
+
+
+@dataclass
+class _System:
+    """A linear system of n rows: inputs [n, K] whose change C [K, D] is to give an error [n, D]."""
+
+    squares: torch.Tensor  # [K, K] inputs^T inputs
+    products: torch.Tensor  # [K, D] inputs^T error
+    rows: int
+
+    @staticmethod
+    def of(inputs: torch.Tensor, error: torch.Tensor) -> _System:
+        return _System(inputs.T @ inputs, inputs.T @ error, len(inputs))
+
+    def __add__(self, other: _System) -> _System:
+        return _System(self.squares + other.squares, self.products + other.products, self.rows + other.rows)
+
+    def solved(self, weight: torch.Tensor) -> torch.Tensor:
+        """C [K, D] with the least |error - inputs C|^2 + n weight |C|^2."""
+        system = self.squares.clone()
+        system.diagonal().add_(self.rows * weight)
+        return torch.cholesky_solve(self.products, torch.linalg.cholesky(system))
+
+    def missed(self, change: torch.Tensor) -> float:
+        """|error - inputs C|^2, without the part that no C changes."""
+        return float((change * (self.squares @ change - 2 * self.products)).sum())
 
 
 def _float(values: torch.Tensor | None) -> torch.Tensor | None:

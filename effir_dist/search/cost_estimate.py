@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from effir_dist.core.errors import InputError
+from effir_dist.core.model_settings import RIDGES
 from effir_dist.core.settings import RunConfig, TrainConfig
 from effir_dist.data import pairs, roles, sets
 from effir_dist.models.families.base import ModelDict, block_count, mlp_width, need
@@ -115,15 +116,22 @@ def trial_operations(
 
 def reconstruction_operations(model_config: ModelDict, config: RunConfig) -> float:
     """Operations of `prune.reconstruct_tokens` in a trial, at most: as if all MLPs were fitted at their whole width F.
+    An attention's matrix, which is fitted in place of a dropped MLP's, has fewer inputs.
 
     Two passes of n tokens, and of each MLP the products of its neurons' activations with themselves [F, F] and with the
-    outputs [F, D], a Cholesky factor, and two triangular solutions.
+    outputs [F, D]; for each of the ridges and at the end a Cholesky factor and two triangular solutions.
     """
     tokens, length = config.prune.reconstruct_tokens, config.model.document_length
     passes = 2 * count_flops(model_config, np.array([length])) * tokens / length
     width, stream = mlp_width(model_config), need(model_config, "hidden_size")
-    fit = 2 * tokens * width * (width + stream) + width**3 / 3 + 2 * width**2 * stream
+    fit = 2 * tokens * width * (width + stream) + (len(RIDGES) + 1) * (width**3 / 3 + 2 * width**2 * stream)
     return passes + block_count(model_config) * fit if tokens else 0.0
+
+
+def reconstruction_tokens(model_config: ModelDict, config: RunConfig) -> float:
+    """The same in tokens that pass the unpruned model."""
+    length = config.model.document_length
+    return reconstruction_operations(model_config, config) * length / count_flops(model_config, np.array([length]))
 
 
 def steps_of(config: RunConfig, sizes: Sizes, stage: str = "") -> int | None:

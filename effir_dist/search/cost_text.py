@@ -105,7 +105,7 @@ def _training(config: RunConfig, model_config: ModelDict, sizes: Sizes, stage: _
 
 def _reconstruction(config: RunConfig, model_config: ModelDict) -> list[str]:
     found, tokens = reconstruction_operations(model_config, config), config.prune.reconstruct_tokens
-    return [f"  reconstructing a trial's MLPs: {tokens:,} tokens: {operations_text(found)}"] if found else []
+    return [f"  fitting a trial's matrices: {tokens:,} tokens: {operations_text(found)}"] if found else []
 
 
 def _scoring(config: RunConfig, model_config: ModelDict, sizes: Sizes) -> list[str]:

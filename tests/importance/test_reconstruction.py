@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from effir_dist.data.pairs import training_pairs
-from effir_dist.importance.reconstruction import prune_and_reconstruct
+from effir_dist.importance.reconstruction import fitted_sublayers, prune_and_reconstruct
 from effir_dist.importance.store import load_saliency
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import Encoder, load_encoder, prune_encoder
@@ -56,11 +56,28 @@ def test_neurons_that_repeat_others_cost_nothing(name: str, checkpoints: dict[st
     plan = PruningPlan(widths=[(block, 24) for block in range(4)], ranking="activation")
     cut, fitted = copy.deepcopy(whole), copy.deepcopy(whole)
     prune_encoder(cut, plan, neurons)
-    assert prune_and_reconstruct(fitted, plan, neurons, TEXTS, 400, ridge=1e-6) is fitted
+    assert prune_and_reconstruct(fitted, plan, neurons, TEXTS, 400, [1e-6]) is fitted
     texts = ["another text", "kara loso"]
     missed = [np.abs(each.encode(texts) - whole.encode(texts)).max() for each in (cut, fitted)]
     assert missed[0] > 1e-4
     assert missed[1] < missed[0] / 20
+
+
+def test_the_ridge_is_the_one_that_held_out_texts_favour(checkpoints: dict[str, Path]) -> None:
+    """Neurons that repeat others want a small one; of four texts none is held out, and the first is taken."""
+    whole = encoder_of(checkpoints["llama"])
+    repeat_neurons(whole)
+    neurons = np.zeros((4, 48), np.float32)
+    neurons[:, :24] = 1
+    plan = PruningPlan(widths=[(1, 24)], ranking="activation")
+
+    def fitted(texts: list[str], *ridges: float) -> np.ndarray:
+        return prune_and_reconstruct(copy.deepcopy(whole), plan, neurons, texts, 4000, ridges).encode(TEXTS)
+
+    many = [text[start:] for start in range(4) for text in TEXTS]
+    np.testing.assert_array_equal(fitted(many, 10.0, 1e-4), fitted(many, 1e-4))
+    np.testing.assert_array_equal(fitted(TEXTS, 10.0, 1e-4), fitted(TEXTS, 10.0))
+    assert np.abs(fitted(many, 1e-4) - fitted(many, 10.0)).max() > 1e-4
 
 
 def stream_behind_mlp(encoder: Encoder, block: int, ids: torch.Tensor) -> torch.Tensor:
@@ -86,7 +103,7 @@ def test_no_other_matrix_comes_nearer_to_the_stream(name: str, checkpoints: dict
     parts = {"widths": ((2, 20), (3, 17)), "ranking": "activation"}
     plan = PruningPlan((0,), (1,), keep_norms=keeps_norms(whole.model_config), **parts)
     old = prune_encoder(encoder_of(checkpoints[name]), plan, neurons)
-    prune_and_reconstruct(pruned, plan, neurons, [TEXTS[3]], 400, ridge)
+    prune_and_reconstruct(pruned, plan, neurons, [TEXTS[3]], 400, [ridge])
     ids = torch.as_tensor(whole.tokenize([TEXTS[3]], "document")[0])[None].long()
     row, inputs = family(whole.model_config), []
     for block in (2, 3):
@@ -107,6 +124,54 @@ def test_no_other_matrix_comes_nearer_to_the_stream(name: str, checkpoints: dict
         at_first = 2 * ((stream_behind_mlp(old, block, ids) - goal) / factor).T @ x
         assert gradient.abs().max() < 2e-3 * at_first.abs().max()
         assert (matrix.weight - before.weight).abs().max() > 1e-3
+
+
+GONE = {
+    "mlps": ((1, 2), ()),
+    "an attention": ((), (2,)),
+    "a block and an MLP": ((2, 3), (2,)),
+    "the first attention": ((), (0,)),
+    "the first block": ((0,), (0,)),
+}
+
+
+@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_what_stays_gives_what_was_dropped(name: str, gone: str, checkpoints: dict[str, Path]) -> None:
+    """A text of few tokens, on which the matrices were fitted, keeps its embedding: so many tokens have a solution.
+
+    Where a norm is within the sum, nothing is fitted for a dropped sub-layer; where one is behind it, the next one
+    that stays is, so that the last must stay.
+    """
+    whole = encoder_of(checkpoints[name])
+    row, (mlp, attention) = family(whole.model_config), GONE[gone]
+    for block in whole.backbone.get_submodule(row.blocks):
+        for weight in block.get_submodule(row.attention[0]).parameters():
+            weight.data *= 5 if weight.dim() == 2 else 1  # a fresh model sees all tokens alike
+    if row.norm_placement == "post":
+        mlp = tuple(block for block in mlp if block < 3)
+    plan = make_plan(whole.model_config, mlp, attention)
+    cut, fitted = copy.deepcopy(whole), copy.deepcopy(whole)
+    prune_encoder(cut, plan, None)
+    prune_and_reconstruct(fitted, plan, None, TEXTS[:1], 400, [1e-5])
+    missed = [np.abs(each.encode(TEXTS[:1]) - whole.encode(TEXTS[:1])).max() for each in (cut, fitted)]
+    if row.norm_before_sum:
+        assert missed[0] == missed[1] > 1e-4
+    else:
+        assert missed[0] > 1e-4
+        assert missed[1] < missed[0] / 5
+
+
+def test_the_last_that_stays_makes_up_for_those_behind_it() -> None:
+    pre, post, sandwich = (family({"model_type": name}) for name in ("llama", "bert", "gemma2"))
+    plan = PruningPlan((0, 1, 3), (0, 3), widths=[(2, 8)])
+    assert fitted_sublayers(plan, pre, 4) == {
+        (1, "attention"): [(1, "mlp")],
+        (2, "mlp"): [(3, "attention"), (3, "mlp")],
+    }
+    assert fitted_sublayers(plan, post, 4) == {(1, "attention"): [], (2, "attention"): [], (2, "mlp"): []}
+    assert fitted_sublayers(plan, sandwich, 4) == {(2, "mlp"): []}
+    assert fitted_sublayers(PruningPlan(), pre, 4) == {}
 
 
 @pytest.mark.parametrize("order", ["prune_then_tune", "tune_then_prune", "tune_prune_recover"])

@@ -83,7 +83,7 @@ def test_reconstruction_is_counted_for_each_trial_and_not_for_the_base(collectio
     sizes, space = cost_estimate.data_sizes(config), parsed({"width_ratio": {"low": 0.5, "high": 1.0}})
     parts = [cost_estimate.trial_operations(MODEL, config, sizes, stage) for stage in ("base", "", "", "")]
     text = dry_run.text(space, config, MODEL, "m")
-    assert f"reconstructing a trial's MLPs: 1,000,000 tokens: {cost_text.operations_text(found)}" in text
+    assert f"fitting a trial's matrices: 1,000,000 tokens: {cost_text.operations_text(found)}" in text
     whole = 3 * found + sum(part or 0.0 for each in parts for part in each)
     assert f"  in all {cost_text.operations_text(whole)}; " in text
     assert not cost_estimate.reconstruction_operations(MODEL, without)

@@ -134,6 +134,8 @@ class Family:
     norms_behind: tuple[str, ...] = ()
     """In `post`: the norms behind the sums of the attention and of the MLP, which are modules above or within those. A
     dropped sub-layer may leave its norm (`operations.drop.Drop.keep_norms`)."""
+    attention_out: str = _REQUIRED
+    """Linear layer of the attention whose output is added to the stream."""
     mlp_in: tuple[str, ...] = _REQUIRED
     """Linear layers whose output rows are the neurons: F rows, or `fused` times F."""
     mlp_out: str = _REQUIRED

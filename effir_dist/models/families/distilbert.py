@@ -18,6 +18,7 @@ _PARTS = {
     "attention": ("attention", "sa_layer_norm"),
     "mlp": ("ffn", "output_layer_norm"),
     "norms_behind": ("sa_layer_norm", "output_layer_norm"),
+    "attention_out": "attention.out_lin",
     "mlp_in": ("ffn.lin1",),
     "mlp_out": "ffn.lin2",
     "load_options": {},

@@ -45,6 +45,7 @@ FAMILY = Family(
     norm_placement="pre",
     attention=("attn", "attn_norm"),
     mlp=("mlp", "mlp_norm"),
+    attention_out="attn.Wo",
     mlp_in=("mlp.Wi",),
     mlp_out="mlp.Wo",
     fused=2,

@@ -30,6 +30,7 @@ FAMILY = Family(
     **{
         **formulas.bert_parts(),
         "block_gives_tuple": True,
+        "attention_out": "attention.attn.o",
         "norms_behind": ("attention.LayerNorm", "output.LayerNorm"),
     },
     model_type="mpnet",

@@ -65,6 +65,7 @@ FAMILY = Family(
     attention=("self_attn", "post_attention_layernorm"),
     mlp=("mlp", "post_mlp_layernorm"),
     norms_behind=("post_attention_layernorm", "post_mlp_layernorm"),
+    attention_out="self_attn.o_proj",
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     mlp_out="mlp.down_proj",
     fused=1,

@@ -119,11 +119,16 @@ class Problem:
         return int.from_bytes(digest[:4], "little")
 
     def costs(self, share: Share) -> tuple[tuple[Share, ...], tuple[Share, ...]]:
-        """Training up to each rung, and scoring there, in full trials of the unpruned model. share: of its FLOPs."""
+        """Training up to each rung, and scoring there, in full trials of the unpruned model. share: of its FLOPs. A
+        trial's matrices are fitted before it is scored on any rung."""
         full = self.work["train"] + self.work["score"]
         training = [part * self.work["train"] for part in (*self.rungs, 1.0)]
         scoring = [*[self.work["low"]] * len(self.rungs), self.work["score"]]
-        return tuple(share * tokens / full for tokens in training), tuple(share * tokens / full for tokens in scoring)
+        fitting = self.work["reconstruct"] / full
+        return (
+            tuple(share * tokens / full for tokens in training),
+            tuple(share * tokens / full + fitting for tokens in scoring),
+        )
 
     def _inputs(self, spec: TrialSpec) -> list[float]:
         """The suggested settings as numbers from 0 to 1."""
