@@ -123,7 +123,8 @@ class Product:
         self.world, self.space, self.memory, self.number = world, encoding.space(table), Memory(), 0
         neurons = {RANKING: table.neurons}
         self.queue = TrialQueue(self.memory, config, self.space, table.model_config, table.importance, neurons)
-        self.queue.problem.work = {"train": world.train, "score": world.score, "low": table.work["score_small"]}
+        own = {"train": world.train, "score": world.score, "low": table.work["score_small"]}
+        self.queue.problem.work = {**own, "reconstruct": world.fitting}
         self.specs: dict[Job, TrialSpec] = {}
 
     def ask(self) -> Job | None:

@@ -90,6 +90,7 @@ class World:
         self.table, self.emulator = table, emulator
         self.train, self.score = table.work[f"train_{table.top}"], table.work["score"]
         self.whole = self.train + self.score
+        self.fitting = table.work.get("reconstruct", 0.0)
 
     def told(self, job: Job) -> float:
         """nDCG@10 of an evaluation: measured where the table has it, else the emulator's."""
@@ -100,7 +101,7 @@ class World:
         """In full trials of the unpruned model, by FLOPs. Screening trained nothing, so a full training pays all."""
         tokens = self.train + self.score if job.full else self.table.work["score_small"]
         plan = self.table.plan(job.point)
-        fitting = self.table.work.get("reconstruct", 0.0) if plan != PruningPlan() else 0.0
+        fitting = self.fitting if plan != PruningPlan() else 0.0
         return (self.table.shape(plan).moving * tokens + fitting) / self.whole
 
     def expected(self, point: Point) -> Pair:

@@ -51,10 +51,10 @@ def load_saliency(run: Run) -> dict[str, np.ndarray]:
 
 
 def load_work(run: Run) -> dict[str, float]:
-    """`train`, `score`, `low`, `reconstruct`: tokens (`preparation.count_work`). A run of an older version gets usual
-    proportions, and none for what it did not count."""
+    """`train`, `score`, `low` and, where anything is fitted, `reconstruct`: tokens (`preparation.count_work`). A run of
+    an older version gets usual proportions, and no `reconstruct`."""
     path = run.importance_folder / WORK_FILE
-    return {"train": 0.85, "score": 0.15, "low": 0.05, "reconstruct": 0.0, **(read_json(path) if exists(path) else {})}
+    return {"train": 0.85, "score": 0.15, "low": 0.05, **(read_json(path) if exists(path) else {})}
 
 
 def drop_order(run: Run) -> list[int]:

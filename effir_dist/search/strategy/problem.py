@@ -124,7 +124,7 @@ class Problem:
         full = self.work["train"] + self.work["score"]
         training = [part * self.work["train"] for part in (*self.rungs, 1.0)]
         scoring = [*[self.work["low"]] * len(self.rungs), self.work["score"]]
-        fitting = self.work["reconstruct"] / full
+        fitting = self.work.get("reconstruct", 0.0) / full
         return (
             tuple(share * tokens / full for tokens in training),
             tuple(share * tokens / full + fitting for tokens in scoring),
