@@ -47,8 +47,9 @@ class Kind:
     """`prune.granularity`: of the order of importance."""
 
 
-_SMALL = Kind((10,), 12, 200, 250, 48, 1e-4, 3, 62, 4.0, 4096)
-KINDS = {"minilm": Kind(), "smollm2": replace(_SMALL, granularity="pooled"), "mpnet": _SMALL}
+_SMALL = Kind((10,), 12, 200, 250, 48, 2e-4, 3, 62, 4.0, 4096)
+_SMOLLM2 = replace(_SMALL, learning_rate=3e-4, distil=64.0, granularity="pooled")
+KINDS = {"minilm": Kind(), "smollm2": _SMOLLM2, "mpnet": _SMALL}
 SMALL = 3
 """The small collection is one in so many queries and documents of the whole one: what a low rung may score on."""
 ORDER_SEED = 0
