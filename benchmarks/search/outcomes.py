@@ -48,8 +48,7 @@ class Table:
     neurons: np.ndarray
     """[L, F] of the ranking `plans.RANKING`."""
     work: dict[str, float]
-    """Tokens that pass the model: `train_S` of a training, `score` of the whole collection, `score_small`; and as many
-    as cost what fitting a plan's matrices does, `reconstruct`, which tables without it lack."""
+    """Tokens that pass the model: `train_S` of a training, `score` of the whole collection, `score_small`."""
     top: int
     """Steps of the full training. What was scored on the way there is left out."""
     points: tuple[Point, ...]
@@ -73,12 +72,12 @@ class Table:
     @property
     def space(self) -> dict[str, Any]:
         """What is searched, as a search space says it, without `layers` and groups: that of the shipped spaces of these
-        models, and no more MLPs and attentions dropped than the table knows of."""
+        models, and no more MLPs and whole blocks dropped than the table knows of."""
         whole = self.blocks <= plans.MOST_ALL_SETS
         width = {"low": 0.25, "high": 1.0, "step": 0.25} if whole else {"low": 0.3, "high": 1.0, "step": 0.1}
         found = {"drop_mlp": {"max": max(len(point.dropped) for point in self.points)}, "width_ratio": width}
-        attentions = max(len(point.attentions) for point in self.points)
-        return {**found, **({"drop_attention": {"max": attentions}} if attentions else {})}
+        blocks = max(len({*point.dropped} & {*point.attentions}) for point in self.points)
+        return {**found, **({"drop_block": {"max": blocks}} if blocks else {})}
 
     @property
     def drops_attentions(self) -> bool:
