@@ -185,8 +185,8 @@ def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
             found[f"train_{number}"] = (1 + BACKWARD) * trained
     scored, (small_q, small_d) = bench.search, bench.search.small_rows
     found["score"] = float(scored.queries.lengths.sum() + scored.documents.lengths.sum())
-    found["reconstruct"] = reconstruction_tokens(bench.base.config, bench.config)
     found["score_small"] = float(scored.queries.lengths[small_q].sum() + scored.documents.lengths[small_d].sum())
+    found["reconstruct"] = reconstruction_tokens(bench.base.config, bench.config)
     return found
 
 

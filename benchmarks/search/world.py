@@ -90,7 +90,11 @@ class World:
         self.table, self.emulator = table, emulator
         self.train, self.score = table.work[f"train_{table.top}"], table.work["score"]
         self.whole = self.train + self.score
-        self.fitting = table.work.get("reconstruct", 0.0)
+
+    @property
+    def fitting(self) -> float:
+        """Tokens that cost what fitting a plan's matrices does."""
+        return self.table.work.get("reconstruct", 0.0)
 
     def told(self, job: Job) -> float:
         """nDCG@10 of an evaluation: measured where the table has it, else the emulator's."""
