@@ -124,7 +124,7 @@ class Product:
         neurons = {RANKING: table.neurons}
         self.queue = TrialQueue(self.memory, config, self.space, table.model_config, table.importance, neurons)
         own = {"train": world.train, "score": world.score, "low": table.work["score_small"]}
-        self.queue.problem.work = {**own, "reconstruct": world.fitting}
+        self.queue.problem.work = {**table.work, **own}
         self.specs: dict[Job, TrialSpec] = {}
 
     def ask(self) -> Job | None:

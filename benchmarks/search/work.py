@@ -35,7 +35,7 @@ from effir_dist.models.encoder import (
 )
 from effir_dist.models.pruning import count_parameters, moving_share
 from effir_dist.models.tokens import Tokens
-from effir_dist.search.cost_estimate import reconstruction_tokens
+from effir_dist.search.cost_estimate import reconstruction_work
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.preparation import calibration_texts, reconstruction_texts, token_cache
 from effir_dist.training.batches import Examples, Teacher, batches, examples_of
@@ -173,7 +173,7 @@ def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
     """Tokens that pass the model, a backward pass counted as two: what a plan's `moving_share` is multiplied with.
 
     train_S: of the steps to S; score and score_small: of one scoring on the search's split. Padding is left out.
-    reconstruct: of fitting the matrices of any plan, at most, as `--dry-run` counts it.
+    reconstruct and fit: `cost_estimate.reconstruction_work`.
     """
     queries, passages = bench.examples.queries.lengths, bench.examples.passages.lengths
     steps, trained = batches(bench.examples, bench.config.train), 0.0
@@ -186,8 +186,7 @@ def _work(bench: Bench, stops: list[int]) -> dict[str, float]:
     scored, (small_q, small_d) = bench.search, bench.search.small_rows
     found["score"] = float(scored.queries.lengths.sum() + scored.documents.lengths.sum())
     found["score_small"] = float(scored.queries.lengths[small_q].sum() + scored.documents.lengths[small_d].sum())
-    found["reconstruct"] = reconstruction_tokens(bench.base.config, bench.config)
-    return found
+    return found | reconstruction_work(bench.base.config, bench.config)
 
 
 def _scores(encoder: Encoder, scored: Scored, batch_tokens: int) -> tuple[float, float]:

@@ -11,8 +11,8 @@ from benchmarks.search.emulator import Emulator
 from benchmarks.search.outcomes import Table
 from benchmarks.search.plans import Point
 from benchmarks.search.simulated import run_workers
-from effir_dist.models.pruning import PruningPlan
 from effir_dist.runs.pareto import hypervolume, non_dominated
+from effir_dist.search.cost_estimate import fitting_tokens
 
 Pair = tuple[float, float]
 """Size and quality, both as shares of the unpruned model's."""
@@ -91,11 +91,6 @@ class World:
         self.train, self.score = table.work[f"train_{table.top}"], table.work["score"]
         self.whole = self.train + self.score
 
-    @property
-    def fitting(self) -> float:
-        """Tokens that cost what fitting a plan's matrices does."""
-        return self.table.work.get("reconstruct", 0.0)
-
     def told(self, job: Job) -> float:
         """nDCG@10 of an evaluation: measured where the table has it, else the emulator's."""
         column = f"ndcg_{self.table.top}" if job.full else "small_0"
@@ -104,9 +99,8 @@ class World:
     def cost(self, job: Job) -> float:
         """In full trials of the unpruned model, by FLOPs. Screening trained nothing, so a full training pays all."""
         tokens = self.train + self.score if job.full else self.table.work["score_small"]
-        plan = self.table.plan(job.point)
-        fitting = self.fitting if plan != PruningPlan() else 0.0
-        return (self.table.shape(plan).moving * tokens + fitting) / self.whole
+        share = self.table.shape(self.table.plan(job.point)).moving
+        return (share * tokens + fitting_tokens(self.table.work, share)) / self.whole
 
     def expected(self, point: Point) -> Pair:
         """Size and what the plan is worth."""

@@ -6,7 +6,9 @@ weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from effir_dist.training.batches import distinct
 from effir_dist.training.schedule import count_steps
 from effir_dist.training.stages import stage_training
 from effir_dist.training.teacher import TeacherModel
+
+Share = TypeVar("Share", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -116,22 +120,36 @@ def trial_operations(
 
 def reconstruction_operations(model_config: ModelDict, config: RunConfig) -> float:
     """Operations of `prune.reconstruct_tokens` in a trial, at most: as if all MLPs were fitted at their whole width F.
-    An attention's matrix, which is fitted in place of a dropped MLP's, has fewer inputs.
+    An attention's matrix, which is fitted in place of a dropped MLP's, has fewer inputs."""
+    one_pass, fits = _reconstruction(model_config, config)
+    return 2 * one_pass + fits
 
-    Two passes of n tokens, and of each MLP the products of its neurons' activations with themselves [F, F] and with the
-    outputs [F, D]; for each of the ridges and at the end a Cholesky factor and two triangular solutions.
-    """
+
+def reconstruction_work(model_config: ModelDict, config: RunConfig) -> dict[str, float]:
+    """The same in tokens that pass the unpruned model: `reconstruct` of one pass, `fit` of all MLPs at their whole width
+    (`fitting_tokens`)."""
+    length = config.model.document_length
+    token = count_flops(model_config, np.array([length])) / length
+    one_pass, fits = _reconstruction(model_config, config)
+    return {"reconstruct": one_pass / token, "fit": fits / token}
+
+
+def fitting_tokens(work: Mapping[str, float], share: Share) -> Share:
+    """Tokens that cost what fitting a plan does that leaves such a share of the unpruned model's FLOPs: a pass of the
+    unpruned model and one of the pruned, and fits that grow with the square of the widths. work: `reconstruction_work`,
+    or without any of it where nothing is fitted."""
+    return work.get("reconstruct", 0.0) * (1 + share) + work.get("fit", 0.0) * share**2
+
+
+def _reconstruction(model_config: ModelDict, config: RunConfig) -> tuple[float, float]:
+    """Operations of one pass of the n tokens, and of fitting all MLPs: the products of neurons' activations with
+    themselves [F, F] and with the outputs [F, D]; for each of the ridges and at the end a Cholesky factor and two
+    triangular solutions."""
     tokens, length = config.prune.reconstruct_tokens, config.model.document_length
-    passes = 2 * count_flops(model_config, np.array([length])) * tokens / length
+    one_pass = count_flops(model_config, np.array([length])) * tokens / length
     width, stream = mlp_width(model_config), need(model_config, "hidden_size")
     fit = 2 * tokens * width * (width + stream) + (len(RIDGES) + 1) * (width**3 / 3 + 2 * width**2 * stream)
-    return passes + block_count(model_config) * fit if tokens else 0.0
-
-
-def reconstruction_tokens(model_config: ModelDict, config: RunConfig) -> float:
-    """The same in tokens that pass the unpruned model."""
-    length = config.model.document_length
-    return reconstruction_operations(model_config, config) * length / count_flops(model_config, np.array([length]))
+    return one_pass, block_count(model_config) * fit if tokens else 0.0
 
 
 def steps_of(config: RunConfig, sizes: Sizes, stage: str = "") -> int | None:

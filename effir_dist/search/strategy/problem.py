@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TypeVar
 
 import numpy as np
 from optuna.distributions import distribution_to_json
@@ -21,13 +20,13 @@ from effir_dist.models.operations.neuron_order import NeuronOrder
 from effir_dist.models.pruning import PruningPlan, moving_share
 from effir_dist.runs.objectives import Goal, is_unpruned
 from effir_dist.runs.records import TrialSpec
+from effir_dist.search.cost_estimate import Share, fitting_tokens
 from effir_dist.search.strategy import space as spaces
 from effir_dist.search.strategy.guided import numbers
 from effir_dist.search.strategy.guided.pool import Candidate
 from effir_dist.search.strategy.many_plans import PLAN_SETTINGS, ManyPlans
 from effir_dist.search.strategy.space import Space
 
-Share = TypeVar("Share", float, np.ndarray)
 """Of the unpruned model's FLOPs: one plan's, or [P]."""
 
 
@@ -124,10 +123,10 @@ class Problem:
         full = self.work["train"] + self.work["score"]
         training = [part * self.work["train"] for part in (*self.rungs, 1.0)]
         scoring = [*[self.work["low"]] * len(self.rungs), self.work["score"]]
-        fitting = self.work.get("reconstruct", 0.0) / full
+        fitting = fitting_tokens(self.work, share)
         return (
             tuple(share * tokens / full for tokens in training),
-            tuple(share * tokens / full + fitting for tokens in scoring),
+            tuple((share * tokens + fitting) / full for tokens in scoring),
         )
 
     def _inputs(self, spec: TrialSpec) -> list[float]:

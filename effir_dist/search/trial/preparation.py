@@ -27,7 +27,7 @@ from effir_dist.models.encoder import Encoder, build_encoder, default_device, ma
 from effir_dist.models.families.base import block_count, mlp_width
 from effir_dist.runs.run_folder import Run
 from effir_dist.runs.trial_spec import BASE
-from effir_dist.search.cost_estimate import reconstruction_tokens
+from effir_dist.search.cost_estimate import reconstruction_work
 from effir_dist.search.trial.costs import release_memory
 from effir_dist.search.trial.out_of_memory import tried_with_less
 from effir_dist.search.trial.start import base_of
@@ -79,8 +79,8 @@ def _without_training(run: Run, config: RunConfig, teacher: TrainConfig | None) 
 
 def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
     """Tokens that pass the model in a trial's training (`train`: a backward pass counts as two), in scoring it at the
-    top (`score`) and on a lower rung (`low`), by mean lengths, without padding; and as many as cost what fitting its
-    matrices does, at most (`reconstruct`)."""
+    top (`score`) and on a lower rung (`low`), by mean lengths, without padding; and what fitting its matrices costs
+    (`cost_estimate.reconstruction_work`)."""
     seed, config_of = config.search.seed, {"score": config.data, "low": low_data(config)}
     found = {}
     for name, each in config_of.items():
@@ -95,7 +95,7 @@ def count_work(encoder: Encoder, config: RunConfig) -> dict[str, float]:
         one = _tokens(encoder, asked, "query") / len(asked)
         one += (1 + config.train.hard_negatives) * _tokens(encoder, answers, "document") / len(answers)
         found["train"] = 3 * steps * config.train.batch_size * one
-    return {"train": 0.0, **found, "reconstruct": reconstruction_tokens(encoder.model_config, config)}
+    return {"train": 0.0, **found, **reconstruction_work(encoder.model_config, config)}
 
 
 def _tokens(encoder: Encoder, texts: Sequence[str], kind: str) -> float:
