@@ -25,6 +25,7 @@ from effir_dist.training.stages import stage_training
 from effir_dist.training.teacher import TeacherModel
 
 Share = TypeVar("Share", float, np.ndarray)
+"""Of the unpruned model's FLOPs: one plan's, or [P]."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ def reconstruction_operations(model_config: ModelDict, config: RunConfig) -> flo
 
 
 def reconstruction_work(model_config: ModelDict, config: RunConfig) -> dict[str, float]:
-    """The same in tokens that pass the unpruned model: `reconstruct` of one pass, `fit` of all MLPs at their whole width
-    (`fitting_tokens`)."""
+    """The same in tokens that pass the unpruned model, for `fitting_tokens`: `reconstruct` of one pass, `fit` of all
+    MLPs at their whole width."""
     length = config.model.document_length
     token = count_flops(model_config, np.array([length])) / length
     one_pass, fits = _reconstruction(model_config, config)

@@ -27,8 +27,6 @@ from effir_dist.search.strategy.guided.pool import Candidate
 from effir_dist.search.strategy.many_plans import PLAN_SETTINGS, ManyPlans
 from effir_dist.search.strategy.space import Space
 
-"""Of the unpruned model's FLOPs: one plan's, or [P]."""
-
 
 class Problem:
     """The search space, the goal and the costs of one search; and which plans were tried."""
