@@ -7,6 +7,7 @@ recipe leaves all matrices as they are, and training has to find what a linear s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -191,9 +192,15 @@ def _fit(
     if matrix.bias is not None:  # one more input, as large as the others
         inputs = torch.cat([inputs, scale.sqrt().expand(len(inputs), 1)], dim=1)
     seen, kept_out = (_System.of(inputs[rows], error[rows]) for rows in (~held, held))
-    best = ridges[0]
-    if len(ridges) > 1 and kept_out.rows and seen.rows:
-        best = min(ridges, key=lambda ridge: kept_out.missed(seen.solved(ridge * scale)))
+
+    def missed(ridge: float) -> float:
+        try:
+            return kept_out.missed(seen.solved(ridge * scale))
+        except torch.linalg.LinAlgError:  # too small for inputs of such unlike sizes
+            return math.inf
+
+    chosen = len(ridges) > 1 and kept_out.rows and seen.rows
+    best = min(ridges, key=missed) if chosen else ridges[0]
     change = (seen + kept_out).solved(best * scale).T
     matrix.weight.add_(change[:, : matrix.in_features].to(matrix.weight.dtype))
     if matrix.bias is not None:
@@ -216,7 +223,8 @@ class _System:
         return _System(self.squares + other.squares, self.products + other.products, self.rows + other.rows)
 
     def solved(self, weight: torch.Tensor) -> torch.Tensor:
-        """C [K, D] with the least |error - inputs C|^2 + n weight |C|^2."""
+        """C [K, D] with the least |error - inputs C|^2 + n weight |C|^2. Raises LinAlgError where
+        rounding leaves none."""
         system = self.squares.clone()
         system.diagonal().add_(self.rows * weight)
         return torch.cholesky_solve(self.products, torch.linalg.cholesky(system))

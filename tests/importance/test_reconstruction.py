@@ -80,6 +80,20 @@ def test_the_ridge_is_the_one_that_held_out_texts_favour(checkpoints: dict[str, 
     assert np.abs(fitted(many, 1e-4) - fitted(many, 10.0)).max() > 1e-4
 
 
+def test_a_ridge_without_a_solution_is_left_out(checkpoints: dict[str, Path]) -> None:
+    """Such as none at all for a neuron that is never active."""
+    whole = encoder_of(checkpoints["llama"])
+    whole.backbone.get_submodule("layers.1.mlp.up_proj").weight.data[3] = 0
+    plan = PruningPlan(widths=[(1, 24)], ranking="activation")
+    neurons = np.arange(48, 0, -1, dtype=np.float32)[None].repeat(4, axis=0)
+    texts = [text[start:] for start in range(4) for text in TEXTS]
+    found = [
+        prune_and_reconstruct(copy.deepcopy(whole), plan, neurons, texts, 4000, ridges).encode(TEXTS)
+        for ridges in ([0.0, 1.0], [1.0])
+    ]
+    np.testing.assert_array_equal(*found)
+
+
 def stream_behind_mlp(encoder: Encoder, block: int, ids: torch.Tensor) -> torch.Tensor:
     """Of a block whose MLP has a norm neither behind it nor within the sum: [T, D]."""
     row, found = family(encoder.model_config), []
