@@ -159,7 +159,7 @@ def _trained(
 
 def _prune(encoder: Encoder, plan: PruningPlan, neurons: np.ndarray | None, config: RunConfig) -> None:
     """Prune a model that has the weights it is to be pruned with, in place."""
-    tokens = config.prune.reconstruct_tokens
+    tokens = config.prune.reconstruct_tokens if plan != PruningPlan() else 0
     if tokens:
         encoder.to(default_device())
     prune_and_reconstruct(encoder, plan, neurons, reconstruction_texts(config) if tokens else [], tokens)
