@@ -72,12 +72,12 @@ class Table:
     @property
     def space(self) -> dict[str, Any]:
         """What is searched, as a search space says it, without `layers` and groups: that of the shipped spaces of these
-        models, and no more MLPs and whole blocks dropped than the table knows of."""
+        models, and no more MLPs and attentions dropped than the table knows of."""
         whole = self.blocks <= plans.MOST_ALL_SETS
         width = {"low": 0.25, "high": 1.0, "step": 0.25} if whole else {"low": 0.3, "high": 1.0, "step": 0.1}
         found = {"drop_mlp": {"max": max(len(point.dropped) for point in self.points)}, "width_ratio": width}
-        blocks = max(len({*point.dropped} & {*point.attentions}) for point in self.points)
-        return {**found, **({"drop_block": {"max": blocks}} if blocks else {})}
+        attentions = max(len(point.attentions) for point in self.points)
+        return {**found, **({"drop_attention": {"max": attentions}} if attentions else {})}
 
     @property
     def drops_attentions(self) -> bool:

@@ -41,10 +41,15 @@ class Kind:
     """Plans beside the paper's and the grid, where not all have a row."""
     distil: float = 0.0
     """Weight of `train.distill_embeddings`: the teacher is the unpruned model."""
+    reconstruct: int = 0
+    """`prune.reconstruct_tokens`."""
+    granularity: str = "token"
+    """`prune.granularity` of the importance."""
 
 
-_SMALL = Kind((10,), 12, 200, 250, 48, 3e-4, 3, 62, 4.0)
-KINDS = {"minilm": Kind(), "smollm2": _SMALL, "mpnet": replace(_SMALL, learning_rate=2e-4)}
+_SMALL = Kind((10,), 12, 200, 250, 48, 2e-4, 3, 62, 4.0, 4096)
+_LLM = replace(_SMALL, learning_rate=3e-4, distil=64.0, granularity="pooled")
+KINDS = {"minilm": Kind(), "smollm2": _LLM, "mpnet": _SMALL}
 SMALL = 3
 """The small collection is one in so many queries and documents of the whole one: what a low rung may score on."""
 ORDER_SEED = 0
@@ -66,6 +71,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         found = {"train.distill_embeddings": kind.distil, "data.max_train_pairs": args.stops[-1] * args.batch}
     if args.reconstruct:
         found["prune.reconstruct_tokens"] = args.reconstruct
+    if kind.granularity != "token":
+        found["prune.granularity"] = kind.granularity
     return {
         "model.backbone": args.backbone,
         "model.path": args.model or _tuned(args.backbone),
@@ -112,7 +119,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--documents", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--others", type=int, help="plans beside the paper's and the grid")
-    parser.add_argument("--reconstruct", type=int, default=0, help="prune.reconstruct_tokens")
+    parser.add_argument("--reconstruct", type=int, help="prune.reconstruct_tokens")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="of a scoring batch; 16384 suits a GPU")
     args = parser.parse_args(argv)
     for name, value in vars(KINDS[args.backbone]).items():

@@ -23,7 +23,7 @@ from effir_dist.data import roles, sets
 from effir_dist.data.pairs import training_pairs
 from effir_dist.data.sets import Collection
 from effir_dist.evaluate.evaluation import evaluate_embeddings
-from effir_dist.importance.ranking import calibrate
+from effir_dist.importance.ranking import Method, calibrate
 from effir_dist.importance.reconstruction import prune_and_reconstruct
 from effir_dist.models import pretrained
 from effir_dist.models.encoder import (
@@ -131,7 +131,8 @@ def prepare(args: argparse.Namespace, values: dict[str, Any]) -> int:
         _check_settings(args.out, json.loads(facts_path.read_text())["settings"], told)
     else:
         encoder = bench.encoder()
-        found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens)
+        method = Method(granularity=bench.config.prune.granularity)
+        found = calibrate(encoder, calibration_texts(bench.config), bench.config.score.batch_tokens, method)
         neurons = found.saliency[plans.RANKING]
         np.savez_compressed(neurons_path, activation=neurons)
         points = table.points(found.importance, table.KINDS[args.backbone], args.others)
