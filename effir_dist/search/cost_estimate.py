@@ -127,30 +127,38 @@ def reconstruction_operations(model_config: ModelDict, config: RunConfig) -> flo
 
 
 def reconstruction_work(model_config: ModelDict, config: RunConfig) -> dict[str, float]:
-    """The same in tokens that pass the unpruned model, for `fitting_tokens`: `reconstruct` of one pass, `fit` of all
-    MLPs at their whole width."""
+    """The same in tokens that pass the unpruned model, for `fitting_tokens`: `reconstruct` of one pass, and of all MLPs
+    at their whole width `fit`, or `fit_dual` where there are fewer tokens than neurons."""
     length = config.model.document_length
     token = count_flops(model_config, np.array([length])) / length
     one_pass, fits = _reconstruction(model_config, config)
-    return {"reconstruct": one_pass / token, "fit": fits / token}
+    name = "fit_dual" if _dual(model_config, config) else "fit"
+    return {"reconstruct": one_pass / token, name: fits / token}
 
 
 def fitting_tokens(work: Mapping[str, float], share: Share) -> Share:
     """Tokens that cost what fitting a plan does that leaves such a share of the unpruned model's FLOPs: a pass of the
-    unpruned model and one of the pruned, and fits that grow with the square of the widths. work: `reconstruction_work`,
-    or without any of it where nothing is fitted."""
-    return work.get("reconstruct", 0.0) * (1 + share) + work.get("fit", 0.0) * share**2
+    unpruned model and one of the pruned, and fits that grow with the square of the widths, or with the widths where
+    they are dual. work: `reconstruction_work`, or without any of it where nothing is fitted."""
+    fits = work.get("fit", 0.0) * share**2 + work.get("fit_dual", 0.0) * share
+    return work.get("reconstruct", 0.0) * (1 + share) + fits
+
+
+def _dual(model_config: ModelDict, config: RunConfig) -> bool:
+    return mlp_width(model_config) > config.prune.reconstruct_tokens
 
 
 def _reconstruction(model_config: ModelDict, config: RunConfig) -> tuple[float, float]:
-    """Operations of one pass of the n tokens, and of fitting all MLPs: the products of neurons' activations with
-    themselves [F, F] and with the outputs [F, D]; for each of the ridges and at the end a Cholesky factor and two
-    triangular solutions."""
+    """Operations of one pass of the n tokens, and of fitting all MLPs, each by products of its neurons' activations
+    [F, F] or of its tokens [n, n], whichever are fewer: these, the product of activations and outputs [F, D], a
+    Cholesky factor for each of the ridges and at the end, and two triangular solutions (`importance.reconstruction`).
+    """
     tokens, length = config.prune.reconstruct_tokens, config.model.document_length
     one_pass = count_flops(model_config, np.array([length])) * tokens / length
     width, stream = mlp_width(model_config), need(model_config, "hidden_size")
-    fit = 2 * tokens * width * (width + stream) + (len(RIDGES) + 1) * (width**3 / 3 + 2 * width**2 * stream)
-    return one_pass, block_count(model_config) * fit if tokens else 0.0
+    least = min(width, tokens)
+    fit = tokens * width * (least + 2 * stream) + (len(RIDGES) + 1) * least**3 / 3 + 2 * least**2 * stream
+    return one_pass, block_count(model_config) * fit
 
 
 def steps_of(config: RunConfig, sizes: Sizes, stage: str = "") -> int | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from effir_dist.data.pairs import training_pairs
+from effir_dist.importance import reconstruction
 from effir_dist.importance.reconstruction import fitted_sublayers, prune_and_reconstruct
 from effir_dist.importance.store import load_saliency
 from effir_dist.models import pretrained
@@ -78,6 +79,34 @@ def test_the_ridge_is_the_one_that_held_out_texts_favour(checkpoints: dict[str, 
     np.testing.assert_array_equal(fitted(many, 10.0, 1e-4), fitted(many, 1e-4))
     np.testing.assert_array_equal(fitted(TEXTS, 10.0, 1e-4), fitted(TEXTS, 10.0))
     assert np.abs(fitted(many, 1e-4) - fitted(many, 10.0)).max() > 1e-4
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(90, 20), (40, 120)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_more_rows_than_inputs_or_fewer_give_the_ridge_regression(rows: int, inputs: int, bias: bool) -> None:
+    """By the formula, in float64, with the ridge whose solution on the seen rows is best on the others."""
+    rng = np.random.default_rng(inputs)
+    x, y = rng.normal(size=(rows, inputs)), rng.normal(size=(rows, 100))
+    y[:, :50] += x @ rng.normal(size=(inputs, 50))
+    held, ridges = np.arange(rows) % 5 == 4, (10.0, 1e-4, 0.3)
+    matrix = torch.nn.Linear(inputs, 100, bias=bias)
+    old = [np.array(values.detach(), np.float64) for values in matrix.parameters()]
+    error, scale = y - x @ old[0].T - (old[1] if bias else 0), np.square(x).mean()
+    if bias:
+        x = np.column_stack([x, np.full(rows, np.sqrt(scale))])
+
+    def solved(a: np.ndarray, b: np.ndarray, ridge: float) -> np.ndarray:
+        return np.linalg.solve(a.T @ a + len(a) * ridge * scale * np.eye(a.shape[1]), a.T @ b)
+
+    missed = [np.square(error[held] - x[held] @ solved(x[~held], error[~held], ridge)).sum() for ridge in ridges]
+    wanted = solved(x, error, ridges[int(np.argmin(missed))])
+    given = [torch.tensor(values, dtype=torch.float32) for values in (x[:, :inputs], y)]
+    with torch.no_grad():
+        reconstruction._fit(matrix, *given, torch.tensor(held), ridges)
+    assert int(np.argmin(missed)) > 0
+    np.testing.assert_allclose(matrix.weight.detach(), old[0] + wanted[:inputs].T, atol=2e-4)
+    if bias:
+        np.testing.assert_allclose(matrix.bias.detach(), old[1] + wanted[-1] * np.sqrt(scale), atol=2e-4)
 
 
 def test_a_ridge_without_a_solution_is_left_out(checkpoints: dict[str, Path]) -> None:

@@ -76,16 +76,21 @@ def test_reconstruction_is_counted_for_each_trial_and_not_for_the_base(collectio
     without = c.replace(RunConfig(), {**own, "train.order": "tune_prune_recover"})
     config = c.replace(without, {"prune.reconstruct_tokens": 1_000_000})
     found = cost_estimate.reconstruction_operations(MODEL, config)
-    neurons, outputs = 6 * 2e6 * 1536**2, 6 * 2e6 * 1536 * 384
+    neurons, outputs = 6 * 1e6 * 1536**2, 6 * 2e6 * 1536 * 384
     length = config.model.document_length
     passes = 2e6 / length * count_flops(MODEL, np.array([length]))
-    factors = 6 * 5 * (1536**3 / 3 + 2 * 1536**2 * 384)
+    factors = 6 * (5 * 1536**3 / 3 + 2 * 1536**2 * 384)
     assert found == pytest.approx(neurons + outputs + factors + passes, rel=0.001)
     work = cost_estimate.reconstruction_work(MODEL, config)
     token = passes / 2e6
     assert token * cost_estimate.fitting_tokens(work, 1.0) == pytest.approx(found), "the unpruned model: all of it"
     half = token * cost_estimate.fitting_tokens(work, 0.5)
     assert half == pytest.approx(0.75 * passes + (neurons + outputs + factors) / 4, rel=0.001)
+    few = c.replace(config, {"prune.reconstruct_tokens": 1000})
+    dual = 6 * (1000**2 * 1536 + 2000 * 1536 * 384 + 5 * 1000**3 / 3 + 2 * 1000**2 * 384)
+    assert cost_estimate.reconstruction_operations(MODEL, few) == pytest.approx(passes / 1000 + dual, rel=0.001)
+    half = token * cost_estimate.fitting_tokens(cost_estimate.reconstruction_work(MODEL, few), 0.5)
+    assert half == pytest.approx(0.75 * passes / 1000 + dual / 2, rel=0.001)
     sizes, space = cost_estimate.data_sizes(config), parsed({"width_ratio": {"low": 0.5, "high": 1.0}})
     parts = [cost_estimate.trial_operations(MODEL, config, sizes, stage) for stage in ("base", "", "", "")]
     text = dry_run.text(space, config, MODEL, "m")
