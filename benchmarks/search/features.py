@@ -58,6 +58,7 @@ class Features:
         if self.table.drops_attentions:
             both = gone & bare
             found += [bare.sum(), self.attention @ bare, both.sum(), self.block @ both, (bare[1:] & bare[:-1]).sum()]
+            found += [(gone[:-1] & bare[1:]).sum(), _longest(np.column_stack([bare, gone]).ravel())]
         return [*map(float, found), *runs]
 
 

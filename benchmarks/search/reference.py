@@ -57,17 +57,19 @@ def _pairs(world: World, points: list[Point]) -> list[Pair]:
 
 
 def _evolved(world: World, groups: int, rng: np.random.Generator) -> list[Point]:
-    """All plans that the search looked at. A plan's genes: a bit for each MLP, and the place of each group's width."""
+    """All plans that the search looked at. A plan's genes: a bit for each MLP, one for each attention where the space
+    drops these, and the place of each group's width."""
     table = world.table
     widths = _widths(table.space["width_ratio"])
-    most = int(table.space["drop_mlp"]["max"])
+    most = [int(table.space[kind]["max"]) for kind in ("drop_mlp", "drop_attention") if kind in table.space]
 
     def meant(genes: np.ndarray) -> Point:
-        gone = np.flatnonzero(genes[: table.blocks]).tolist()
-        return point(gone, [widths[i] for i in genes[table.blocks :]], table.blocks)
+        bits, places = np.split(genes, [len(most) * table.blocks])
+        mlps, attentions = (np.flatnonzero(b).tolist() for b in (bits[: table.blocks], bits[table.blocks :]))
+        return point(mlps, [widths[i] for i in places], table.blocks, attentions)
 
-    known = [each for each in table.points if not each.attentions]
-    genes = np.array([_genes(each, widths, table.blocks)[: table.blocks + groups] for each in known])
+    known = [each for each in table.points if len(most) > 1 or not each.attentions]
+    genes = np.array([_genes(each, widths, table.blocks, len(most), groups) for each in known])
     seen: dict[Point, Pair] = {}
     for _ in range(GENERATIONS):
         children = _children(genes, rng, len(widths), table.blocks, most)
@@ -87,15 +89,16 @@ def _survivors(
     return best_first(losses)[:POPULATION]
 
 
-def _children(genes: np.ndarray, rng: np.random.Generator, widths: int, blocks: int, most: int) -> np.ndarray:
-    """[POPULATION, genes] of two parents each, with mutations; none drops more than `most` MLPs."""
-    count = genes.shape[1]
+def _children(genes: np.ndarray, rng: np.random.Generator, widths: int, blocks: int, most: list[int]) -> np.ndarray:
+    """[POPULATION, genes] of two parents each, with mutations; none drops more than `most` of a kind."""
+    count, bits = genes.shape[1], len(most) * blocks
     first, second = (genes[rng.integers(len(genes), size=POPULATION)] for _ in range(2))
     found = np.where(rng.random(first.shape) < 0.5, first, second)
     mutated = rng.random(found.shape) < CHANGES / count
-    drawn = np.column_stack([1 - found[:, :blocks], rng.integers(widths, size=(POPULATION, count - blocks))])
+    drawn = np.column_stack([1 - found[:, :bits], rng.integers(widths, size=(POPULATION, count - bits))])
     found = np.where(mutated, drawn, found)
-    return found[found[:, :blocks].sum(1) <= most]
+    dropped = found[:, :bits].reshape(POPULATION, len(most), blocks).sum(2)
+    return found[(dropped <= most).all(1)]
 
 
 def _widths(ratio: dict[str, float]) -> list[float]:
@@ -103,7 +106,8 @@ def _widths(ratio: dict[str, float]) -> list[float]:
     return [round(ratio["low"] + i * ratio["step"], 6) for i in range(steps + 1)]
 
 
-def _genes(each: Point, widths: list[float], blocks: int) -> list[int]:
-    """The nearest genes that mean a point."""
+def _genes(each: Point, widths: list[float], blocks: int, kinds: int, groups: int) -> list[int]:
+    """The nearest genes that mean a point, with a width for each of its first `groups`."""
     near = [min(range(len(widths)), key=lambda i: abs(widths[i] - ratio)) for ratio in each.ratios]
-    return [*(int(block in each.dropped) for block in range(blocks)), *near]
+    dropped = (each.dropped, each.attentions)[:kinds]
+    return [*(int(block in gone) for gone in dropped for block in range(blocks)), *near[:groups]]

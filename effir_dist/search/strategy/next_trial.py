@@ -63,6 +63,8 @@ class TrialQueue:
         """The unpruned model's, once there is one: what constraints on quality go by."""
         self.unfinished: list[TrialSpec] = []
         """Trials that ran when the search ended."""
+        self.exhausted = False
+        """Whether the sampler had no new plan, though asked hundreds of times: a free worker does not ask it again."""
 
     @property
     def top(self) -> int:
@@ -113,11 +115,12 @@ class TrialQueue:
         """
         if self.unfinished:
             return self._go_on()
-        action = self.scheduler.next(self.state, self.engine)
+        action = self.scheduler.next(self.state, self.engine, self.exhausted)
         if isinstance(action, Propose):
             if spec := self._propose(number):
                 return self._begin(spec, action.rung)
-            action = self.scheduler.next(self.state, self.engine, exhausted=True)
+            self.exhausted = True
+            action = self.scheduler.next(self.state, self.engine, self.exhausted)
         if not isinstance(action, Promote):
             return None
         return self._begin(self.engine.begin(self.specs[action.trial]), action.rung)
