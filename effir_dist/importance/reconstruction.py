@@ -196,7 +196,7 @@ def _fit(
     if matrix.bias is not None:  # one more input, as large as the others
         inputs = torch.cat([inputs, scale.sqrt().expand(len(inputs), 1)], dim=1)
     rows = torch.cat([(~held).nonzero()[:, 0], held.nonzero()[:, 0]])
-    system = _System.of(inputs[rows], int((~held).sum()))
+    system = _System.of(inputs[rows], int((~held).sum()), dual=inputs.shape[1] > len(inputs))
     change = system.change(error[rows], [ridge * float(scale) for ridge in ridges]).T
     matrix.weight.add_(change[:, : matrix.in_features].to(matrix.weight.dtype))
     if matrix.bias is not None:
@@ -218,8 +218,8 @@ class _System:
     of_seen: torch.Tensor  # of those that are seen
 
     @staticmethod
-    def of(inputs: torch.Tensor, seen: int) -> _System:
-        if inputs.shape[1] > len(inputs):
+    def of(inputs: torch.Tensor, seen: int, dual: bool) -> _System:
+        if dual:
             products = _products(inputs.T)
             return _System(inputs, seen, True, products, products[:seen, :seen])
         of_seen = _products(inputs[:seen])

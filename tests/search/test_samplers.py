@@ -119,6 +119,9 @@ def test_an_exhausted_space_ends_the_search(sampler: str) -> None:
         q.ended(found[-1])
     assert len(found) == len(set(keys(found))) == 7
     assert (q.repeats > 0) == (sampler == "tpe")
+    asked = len(q.engine.study.get_trials(deepcopy=False))
+    assert q.next(len(found)) is None
+    assert len(q.engine.study.get_trials(deepcopy=False)) == asked, "no worker waits for hundreds of known plans again"
 
 
 def test_a_setting_that_varies_makes_another_trial_of_the_same_plan() -> None:
