@@ -92,8 +92,7 @@ class Searched:
         self.model, self.workers, self.memory = model, workers, Memory()
         config = config_module.replace(RunConfig(), {f"search.{name}": value for name, value in settings.items()})
         parsed = space_file.parse_space(space, "made")
-        self.queue = TrialQueue(self.memory, config, parsed, model.config, model.importance, model.neurons)
-        self.queue.problem.work = WORK
+        self.queue = TrialQueue(self.memory, config, parsed, model.config, model.importance, model.neurons, WORK)
         self.found: list[tuple[float, PruningPlan]] = []
         """Cost of all that had ended, and the plan, of each full trial in the order in which they ended."""
         self.count, self.seconds = 0, list[float]()

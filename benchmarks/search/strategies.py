@@ -122,9 +122,8 @@ class Product:
         config = replace(RunConfig(), {**settings, **{f"search.{k}": v for k, v in names.items()}})
         self.world, self.space, self.memory, self.number = world, encoding.space(table), Memory(), 0
         neurons = {RANKING: table.neurons}
-        self.queue = TrialQueue(self.memory, config, self.space, table.model_config, table.importance, neurons)
-        own = {"train": world.train, "score": world.score, "low": table.work["score_small"]}
-        self.queue.problem.work = {**table.work, **own}
+        work = {**table.work, "train": world.train, "score": world.score, "low": table.work["score_small"]}
+        self.queue = TrialQueue(self.memory, config, self.space, table.model_config, table.importance, neurons, work)
         self.specs: dict[Job, TrialSpec] = {}
 
     def ask(self) -> Job | None:

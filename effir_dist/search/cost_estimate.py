@@ -144,6 +144,13 @@ def fitting_tokens(work: Mapping[str, float], share: Share) -> Share:
     return work.get("reconstruct", 0.0) * (1 + share) + fits
 
 
+def screening_share(work: Mapping[str, float], rung: float) -> float:
+    """What it costs to score the unpruned model on the lowest rung, after such a share of its training, as a share of a
+    full trial. work: that of `load_work`, in any unit."""
+    fitting = fitting_tokens(work, 1.0)
+    return (rung * work["train"] + work["low"] + fitting) / (work["train"] + work["score"] + fitting)
+
+
 def _dual(model_config: ModelDict, config: RunConfig) -> bool:
     return mlp_width(model_config) > config.prune.reconstruct_tokens
 

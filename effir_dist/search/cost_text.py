@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effir_dist.core.settings import RunConfig
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import BASE, FULL_RECOVERY, TrialRecord
-from effir_dist.search.cost_estimate import Sizes, data_sizes, reconstruction_operations, steps_of, trial_operations
+from effir_dist.search.cost_estimate import (
+    Sizes,
+    data_sizes,
+    reconstruction_operations,
+    screening_share,
+    steps_of,
+    trial_operations,
+)
 from effir_dist.search.live_text import duration
+from effir_dist.search.strategy.next_trial import has_rungs
 from effir_dist.search.strategy.recovering import Recovered
+from effir_dist.search.strategy.schedulers import no_screening
+from effir_dist.search.strategy.space import Space
 from effir_dist.search.strategy.stopping import usual_seconds
 from effir_dist.training.stages import recovers_in_full
 
@@ -25,7 +35,9 @@ class _Stage:
     count: int
 
 
-def cost_lines(config: RunConfig, model_config: ModelDict, records: list[TrialRecord], tflops: float) -> list[str]:
+def cost_lines(
+    config: RunConfig, space: Space, model_config: ModelDict, records: list[TrialRecord], tflops: float
+) -> list[str]:
     """The predicted cost of what is to be run: measured seconds where trials finished, else operations. tflops: 10^12
     operations a second that the hardware of a trial keeps up."""
     left = max(0, config.search.trials - sum(r.spec.searched for r in records))
@@ -43,6 +55,7 @@ def cost_lines(config: RunConfig, model_config: ModelDict, records: list[TrialRe
     if None in found:
         return [*lines, f"  the rest is not known: {sizes.reason}" if sizes.reason else "  the rest is not known"]
     lines.append(_total("in all ", sum(each or 0.0 for each in found), tflops))
+    lines += _screening(config, space, model_config, sizes)
     return [*lines, *_in_full(config, model_config, sizes, tflops)]
 
 
@@ -112,6 +125,28 @@ def _scoring(config: RunConfig, model_config: ModelDict, sizes: Sizes) -> list[s
     found = trial_operations(model_config, config, sizes)[1]
     texts = f"{sizes.queries:,} queries, {sizes.documents:,} documents" if found is not None else ""
     return [f"  scoring a trial: {texts}: {operations_text(found)}"] if found is not None else []
+
+
+def _screening(config: RunConfig, space: Space, model_config: ModelDict, sizes: Sizes) -> list[str]:
+    """What screening a plan costs, and whether it is done."""
+    search = config.search
+    train, score = trial_operations(model_config, config, sizes)
+    few = replace(sizes, queries=_least(sizes.queries, search.rung_queries))
+    few = replace(few, documents=_least(sizes.documents, search.rung_documents))
+    low = trial_operations(model_config, config, few)[1]
+    if search.scheduler != "screening" or not train or score is None or low is None or not has_rungs(config, space):
+        return []
+    work = {"train": train, "score": score, "low": low, "fit": reconstruction_operations(model_config, config)}
+    share = screening_share(work, search.rungs[0])
+    if not has_rungs(config, space, work):
+        return [f"  {no_screening(search, share)}"]
+    return [
+        f"  screening a plan costs {share:.2g} of a trial, and all of it {search.screening_budget:.0%} of the search"
+    ]
+
+
+def _least(count: int | None, limit: int) -> int | None:
+    return min(count, limit) if count is not None and limit else count
 
 
 def operations_text(count: float) -> str:

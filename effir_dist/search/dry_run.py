@@ -109,7 +109,7 @@ def text(
             f"{row.plan:<{wide}}  {-row.mlps:>4}  {-row.attentions:>4}  {row.width:>5.0%}  {count:>5.1f}"
             f"  {count:>9.3f}  {row.parameters / full:>6.1%}{left_out}"
         )
-    return "\n".join([*lines, *cost_lines(config, model_config, records or [], tflops)])
+    return "\n".join([*lines, *cost_lines(config, space, model_config, records or [], tflops)])
 
 
 def _teachers(space: Space, config: RunConfig, source: pretrained.Source) -> list[str]:

@@ -12,10 +12,12 @@ from effir_dist.importance.store import load_importance, load_saliency
 from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.records import BASE, FULL_RECOVERY, RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.cost_estimate import screening_share
 from effir_dist.search.live import LiveView
-from effir_dist.search.strategy.next_trial import TrialQueue
+from effir_dist.search.strategy.next_trial import TrialQueue, has_rungs
 from effir_dist.search.strategy.recovering import Recovered, base_specs, full_recoveries
 from effir_dist.search.strategy.repeating import pending_repeats, repeat_specs
+from effir_dist.search.strategy.schedulers import no_screening
 from effir_dist.search.strategy.space import Space
 from effir_dist.search.strategy.stopping import stale
 
@@ -259,6 +261,8 @@ def of_search(
     """The trials of a search, whose layers and neurons are scored. records: the driver's, which grow. recovered: where
     the front's models have a full recovery at the end."""
     queue = TrialQueue(run, config, space, model_config, load_importance(run), load_saliency(run))
+    if has_rungs(config, space) and not queue.has_rungs:
+        view.message(no_screening(config.search, screening_share(queue.problem.work, config.search.rungs[0])))
     queue.replay(records, run.pending())
     found: list[TrialSource] = [GivenTrials(pending_repeats(run))]
     if config.train.recovers:

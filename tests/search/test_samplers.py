@@ -110,6 +110,27 @@ def test_trials_that_run_are_not_proposed_again_and_may_end_in_any_order() -> No
     assert len(q.engine.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) == 12
 
 
+@pytest.mark.parametrize(
+    ("low", "settings", "screens"),
+    [
+        (0.05, {}, True),
+        (0.06, {}, False),
+        (0.06, {"search.screening_budget": 0.2}, True),
+        (0.06, {"search.objectives": ("document_speedup", "ndcg_at_10")}, True),
+    ],
+)
+def test_plans_are_screened_where_the_budget_buys_a_choice_or_speed_is_measured(
+    low: float, settings: dict[str, Any], screens: bool
+) -> None:
+    known = {"search.sampler": "guided", **settings}
+    more = (SPACE, MINILM, IMPORTANCE, {**NEURONS, "random": next(iter(NEURONS.values()))})
+    work = {"train": 0.85, "score": 0.15, "low": low}
+    q = TrialQueue(Run(Path("no") / "folder"), c.replace(RunConfig(), known), *more, work)
+    spec = q.next(0)
+    assert spec is not None
+    assert spec.rung == (0 if screens else None)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "guided"])
 def test_an_exhausted_space_ends_the_search(sampler: str) -> None:
     q = queue(space=space_file.parse_space({"drop_mlp": {"max": 1}}, "x"), sampler=sampler)

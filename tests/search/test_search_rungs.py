@@ -79,7 +79,7 @@ def test_a_guided_search_screens_first_and_shows_the_trials_that_stopped_there(
 ) -> None:
     path = tmp_path / "runs" / "mine"
     # By FLOPs: of a model this small the seconds of screening are those of a trial.
-    own = options(screening_budget=0.5, screening_cost="flops", objectives=objectives)
+    own = options(screening_budget=0.9, screening_cost="flops", objectives=objectives)
     guided = [*own, "--trials", "3", "train.steps=2"]
     output = finish(start(tmp_path, *arguments(tmp_path, checkpoints, collection), *guided), tmp_path)
     run = Run.open(path)

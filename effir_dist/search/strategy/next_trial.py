@@ -17,22 +17,29 @@ from effir_dist.importance.ranking import Importance
 from effir_dist.importance.store import load_work
 from effir_dist.models.families.base import ModelDict
 from effir_dist.report.progress import rung_seconds, seconds_of
-from effir_dist.runs.objectives import unpruned
+from effir_dist.runs.objectives import Goal, unpruned
 from effir_dist.runs.records import RungScore, TrialRecord, TrialSpec, Values
 from effir_dist.runs.run_folder import Run
+from effir_dist.search.cost_estimate import screening_share
 from effir_dist.search.strategy.engine import Engine
 from effir_dist.search.strategy.fidelity import FidelityState
 from effir_dist.search.strategy.problem import Problem
-from effir_dist.search.strategy.schedulers import Promote, Propose, scheduler_of
+from effir_dist.search.strategy.schedulers import Promote, Propose, scheduler_of, screening_pays
 from effir_dist.search.strategy.space import Space
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def has_rungs(config: RunConfig, space: Space) -> bool:
-    """Whether trials are scored on the way to full training; fixed plans are all trained in full."""
-    return config.search.scheduler != "plain" and not space.plans
+def has_rungs(config: RunConfig, space: Space, work: Mapping[str, float] | None = None) -> bool:
+    """Whether trials are scored on the way to full training; fixed plans are all trained in full, and so are all plans
+    where screening would be no choice but a cost. work: as `load_work` has it; None: not known yet."""
+    search = config.search
+    if search.scheduler == "plain" or space.plans:
+        return False
+    if search.scheduler != "screening" or work is None or Goal.of(search).measured:  # speed is best known early
+        return True
+    return screening_pays(search.screening_budget, screening_share(work, search.rungs[0]))
 
 
 class TrialQueue:
@@ -46,12 +53,15 @@ class TrialQueue:
         model_config: ModelDict,
         importance: Importance,
         neurons: Mapping[str, np.ndarray],
+        work: Mapping[str, float] | None = None,
     ) -> None:
-        """neurons: [L, F] scores for each ranking."""
-        search = config.search
-        self.run, self.has_rungs = run, has_rungs(config, space)
+        """neurons: [L, F] scores for each ranking. work: None takes the run's."""
+        search, work = config.search, load_work(run) if work is None else work
+        self.run, self.has_rungs = run, has_rungs(config, space, work)
+        if not self.has_rungs and has_rungs(config, space):  # but what was screened is not trained for being left over
+            self.has_rungs = any(run.rungs(trial) for trial in run.trials())
         rungs = search.rungs if self.has_rungs else ()
-        self.problem = Problem(config, space, model_config, importance, neurons, load_work(run), rungs)
+        self.problem = Problem(config, space, model_config, importance, neurons, work, rungs)
         self.goal = self.problem.goal
         self.scheduler = scheduler_of(search if self.has_rungs else replace(search, scheduler="plain"))
         self.state = FidelityState(len(rungs) + 1)

@@ -55,6 +55,8 @@ MOST_AT_FIRST = 4
 """Plans that are screened for a promotion before a surrogate has data: the first trained trials come early."""
 CHOICE = 4
 """Plans that wait for a promotion of which one may be the best of them, though it is not good."""
+LEAST_SCREENED = 2
+"""Plans that the budget must pay for, for each that is trained: with fewer screening is no choice, and a cost."""
 LEAST_ADDED = 0.01
 """Of the hypervolume of all scores on the lowest rung: what a plan adds that is good enough without a choice."""
 
@@ -139,6 +141,17 @@ class Plain:
 
     def next(self, state: FidelityState, scorer: Scorer, exhausted: bool = False) -> Propose | Promote | None:
         return None if exhausted else Propose(state.top)
+
+
+def screening_pays(budget: float, share: float) -> bool:
+    """Whether a share of all cost buys a choice between plans. share: of a full trial, what screening a plan costs."""
+    return budget / (1 - budget) >= LEAST_SCREENED * share
+
+
+def no_screening(search: SearchConfig, share: float) -> str:
+    """A line on a search that screens nothing. share: as in `screening_pays`."""
+    budget = f"search.screening_budget={search.screening_budget:g}"
+    return f"no plan is screened, each is trained: screening costs {share:.0%} of a trial, and {budget} buys no choice"
 
 
 def scheduler_of(search: SearchConfig) -> Scheduler:

@@ -78,7 +78,7 @@ class Drawing:
     def draw(self, count: int, best: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Columns:
         """[count] points: half of them new, the rest changed from `best` where there are any."""
         if not best:
-            return self.columns(self.fresh(count, rng))
+            return self.columns(self.fresh(count, rng, active=1.0))
         best = sorted(best, key=repr)  # their order in a resumed search is another one
         changed = self.changed(self.genes(best), count // 2, rng)
         return self.columns(self.fresh(count - count // 2, rng).join(changed))
@@ -98,28 +98,28 @@ class Drawing:
         rows = [dict(zip(names, values, strict=True)) for values in zip(*(best[n] for n in names), strict=True)]
         return self.columns(self.changed(self.genes(rows), count, rng))
 
-    def fresh(self, count: int, rng: np.random.Generator) -> Genes:
-        """New ones."""
+    def fresh(self, count: int, rng: np.random.Generator, active: float = ACTIVE) -> Genes:
+        """New ones. active: as `ACTIVE`; before any result each of a batch's plans is to tell of everything."""
         sets = []
         for each in self.switches:
             size, noise = len(each.order), rng.choice(NOISES, count)
             order = np.arange(size) / size + noise[:, None] * rng.standard_normal((count, size))
-            wanted = np.round(each.limit * _even(count, rng)) * (rng.random(count) < ACTIVE)
+            wanted = np.round(each.limit * _even(count, rng)) * (rng.random(count) < active)
             sets.append(order.argsort(axis=1).argsort(axis=1) < wanted[:, None])
         numbers = np.column_stack([_even(count, rng) for _ in self.numeric] or [np.zeros((count, 0))])
         for group in self.together:
-            self._vary_together(numbers, group, rng)
+            self._vary_together(numbers, group, active, rng)
         choices = [rng.integers(len(self.distributions[name].choices), size=count) for name in self.choosing]  # type: ignore[attr-defined]
         return Genes(sets, numbers, np.column_stack(choices or [np.zeros((count, 0), int)]))
 
-    def _vary_together(self, numbers: np.ndarray, group: list[int], rng: np.random.Generator) -> None:
+    def _vary_together(self, numbers: np.ndarray, group: list[int], active: float, rng: np.random.Generator) -> None:
         """Values of one name lie near each other; where one of them prunes nothing, often all do."""
         count, unpruned = len(numbers), self.unpruned[group]
         if len(group) > 1:
             spread = rng.choice([0.0, 0.1, 0.3], count)[:, None] * rng.standard_normal((count, len(group)))
             numbers[:, group] = np.clip(numbers[:, group[:1]] + spread, 0, 1)
         if not np.isnan(unpruned).any():
-            whole = rng.random(count) > ACTIVE
+            whole = rng.random(count) > active
             numbers[:, group] = np.where(whole[:, None], unpruned, numbers[:, group])
 
     def changed(self, parents: Genes, count: int, rng: np.random.Generator) -> Genes:
