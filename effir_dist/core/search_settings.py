@@ -46,7 +46,8 @@ class SearchConfig:
     rungs: tuple[float, ...] = (0.0,)
     """Shares of a training after which a trial is scored, and goes on only if it is chosen; 0 is before any."""
     screening_budget: float = 0.1
-    """Of `screening`: the share of the search's cost that is spent on the lowest rung."""
+    """Of `screening`: the share of the search's cost that is spent on the lowest rung. Nothing is screened where that
+    buys fewer than two plans for each full trial."""
     screening_cost: str = "seconds"
     """What that share is of. `seconds`: as the trials took them; FLOPs before the first are known. `flops`: the same on
     any machine, so that equal seeds give equal searches."""
