@@ -226,7 +226,7 @@ def test_a_replay_that_was_cut_off_goes_on_to_what_an_uninterrupted_one_gives(tm
 def test_a_front_is_trained_for_real_once_beside_what_was_promised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, out = made_tables.make(tmp_path / "tables" / "real", 6, 60), tmp_path / "live.csv"
+    folder, out = made_tables.make(tmp_path / "tables" / "real", 6, 140), tmp_path / "live.csv"
     trained = list[str]()
 
     def row(_: object, each: Point, *more: object) -> dict[str, str]:
