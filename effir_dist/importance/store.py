@@ -51,8 +51,8 @@ def load_saliency(run: Run) -> dict[str, np.ndarray]:
 
 
 def load_work(run: Run) -> dict[str, float]:
-    """`train`, `score`, `low`, `reconstruct`, `fit`: tokens (`preparation.count_work`). A run of an older version gets
-    usual proportions, and neither of the last two."""
+    """`train`, `score`, `low`, `reconstruct`, `fit` or `fit_dual`: tokens (`preparation.count_work`). A run of an older
+    version gets usual proportions, and none of what fitting takes."""
     path = run.importance_folder / WORK_FILE
     return {"train": 0.85, "score": 0.15, "low": 0.05, **(read_json(path) if exists(path) else {})}
 

@@ -131,8 +131,8 @@ def _screening(config: RunConfig, space: Space, model_config: ModelDict, sizes: 
     """What screening a plan costs, and whether it is done."""
     search = config.search
     train, score = trial_operations(model_config, config, sizes)
-    few = replace(sizes, queries=_least(sizes.queries, search.rung_queries))
-    few = replace(few, documents=_least(sizes.documents, search.rung_documents))
+    queries, documents = (len(config.data.paths) * limit for limit in (search.rung_queries, search.rung_documents))
+    few = replace(sizes, queries=_least(sizes.queries, queries), documents=_least(sizes.documents, documents))
     low = trial_operations(model_config, config, few)[1]
     if search.scheduler != "screening" or not train or score is None or low is None or not has_rungs(config, space):
         return []

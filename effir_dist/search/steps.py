@@ -63,7 +63,7 @@ def _search(config: RunConfig, rungs: bool) -> Step:
     plans = "1 plan" if trials == 1 else f"{trials} plans"
     text, brief = f"train {plans}", "train plans"
     if scheduler == "screening":
-        text = f"screen plans where that is cheap, and train {f'the {trials}' if trials > 1 else 'the'} most promising"
+        text = f"screen plans where that is cheap, and train the {f'{trials} ' if trials > 1 else ''}most promising"
         brief = "screen plans, train the best"
     if scheduler == "asha":
         text, brief = f"train plans, the best of each rung further, {trials} of them in full", "train plans in rungs"
