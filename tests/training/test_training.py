@@ -80,9 +80,14 @@ def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 
 
 def assert_same_training(start: dict[str, Tensor], first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    """Equal but for rounding, which AdamW blows up where a gradient is nearly 0."""
+    """Equal but for rounding, which AdamW blows up where a gradient is nearly 0.
+
+    In bfloat16 a weight near the middle of two values falls to either: 0.7 % of them on a Zen 3, which is 0.002 of the
+    way that training went. Gradients summed in another order in bfloat16 make it 0.02.
+    """
+    halves = any(weight.dtype == torch.bfloat16 for weight in first.values())
     assert distance(start, first) > 0.1
-    assert distance(first, second) < 1e-3 * distance(start, first)
+    assert distance(first, second) < (5e-3 if halves else 1e-3) * distance(start, first)
 
 
 def broken(folder: Path) -> Encoder:
