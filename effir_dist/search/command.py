@@ -298,7 +298,8 @@ def _search(
         # Optuna and pandas take a second: that of Ray's own processes.
         meanwhile = threading.Thread(target=importlib.import_module, args=("effir_dist.search.driver",), daemon=True)
         meanwhile.start()
-        with mps.for_search(config.resources, address, view.message), connection.cluster(address) as present:
+        workers = config.resources.workers_per_trial
+        with mps.for_search(config.resources, address, view.message), connection.cluster(address, workers) as present:
             meanwhile.join()
             from effir_dist.search.course import search
 

@@ -76,18 +76,18 @@ def test_workers_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenMP's variable is there although Ray was started without it, as on a cluster of the user's own. On a small
     machine the first workers have imported what they are told to before they get work."""
     importlib.import_module(connection.PRELOADED)
-    monkeypatch.setattr(connection, "PRELOADED", IMPORTED)
+    monkeypatch.setitem(connection.PRELOADING, "preload_python_modules", [IMPORTED])
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     with connection.cluster(None):
         found = calls.call(in_worker, Resources(1, 1, 0, 1))()
     assert found == ("PASSIVE", os.nice(0), connection.preloads())
 
 
-def test_only_small_machines_without_gpus_preload(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cpus, gpus, expected in ((2, 0, True), (64, 0, False), (8, 1, False)):
+def test_only_small_machines_without_gpus_preload_for_trials_of_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, gpus, workers, expected in ((2, 0, 1, True), (64, 0, 1, False), (8, 1, 1, False), (2, 0, 2, False)):
         monkeypatch.setattr(os, "cpu_count", lambda cpus=cpus: cpus)
         monkeypatch.setattr(connection, "local_gpus", lambda gpus=gpus: gpus)
-        assert connection.preloads() == expected
+        assert connection.preloads(workers) == expected
 
 
 def test_a_trial_on_this_machine_takes_a_worker_that_is_there() -> None:

@@ -31,10 +31,12 @@ MOST_PRELOADED = 8
 IDLE_MILLISECONDS = 60_000
 """Ray's own second is less than a small model's preparation takes, whose CPUs no other worker gets meanwhile."""
 PRELOADED = "effir_dist.search.cluster.preloaded"
+PRELOADING = {"preload_python_modules": [PRELOADED], "idle_worker_killing_time_threshold_ms": IDLE_MILLISECONDS}
+"""Settings of a local Ray whose workers do."""
 
 
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
+def cluster(address: str | None, workers_per_trial: int = 1) -> Iterator[tuple[Node, ...]]:
     """Join the Ray cluster at `address`, or start one on this machine; yields its nodes."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     if address:
@@ -45,7 +47,7 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
     else:
-        _start_here(quiet)
+        _start_here(quiet, preloads(workers_per_trial))
     try:
         if address:
             _free_what_dead_drivers_reserved()
@@ -54,14 +56,15 @@ def cluster(address: str | None) -> Iterator[tuple[Node, ...]]:
         ray.shutdown()
 
 
-def _start_here(options: dict[str, Any]) -> None:
+def _start_here(options: dict[str, Any], preload: bool) -> None:
     """Start Ray on this machine. Raises InputError where it does not start, each time in the 30 s that it gives itself;
     a first start reads gigabytes of programs from the disk, which the next one finds in memory."""
+    settings = PRELOADING if preload else {}
     for _ in range(STARTS):
         others = {*psutil.Process().children()}
         try:
             with _without_monitors():
-                ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=_settings(), **options)
+                ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=settings, **options)
             return
         except Exception as error:  # Ray raises no narrower one
             if "timed out during startup" not in str(error):
@@ -96,16 +99,11 @@ def _without_monitors() -> Iterator[None]:
         parameter.RayParams = kept  # type: ignore[misc]
 
 
-def preloads() -> bool:
+def preloads(workers_per_trial: int = 1) -> bool:
     """Whether this machine's workers import what trials need before they have work: not where they would be many, and
-    not beside GPUs, whose number CUDA may read before Ray says which are a worker's."""
-    return (os.cpu_count() or 1) <= MOST_PRELOADED and not local_gpus()
-
-
-def _settings() -> dict[str, Any]:
-    if not preloads():
-        return {}
-    return {"preload_python_modules": [PRELOADED], "idle_worker_killing_time_threshold_ms": IDLE_MILLISECONDS}
+    not beside GPUs, whose number CUDA may read before Ray says which are a worker's. A trial of several workers starts
+    eight processes anew, of which five only carry messages."""
+    return workers_per_trial == 1 and (os.cpu_count() or 1) <= MOST_PRELOADED and not local_gpus()
 
 
 def is_own() -> bool:

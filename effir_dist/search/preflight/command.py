@@ -73,8 +73,10 @@ def preflight(asked: Asked, screen: TextIO, record: str | None = None, quiet: bo
 def _found(asked: Asked, local: Path, scratch: Path, say: Callable[[str], None]) -> list[Finding]:
     """All findings. local: a folder of this machine; scratch: one that all nodes should see."""
     say("starting Ray" if not asked.address else f"joining Ray at {asked.address}")
-    with mps.for_search(asked.config.resources, asked.address, say), connection.cluster(asked.address) as present:
-        may_come = growth.nodes_that_may_come(asked.config.resources) if asked.address else ()
+    resources = asked.config.resources
+    joined = connection.cluster(asked.address, resources.workers_per_trial)
+    with mps.for_search(resources, asked.address, say), joined as present:
+        may_come = growth.nodes_that_may_come(resources) if asked.address else ()
         takes, found = _settled(asked, present, may_come)
         known = on_nodes.nodes()
         say(f"checking {len(known)} node{'s' if len(known) > 1 else ''}")
