@@ -101,6 +101,27 @@ def test_reconstruction_is_counted_for_each_trial_and_not_for_the_base(collectio
     assert "fitting a trial" not in dry_run.text(space, without, MODEL, "m")
 
 
+def screening_lines(space: spaces.Space, config: RunConfig) -> list[str]:
+    lines = dry_run.text(space, config, MODEL, "m").splitlines()
+    return [line for line in lines if line.startswith(("  no plan is screened", "  screening a plan"))]
+
+
+def test_what_screening_costs_is_said_and_whether_it_is_done(collection: Path) -> None:
+    space = parsed({"drop_mlp": {"max": 2}})
+    limits = {"search.rung_queries": 6, "search.rung_documents": 30}  # half of the 12 and the 60
+    own = {"data.paths": [str(collection)], "train.batch_size": 4, **limits}
+    for steps, screens in ((1, False), (400, True)):
+        config = c.replace(RunConfig(), {**own, "train.steps": steps})
+        (line,) = screening_lines(space, config)
+        train, score = map(float, cost_estimate.trial_operations(MODEL, config, cost_estimate.data_sizes(config)))
+        share = (config.search.rungs[0] * train + score / 2) / (train + score)
+        said = f"screening a plan costs {share:.2g} of a trial, and all of it 10% of the search"
+        unsaid = f"no plan is screened, each is trained: screening costs {share:.0%} of a trial, and "
+        assert line.strip().startswith(said if screens else unsaid)
+    assert not screening_lines(space, c.replace(config, {"search.scheduler": "plain"}))
+    assert not screening_lines(parsed({"plans": {"one": {"drop_mlp": [1]}}}), config)
+
+
 def test_a_checkpoint_takes_twelve_bytes_a_trained_parameter() -> None:
     """Of 22,565,376; or of rank 8's 6 blocks x 8 x (4 x 2 x 384 of attention + 2 x (384 + 1,536) of the MLP)."""
     space, adapters = parsed({"drop_mlp": {"max": 1}}), c.replace(RunConfig(), {"train.lora_rank": 8})

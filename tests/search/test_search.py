@@ -133,7 +133,7 @@ def test_a_search_whose_ray_is_gone_ends_with_a_sentence_and_is_resumed(
     tmp_path: Path, checkpoints: dict[str, Path], collection: Path, space: Path, trials: int
 ) -> None:
     arguments = ["--model", str(checkpoints["bert"]), "--data", str(collection), "--space", str(space)]
-    process = start(tmp_path, *arguments, "--name", "mine", "--trials", "2", *OPTIONS, "train.steps=300")
+    process = start(tmp_path, *arguments, "--name", "mine", "--trials", "2", *OPTIONS, "train.steps=60")
     run = tmp_path / "runs" / "mine"
     begun = run / ("trials/0000/log" if trials else "importance/log")
     wait_for(process, begun.exists, tmp_path)
@@ -222,7 +222,7 @@ def test_the_time_budget_ends_a_search_that_can_be_resumed(
     assert "error: no trial of runs/mine finished before its search ended" in output.splitlines()[-1]
     assert "--resume runs/mine --time-budget LONGER" in output.splitlines()[-1]
 
-    for budget in (10, 60, 180, 540):  # what a trial takes on a busy machine nobody knows
+    for budget in (40, 160, 640):  # what a trial takes on a busy machine nobody knows
         started, process = time.monotonic(), start(tmp_path, "--resume", "runs/mine", "--time-budget", f"{budget}s")
         if process.wait() == 0:
             break
