@@ -87,7 +87,7 @@ def measure(run: Run, config: RunConfig, seconds: float, address: str | None) ->
 
     from effir_dist.search.cluster import connection, growth
     from effir_dist.search.course import search
-    from effir_dist.search.live import LiveView
+    from effir_dist.search.live.view import LiveView
 
     space = space_file.parse_space(SPACE, "benchmark")
     view = LiveView(Console(file=io.StringIO()), "benchmark", config.search.trials)

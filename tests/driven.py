@@ -25,7 +25,7 @@ from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.driver import SearchDriver, here
 from effir_dist.search.faults import Hosts
-from effir_dist.search.live import LiveView
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.strategy import space_file
 from effir_dist.search.strategy.recovering import Recovered
 from effir_dist.search.strategy.space import Space

@@ -236,7 +236,7 @@ def _run(
     warnings: list[str],
     streams: Streams,
 ) -> None:
-    from effir_dist.search.live import console_on
+    from effir_dist.search.live.view import console_on
 
     report = functools.partial(report_command.write, [run], streams.out)
     try:
@@ -270,7 +270,7 @@ def _search(
     from effir_dist.report.progress import scores_without_record
     from effir_dist.runs.objectives import Goal
     from effir_dist.search.cluster import connection, mps
-    from effir_dist.search.live import LiveView
+    from effir_dist.search.live.view import LiveView
     from effir_dist.search.strategy.repeating import repeat_specs
 
     address = args.address

@@ -16,7 +16,7 @@ from effir_dist.search.cost_estimate import (
     steps_of,
     trial_operations,
 )
-from effir_dist.search.live_text import duration
+from effir_dist.search.live.text import duration
 from effir_dist.search.strategy.next_trial import has_rungs
 from effir_dist.search.strategy.recovering import Recovered
 from effir_dist.search.strategy.schedulers import no_screening

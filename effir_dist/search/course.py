@@ -28,8 +28,8 @@ from effir_dist.search.cluster.resources import Resources, awaited, settle_for, 
 from effir_dist.search.cluster.worker import prepare_teacher, run_job, score_layers, score_saved_trial
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import SearchStopped
-from effir_dist.search.live import LiveView
-from effir_dist.search.steps import steps_of
+from effir_dist.search.live.steps import steps_of
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.strategy.next_trial import has_rungs
 from effir_dist.search.strategy.recovering import Recovered, has_base
 from effir_dist.search.strategy.repeating import repeats_line, with_repeats

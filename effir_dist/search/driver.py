@@ -25,7 +25,7 @@ from effir_dist.runs.tries import tries_of
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.faults import Faults, Host, Hosts
-from effir_dist.search.live import LiveView
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.strategy.stopping import Deadline, spent, stopped_trials, usual_seconds
 from effir_dist.search.trial.faults import TrialFault
 from effir_dist.search.trial.outcome import failed_record

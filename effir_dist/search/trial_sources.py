@@ -13,7 +13,7 @@ from effir_dist.models.families.base import ModelDict
 from effir_dist.runs.records import BASE, FULL_RECOVERY, RungScore, TrialRecord, TrialSpec
 from effir_dist.runs.run_folder import Run
 from effir_dist.search.cost_estimate import screening_share
-from effir_dist.search.live import LiveView
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.strategy.next_trial import TrialQueue, has_rungs
 from effir_dist.search.strategy.recovering import Recovered, base_specs, full_recoveries
 from effir_dist.search.strategy.repeating import pending_repeats, repeat_specs

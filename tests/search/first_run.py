@@ -20,8 +20,8 @@ from effir_dist.runs.objectives import goal_of
 from effir_dist.runs.records import SplitScores, TrialSpec
 from effir_dist.runs.run_folder import Run, write_queries
 from effir_dist.runs.sizes import SetSize
-from effir_dist.search.live import LiveView
-from effir_dist.search.steps import steps_of
+from effir_dist.search.live.steps import steps_of
+from effir_dist.search.live.view import LiveView
 from tests import driven
 
 ORDERS = ("prune_then_tune", "tune_prune_recover")

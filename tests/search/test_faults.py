@@ -24,7 +24,7 @@ from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.driver import SearchDriver
 from effir_dist.search.faults import COMING, Host, SearchStopped
-from effir_dist.search.live import LiveView
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.strategy import space_file
 from effir_dist.search.trial.faults import TrialFault, gravest, kind_of
 from effir_dist.search.trial.trial import run_trial

@@ -21,9 +21,9 @@ from effir_dist.core.settings import RunConfig
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.run_folder import Run
-from effir_dist.search.live import LiveView, console_on
-from effir_dist.search.live_text import duration
-from effir_dist.search.steps import Step, steps_of
+from effir_dist.search.live.steps import Step, steps_of
+from effir_dist.search.live.text import duration
+from effir_dist.search.live.view import LiveView, console_on
 from tests import ROOT, synthetic
 from tests.synthetic import FULL
 
@@ -288,7 +288,8 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_nothing_heavy_is_loaded() -> None:
-    code = "import sys, effir_dist.search.live; print(sorted({'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)))"
+    heavy = {"torch", "ray", "optuna", "pandas"}
+    code = f"import sys, effir_dist.search.live.view; print(sorted({heavy} & set(sys.modules)))"
     root = ROOT
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"
 

@@ -19,7 +19,7 @@ from effir_dist.search.cluster import mps
 from effir_dist.search.cluster.resources import Resources
 from effir_dist.search.cluster.worker import Job
 from effir_dist.search.faults import Host, SearchStopped
-from effir_dist.search.live import LiveView
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.strategy import space_file
 from effir_dist.search.trial.faults import TrialFault
 from tests.driven import driver_of, end, make_run, smooth

@@ -23,7 +23,7 @@ from effir_dist.runs.tries import unscored
 from effir_dist.search import course
 from effir_dist.search.cluster import calls
 from effir_dist.search.cluster.resources import Resources
-from effir_dist.search.live import LiveView
+from effir_dist.search.live.view import LiveView
 from effir_dist.search.trial import scoring
 from effir_dist.search.trial.faults import TrialFault, fault_told
 from tests.driven import drive, make_run

@@ -8,14 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from effir_dist.core.values import Progress
 from effir_dist.core.wrapping import WIDTH, wrapped
@@ -23,15 +19,14 @@ from effir_dist.runs.front_so_far import FrontSoFar
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import RungScore, TrialRecord
 from effir_dist.runs.stages import stage_text
-from effir_dist.search.live_front import front_table
-from effir_dist.search.live_rows import MARK, Rows
-from effir_dist.search.live_text import duration, progress_text, reason_text, seconds_of
-from effir_dist.search.screened import Screened
-from effir_dist.search.steps import Name, Step
+from effir_dist.search.live.picture import Moment, Running, picture
+from effir_dist.search.live.rows import MARK, Rows
+from effir_dist.search.live.screened import Screened
+from effir_dist.search.live.steps import Name, Step
+from effir_dist.search.live.text import duration, progress_text, reason_text, seconds_of
 
 QUIET_SECONDS = 60.0
 """Without a terminal, a line says that running trials go on when nothing was written for so long."""
-MOST_RUNNING = 8
 REDRAW_SECONDS = 0.5
 
 
@@ -39,13 +34,6 @@ def console_on(screen: TextIO, quiet: bool = False) -> Console:
     """A console that draws and colours where the file is a terminal that can, and not where a variable of the
     environment says so of a file that is none. quiet: it prints nothing."""
     return Console(file=screen, force_terminal=screen.isatty(), quiet=quiet)
-
-
-@dataclass
-class _Running:
-    label: str
-    started: float
-    progress: dict[str, str | int | float] = field(default_factory=dict)
 
 
 class LiveView:
@@ -74,7 +62,7 @@ class LiveView:
         self._screened = Screened([*(rung for record in self._records for rung in record.rungs), *stopped])
         self._budget, self._clock = time_budget, clock
         self._started = self._last_line = clock()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._warnings = warnings or console
         self._rows: Rows | None = None
         self._steps: tuple[Step, ...] = ()
@@ -160,7 +148,7 @@ class LiveView:
     def trial_started(self, trial_id: str, label: str) -> None:
         """A trial runs from now on; `label` says what it tries."""
         with self._lock:
-            self._running[trial_id] = _Running(label, self._clock())
+            self._running[trial_id] = Running(label, self._clock())
             self._most_running = max(self._most_running, len(self._running))
 
     def trial_progress(self, trial_id: str, progress: Progress) -> None:
@@ -272,71 +260,22 @@ class LiveView:
     def picture(self) -> RenderableType:
         """The whole view, not taller than the terminal."""
         with self._lock:
-            rows = list(self._running.items())[:MOST_RUNNING]
-            failed = [r for r in self._records if not r.complete]
-            parts: list[RenderableType] = [Text(self.title, style="bold", no_wrap=True, overflow="ellipsis")]
-            steps = self._step_lines()
-            parts += [self._progress(len(failed)), *steps]
-            room = self.console.height - 8 - len(rows) - bool(failed) - len(steps)
-            parts += [Text(), self._front_table(max(2, room))]
-            if rows:
-                parts += [Text(), self._running_table(rows)]
-            if failed:
-                text = f"{failed[-1].trial} failed: {reason_text(failed[-1])}"
-                parts.append(Text(text, style="red", no_wrap=True, overflow="ellipsis"))
-            return Group(*parts)
-
-    def _step_lines(self) -> list[Text]:
-        """What the search does now and next, and what that came to."""
-        if not self._step:
-            return []
-        now, *later = self._steps[self._step - 1 :]
-        trained = sum(record.spec.searched for record in self._records)
-        counts = filter(None, (f"{trained} of {now.trials} trained", self._screened.text)) if now.trials else ()
-        lines = {"now": ": ".join(filter(None, (now.brief, ", ".join(counts))))}
-        if later:
-            lines["next"] = ", ".join(step.brief for step in later)
-        lines["page"] = self._steps[-1].writes
-        return [
-            Text.assemble((f"{name:4} ", "dim"), text, no_wrap=True, overflow="ellipsis")
-            for name, text in lines.items()
-            if text
-        ]
-
-    def _progress(self, failed: int) -> RenderableType:
-        counts = [f"{len(self._records)}/{self.total} trials", f"{len(self._running)} running"]
-        counts += [f"{failed} failed"] if failed else []
-        left = self.seconds_left() if len(self._records) < self.total else None
-        times = duration(self._clock() - self._started)
-        times += f", {duration(left, coarse=True)} of trials left" if left is not None else ""
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(no_wrap=True)
-        grid.add_column(no_wrap=True, overflow="ellipsis")
-        bar = ProgressBar(total=self.total, completed=len(self._records), width=max(8, self.console.width // 8))
-        saved = f"  {self._saved} reused" if self._saved else ""
-        grid.add_row(bar, Text(f"{', '.join(counts)}  {times}{saved}"))
-        return grid
-
-    def _front_table(self, room: int) -> RenderableType:
-        best = self._goal.front(self._best.records)
-        if not best:
-            found = "no feasible trial" if any(r.complete for r in self._records) else "no trial"
-            return Text(f"front: {found} is complete yet", style="dim")
-        shown = best if len(best) <= room else best[: room - 1]
-        more = f", {len(best) - len(shown)} more on the front" if len(shown) < len(best) else ""
-        return Group(
-            front_table(shown, self._goal),
-            Text(f"hypervolume {self._goal.hypervolume(self._best.records):.3f}{more}", style="dim"),
-        )
-
-    def _running_table(self, rows: list[tuple[str, _Running]]) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for name in ("running", "", "", ""):
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
-        for trial, running in rows:
-            spent = duration(self._clock() - running.started)
-            table.add_row(trial, running.label, progress_text(running.progress), spent)
-        return table
+            now = self._clock()
+            moment = Moment(
+                title=self.title,
+                total=self.total,
+                records=self._records,
+                running=self._running,
+                saved=self._saved,
+                steps=self._steps[self._step - 1 :] if self._step else (),
+                screened=self._screened.text,
+                goal=self._goal,
+                best=self._best.records,
+                now=now,
+                spent=now - self._started,
+                left=self.seconds_left(),
+            )
+            return picture(moment, self.console.width, self.console.height)
 
 
 def _timed(record: TrialRecord) -> bool:

@@ -10,7 +10,7 @@ from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.stages import stage_text
 from effir_dist.runs.trial_spec import FULL_RECOVERY
-from effir_dist.search.live_text import dropped_text, duration, seconds_text
+from effir_dist.search.live.text import dropped_text, duration, seconds_text
 
 LEAST_PLAN, GOOD_PLAN, MOST_PLAN = 8, 16, 28
 """Columns for what a trial drops."""

@@ -10,7 +10,7 @@ from effir_dist.core.measures import BLOCKS_SHARE, DEFAULT, MEASURES, QUALITY, S
 from effir_dist.runs.objectives import Goal
 from effir_dist.runs.records import TrialRecord
 from effir_dist.runs.stages import stage_text
-from effir_dist.search.live_text import dropped_text, seconds_of
+from effir_dist.search.live.text import dropped_text, seconds_of
 
 WIDEST_PLAN = 24
 
