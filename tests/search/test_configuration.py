@@ -16,7 +16,7 @@ from effir_dist.models.families.registry import BACKBONES
 from effir_dist.models.origins import is_retriever, retriever_text
 from effir_dist.models.pretrained import Source
 from effir_dist.models.sentence_folder import SentenceFolder
-from effir_dist.search import command
+from effir_dist.search import command, run_definition
 from effir_dist.search.command_line import parser, settings
 from effir_dist.search.configuration import Asked, as_it_was, asked_of, model_text, origins_of, settled
 
@@ -75,14 +75,14 @@ def test_a_dry_run_and_the_run_itself_say_where_values_came_from(
     args = parser().parse_intermixed_args([*given, "train.batch_size=4", "model.query_prompt=q: "])
     said = "the retriever, by the settings: query prompt 'q: ', queries of at most 64 tokens"
     assert said in command.dry_run_text(args)
-    run = command.create_run(args, *command.configure(args))
+    run = run_definition.create_run(args, *command.configure(args))
     kept = run.config["model"]
     names = ("pooling", "query_prompt", "similarity", "normalize")
     assert [kept[name] for name in names] == ["mean", "q: ", "cosine", True]
     assert run.extra["model_from"]["pooling"] == "its family's defaults"
     resumed = parser().parse_intermixed_args(["--resume", str(run.folder)])
     assert said in command.dry_run_text(resumed)
-    assert command.open_run(resumed)[1] == command.configure(args)[0]
+    assert run_definition.open_run(resumed)[1] == command.configure(args)[0]
     named = parser().parse_intermixed_args(["--backbone", "bge-small-en-v1.5"])
     assert "; what BAAI/bge-small-en-v1.5 itself says goes over these defaults" in command.dry_run_text(named)
 

@@ -20,6 +20,7 @@ from effir_dist.evaluate import encode as encode_command
 from effir_dist.importance import command as importance_command
 from effir_dist.runs.run_folder import Run
 from effir_dist.search import command as search_command
+from effir_dist.search import run_definition
 from effir_dist.search.cluster import worker
 from effir_dist.search.command_line import parser
 from effir_dist.search.configuration import configure
@@ -116,7 +117,7 @@ def test_a_run_keeps_the_name_and_resume_finds_data_that_changed(server: Hub, ch
     args = parser().parse_intermixed_args(arguments)
     config, found, source = configure(args)
     assert config.data.paths == ("beir:scifact",)
-    run = search_command.create_run(args, config, found, source)
+    run = run_definition.create_run(args, config, found, source)
     assert run.config["data"]["paths"] == ["beir:scifact"]
     kept = Run.open("runs/named").extra["data"][0]
     assert (kept["name"], kept["path"], kept["source"]["url"]) == (
@@ -124,11 +125,11 @@ def test_a_run_keeps_the_name_and_resume_finds_data_that_changed(server: Hub, ch
     )  # fmt: skip
     resumed = parser().parse_intermixed_args(["--resume", "runs/named"])
     server.close()
-    assert search_command.open_run(resumed)[1].data.paths == ("beir:scifact",)
+    assert run_definition.open_run(resumed)[1].data.paths == ("beir:scifact",)
     with (names.cache() / "beir" / "scifact" / "qrels" / "test.tsv").open("a") as file:
         file.write("q0\td9\t1\n")
     with pytest.raises(InputError, match="the data set beir:scifact changed"):
-        search_command.open_run(resumed)
+        run_definition.open_run(resumed)
 
 
 def test_all_of_cqadupstack_is_twelve_paths_of_a_search() -> None:

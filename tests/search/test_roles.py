@@ -17,7 +17,7 @@ from effir_dist.report.page_data import page_data
 from effir_dist.report.report_files import write_run
 from effir_dist.runs.records import TrialSpec
 from effir_dist.runs.run_folder import Run
-from effir_dist.search import command
+from effir_dist.search import command, run_definition
 from effir_dist.search.command_line import parser
 from tests.tiny import WITHOUT_BASE, write_collection
 
@@ -57,7 +57,7 @@ def test_each_data_set_has_its_role(
     args = parser().parse_intermixed_args(given)
     config, space, source = command.configure(args)
     assert command.check(config, space, source, None) == []
-    run = command.create_run(args, config, space, source)
+    run = run_definition.create_run(args, config, space, source)
     assert [(d["name"], d["roles"]) for d in run.extra["data"]] == [("small", ["scored"]), ("large", ["trained"])]
     prepare(run, config, ["activation"])
     record = run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
@@ -93,15 +93,15 @@ def test_a_run_goes_on_with_its_roles_and_notices_changed_training_data(
         arguments(folders, checkpoints["bert"], "--runs", str(tmp_path / "runs"), "--name", "mine")
     )
     config, space, source = command.configure(args)
-    command.create_run(args, config, space, source)
+    run_definition.create_run(args, config, space, source)
     again = parser().parse_intermixed_args(["--resume", str(tmp_path / "runs" / "mine")])
-    assert command.open_run(again)[1] == config
+    assert run_definition.open_run(again)[1] == config
     (folders["large"] / "corpus.jsonl").open("a").write('{"_id": "new", "text": "one more"}\n')
     with pytest.raises(InputError, match="the data set .*large changed since"):
-        command.open_run(again)
+        run_definition.open_run(again)
     other = parser().parse_intermixed_args(["--resume", str(tmp_path / "runs" / "mine"), "--train-data", "x"])
     with pytest.raises(InputError, match=r"data\.train_paths cannot change in a run that is resumed"):
-        command.open_run(other)
+        run_definition.open_run(other)
 
 
 def test_a_file_of_triples_trains_a_search(
@@ -119,17 +119,17 @@ def test_a_file_of_triples_trains_a_search(
     assert "data: small (trained on triples); held out: third" in command.dry_run_text(args)
     config, space, source = command.configure(args)
     assert command.check(config, space, source, None) == []
-    run = command.create_run(args, config, space, source)
+    run = run_definition.create_run(args, config, space, source)
     assert [(d["name"], d["roles"]) for d in run.extra["data"]] == [("small", ["scored"]), ("triples", ["trained"])]
     prepare(run, config, ["activation"])
     record = run_trial(run, config, TrialSpec(0, {}, {}, PruningPlan(dropped_mlp=(1,))), lambda _: None)
     assert (record.state, record.steps, [*record.sizes]) == ("complete", 2, ["small"])
     again = parser().parse_intermixed_args(["--resume", str(tmp_path / "runs" / "mine")])
     monkeypatch.chdir("/")
-    assert command.open_run(again)[1] == config
+    assert run_definition.open_run(again)[1] == config
     (tmp_path / "triples.jsonl").open("a").write(json.dumps(rows[0]).replace("it is 0", "something else"))
     with pytest.raises(InputError, match=r"the data set .*triples\.jsonl changed since"):
-        command.open_run(again)
+        run_definition.open_run(again)
 
 
 def told(folders: dict[str, Path], model: Path) -> str:
