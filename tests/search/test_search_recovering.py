@@ -18,9 +18,13 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def arguments(tmp_path: Path, model: Path, collection: Path) -> list[str]:
+SPACE = "drop_mlp: {max: 2}\nwidth_ratio: {low: 0.5, high: 1.0, step: 0.25}\n"
+HALF_WIDTH = "width_ratio: {low: 0.5, high: 0.5, step: 0.25}\n"
+
+
+def arguments(tmp_path: Path, model: Path, collection: Path, text: str = SPACE) -> list[str]:
     space = tmp_path / "space.yaml"
-    space.write_text("drop_mlp: {max: 2}\nwidth_ratio: {low: 0.5, high: 1.0, step: 0.25}\n")
+    space.write_text(text)
     return ["--model", str(model), "--data", str(collection), "--space", str(space), "--name", "mine", "--trials", "3"]
 
 
@@ -94,9 +98,7 @@ def test_two_workers_give_the_scores_of_one(tmp_path: Path, checkpoints: dict[st
         folder.mkdir()
         own = ["--workers-per-trial", workers, "--cpus-per-trial", workers, *SETTINGS, *EXACT, "train.zero_stage=2"]
         own += ["--trials", "1", "train.recovery=1"]
-        asked = arguments(folder, checkpoints["llama"], collection)
-        (folder / "space.yaml").write_text("width_ratio: {low: 0.5, high: 0.5, step: 0.25}\n")
-        finish(start(folder, *asked, *own), folder)
+        finish(start(folder, *arguments(folder, checkpoints["llama"], collection, HALF_WIDTH), *own), folder)
         run = Run.open(folder / "runs" / "mine")
         found.append({r.trial: (r.spec.key, r.values["ndcg_at_10"]) for r in run.results()})
     one, two = found

@@ -180,7 +180,7 @@ def test_ray_is_started_again_where_it_came_too_late(
             given_up(**options)
 
     monkeypatch.setattr(connection.ray, "init", second)
-    connection._start_here({}, preload=False)
+    connection._start_here({})
     assert [psutil.pid_exists(process.pid) for process in late] == [False]
 
 

@@ -47,7 +47,7 @@ def cluster(address: str | None, workers_per_trial: int = 1) -> Iterator[tuple[N
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
     else:
-        _start_here(quiet, preloads(workers_per_trial))
+        _start_here({**quiet, "_system_config": PRELOADING if preloads(workers_per_trial) else {}})
     try:
         if address:
             _free_what_dead_drivers_reserved()
@@ -56,15 +56,14 @@ def cluster(address: str | None, workers_per_trial: int = 1) -> Iterator[tuple[N
         ray.shutdown()
 
 
-def _start_here(options: dict[str, Any], preload: bool) -> None:
+def _start_here(options: dict[str, Any]) -> None:
     """Start Ray on this machine. Raises InputError where it does not start, each time in the 30 s that it gives itself;
     a first start reads gigabytes of programs from the disk, which the next one finds in memory."""
-    settings = PRELOADING if preload else {}
     for _ in range(STARTS):
         others = {*psutil.Process().children()}
         try:
             with _without_monitors():
-                ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, _system_config=settings, **options)
+                ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **options)
             return
         except Exception as error:  # Ray raises no narrower one
             if "timed out during startup" not in str(error):

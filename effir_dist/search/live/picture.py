@@ -51,7 +51,7 @@ class Moment:
     now: float
     spent: float
     left: float | None
-    """None where it is not known."""
+    """None where it is not known, or nothing is to be done."""
 
 
 def picture(moment: Moment, width: int, height: int) -> RenderableType:
@@ -92,9 +92,8 @@ def _progress(moment: Moment, failed: int, width: int) -> RenderableType:
     done = len(moment.records)
     counts = [f"{done}/{moment.total} trials", f"{len(moment.running)} running"]
     counts += [f"{failed} failed"] if failed else []
-    left = moment.left if done < moment.total else None
     times = duration(moment.spent)
-    times += f", {duration(left, coarse=True)} of trials left" if left is not None else ""
+    times += f", {duration(moment.left, coarse=True)} of trials left" if moment.left is not None else ""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True, overflow="ellipsis")

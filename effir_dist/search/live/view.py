@@ -221,6 +221,11 @@ class LiveView:
             slots = max(1, min(self._most_running, waiting + len(under_way)))
             return min(limit, max([(sum(under_way) + waiting * trial) / slots, *under_way]))
 
+    @property
+    def _left(self) -> float | None:
+        """The same while there is something to do, else None."""
+        return self.seconds_left() if len(self._records) < self.total else None
+
     def _tell_screened(self) -> None:
         with self._lock:
             news = self._screened.news()
@@ -247,12 +252,11 @@ class LiveView:
             stage = stage_text(record.spec.stage, record.spec.continues)
             name = f"{record.trial} {stage}".rstrip()
             return f"{start}{name} failed after {duration(seconds_of(record))}: {reason_text(record)}"
-        left = self.seconds_left() if len(self._records) < self.total else None
         head = ""
         if self._rows is None or self._rows.count_width != self._count_width:
             self._rows = Rows(self._goal, record, self._count_width, min(self.console.width, WIDTH))
             head = f"{' ' * self._count_width}{MARK} behind a score: on the front so far\n{self._rows.head()}\n"
-        return f"{head}{start}{self._rows.line(record, self._on_front(record), left)}"
+        return f"{head}{start}{self._rows.line(record, self._on_front(record), self._left)}"
 
     def _on_front(self, record: TrialRecord) -> bool:
         return record.trial in {r.trial for r in self._goal.front(self._best.records)}
@@ -273,7 +277,7 @@ class LiveView:
                 best=self._best.records,
                 now=now,
                 spent=now - self._started,
-                left=self.seconds_left(),
+                left=self._left,
             )
             return picture(moment, self.console.width, self.console.height)
 
