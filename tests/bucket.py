@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+S3_PROGRAM = Path(__file__).with_name("whole_s3.py")
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -32,7 +33,7 @@ def free_port() -> int:
 def s3_server(log: Path, **environment: str) -> Iterator[str]:
     """moto's server (of S3 and of all else that AWS has) in a process of its own; yields its address."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, str(S3_PROGRAM), "-H", "127.0.0.1", "-p", str(port)]
     known = {**os.environ, **CREDENTIALS, **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=known)

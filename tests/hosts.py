@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tests import ROOT, needs
-from tests.bucket import CREDENTIALS
+from tests.bucket import CREDENTIALS, S3_PROGRAM
 
 SCRIPT = ROOT.parent / "shared" / "hosts" / "hosts.sh"
 KEY = "/var/tmp/test-hosts/key"
@@ -131,13 +131,13 @@ def ray(*arguments: str) -> str:
 @contextlib.contextmanager
 def s3_on(host: int, log: Path) -> Iterator[None]:
     """moto's server on a host, with the bucket `runs`."""
-    serve = start_on(host, f"exec python -m moto.server -H {address(host)} -p {S3_PORT}", log)
+    serve = start_on(host, f"exec python {S3_PROGRAM} -H {address(host)} -p {S3_PORT}", log)
     create = "import boto3; boto3.client('s3').create_bucket(Bucket='runs')"
     wait_until(lambda: succeeds(host, f'python -c "{create}"'), "there is a bucket")
     try:
         yield
     finally:
-        on(host, "pkill -f '[m]oto.server' || true")
+        on(host, "pkill -f '[w]hole_s3.py' || true")
         serve.wait(30)
 
 
