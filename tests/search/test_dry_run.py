@@ -142,13 +142,13 @@ def test_data_that_is_there_is_counted_and_data_that_is_not_is_named(collection:
 
 
 def test_constraints_are_marked_and_a_run_is_told_by_its_own_seconds(tmp_path: Path) -> None:
-    space = {"drop_mlp": {"max": 2}}
+    space = {"drop_mlp": {"max": 2}, "drop_attention": {"max": 2}}
     run = make_run(tmp_path / "run", {"search.trials": 10, "search.constraints": ["parameters <= 0.92"]}, space)
     drive(run, most=4)
     config = c.from_dict(run.config)
     lines = dry_run.text(parsed(space), config, MODEL, "m", run.results()).splitlines()
     marked = [line for line in lines if "not run: parameters <= 0.92" in line]
-    assert [line.split()[0] for line in marked] == ["-1"]
+    assert [line.split()[:2] for line in marked] == [["0", "-2"]], "no MLP, two attentions"
     assert lines[-1] == "predicted cost: 6 trials left, 1m00s each, the median of 4 finished: 6m00s one at a time"
 
 

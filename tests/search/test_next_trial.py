@@ -7,9 +7,9 @@ each job in turn (NUMBER where there are no rungs), with five digits of the SHA-
 
 Cases of screening from then run with its cost counted by FLOPs and no bound on what is screened, as it was. Those named
 "as of 0.2" were written by `Searched` below when both came, with today's defaults. All were written anew when searches
-began to try widths alone, and when widths came before drops; those of `guided` also when its first batch came to prune
-more. Equal seeds gave another search from then on. Where that
-is meant to happen again:
+began to try widths alone, when widths came before drops, and when one drop of each kind took the place of three; those
+of `guided` also when its first batch came to prune more. Equal seeds gave another search from then on. Where that is
+meant to happen again:
 
     python -m tests.search.test_next_trial
 """

@@ -232,10 +232,9 @@ class DropPart(SpacePart):
         return {name: False if hasattr(value, "choices") else 0 for name, value in named.items()}
 
     def starts(self, blocks: int, importance: DropOrders) -> list[Point]:
-        """Drops of each kind in order of importance."""
-        limits = {kind: self.limit(kind, blocks) for kind in KINDS}
-        orders = {kind: importance.drop_order(kind) for kind, limit in limits.items() if limit}
-        return [self._suggested(kind, order[:k]) for kind, order in orders.items() for k in _counts(limits[kind])]
+        """As many of each kind as may go, the least important ones: what lies between, a model of the scores tells."""
+        limits = {kind: limit for kind in KINDS if (limit := self.limit(kind, blocks))}
+        return [self._suggested(kind, importance.drop_order(kind)[:limit]) for kind, limit in limits.items()]
 
     def usual(self, blocks: int, importance: DropOrders) -> Point:
         """Half of the MLPs, as in the paper."""
@@ -279,11 +278,6 @@ def _maximum(where: str, value: Any) -> float:
 
 def _count(value: float, blocks: int) -> int:
     return min(blocks, math.floor(value * blocks + 1e-9) if 0 < value < 1 else int(value))
-
-
-def _counts(limit: int, most: int = 3) -> list[int]:
-    """Up to `most` numbers from 1 to limit, evenly spread."""
-    return sorted({round(limit * (i + 1) / min(limit, most)) for i in range(min(limit, most))})
 
 
 Drop.space = DropPart
