@@ -81,11 +81,11 @@ def write(out: Path, grounds: dict[str, Ground], marks: set[str]) -> None:
     """Tables and the picture of all searches so far; those in a table that has other numbers now are left out."""
     for own in grounds.values():
         errors = [dataclasses.asdict(error) for error in own.world.emulator.errors]
-        summary.put(out / "emulators.csv", errors, ["table"])
+        summary.put(out / "emulators.csv", errors)
         name = own.table.name
         same = {"table": name, "plans": own.best.plans, "hypervolume": own.best.hypervolume}
         lines = [{**same, "key": p.key, "size": size, "worth": worth} for p, (size, worth) in own.best.front.items()]
-        summary.put(out / "reference.csv", lines, ["table"])
+        summary.put(out / "reference.csv", lines)
     summary.write(out, marks)
 
 

@@ -110,13 +110,12 @@ def forget(path: Path, tables: list[str], strategies: list[str]) -> None:
         frame[~(frame["table"].isin(tables) & frame["strategy"].isin(strategies))].to_csv(path, index=False)
 
 
-def put(path: Path, lines: list[dict[str, Any]], by: list[str]) -> None:
-    """Write rows in the place of those with the same values of `by`, beside the others."""
+def put(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write rows in the place of those of the same tables, beside those of others."""
     rows = pd.DataFrame(lines)
     if path.is_file():
         known = pd.read_csv(path)
-        if {*by} <= {*known}:  # else of an older version
-            rows = pd.concat([known[~known.set_index(by).index.isin(rows.set_index(by).index)], rows])
+        rows = pd.concat([known[~known["table"].isin(rows["table"])], rows])
     rows.round(5).to_csv(path, index=False)
 
 
@@ -128,8 +127,8 @@ def write(out: Path, marks: set[str]) -> None:
     runs = runs[runs["mark"].isin(marks)]
     by = ["table", "workers", "strategy"]
     groups = [(dict(zip(by, name, strict=True)), part) for name, part in runs.groupby(by, sort=False)]
-    put(out / "results.csv", [{**key, **_result(part)} for key, part in groups], by)
-    put(out / "curves.csv", [{**key, **line} for key, part in groups for line in _curve(part)], by)
+    put(out / "results.csv", [{**key, **_result(part)} for key, part in groups])
+    put(out / "curves.csv", [{**key, **line} for key, part in groups for line in _curve(part)])
     draw(pd.read_csv(out / "curves.csv")).savefig(out / "search.png")
 
 
