@@ -115,7 +115,8 @@ def put(path: Path, lines: list[dict[str, Any]]) -> None:
     rows = pd.DataFrame(lines)
     if path.is_file():
         known = pd.read_csv(path)
-        rows = pd.concat([known[~known["table"].isin(rows["table"])], rows])
+        if "table" in known:  # else of an older version
+            rows = pd.concat([known[~known["table"].isin(rows["table"])], rows])
     rows.round(5).to_csv(path, index=False)
 
 
